@@ -1,0 +1,96 @@
+"""Any training run, killed anywhere, goes on with the exact next sample.
+
+    from resumable import resumable          # a decorator for a LightningDataModule
+    from resumable import ResumableLoader    # a DataLoader for loops without Lightning
+    from resumable import ResumptionState    # the position itself, for anything else
+
+Each name is imported when it is first used (PEP 562), so that `import resumable` costs milliseconds
+and brings neither NumPy nor torch nor a framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .decorator import is_resumable, resumable, resumption_of
+    from .errors import (
+        ConfigurationError,
+        DecorationError,
+        MismatchError,
+        ReplayError,
+        ResumptionError,
+        ResumptionWarning,
+        StateError,
+    )
+    from .ledger import Ledger
+    from .loader import ResumableLoader
+    from .order import Sequential, Shuffled
+    from .position import Position
+    from .protocols import BatchSchedule, DataSampler, Order, Trainer
+    from .state import ResumptionState
+    from .verdict import Verdict
+
+__all__ = [
+    "BatchSchedule",
+    "ConfigurationError",
+    "DataSampler",
+    "DecorationError",
+    "Ledger",
+    "MismatchError",
+    "Order",
+    "Position",
+    "ReplayError",
+    "ResumableLoader",
+    "ResumptionError",
+    "ResumptionState",
+    "ResumptionWarning",
+    "Sequential",
+    "Shuffled",
+    "StateError",
+    "Trainer",
+    "Verdict",
+    "is_resumable",
+    "resumable",
+    "resumption_of",
+]
+
+# Where each public name lives. A test holds this table, __all__ and the imports for type checkers together.
+_HOME: Final = {
+    "BatchSchedule": "protocols",
+    "ConfigurationError": "errors",
+    "DataSampler": "protocols",
+    "DecorationError": "errors",
+    "Ledger": "ledger",
+    "MismatchError": "errors",
+    "Order": "protocols",
+    "Position": "position",
+    "ReplayError": "errors",
+    "ResumableLoader": "loader",
+    "ResumptionError": "errors",
+    "ResumptionState": "state",
+    "ResumptionWarning": "errors",
+    "Sequential": "order",
+    "Shuffled": "order",
+    "StateError": "errors",
+    "Trainer": "protocols",
+    "Verdict": "verdict",
+    "is_resumable": "decorator",
+    "resumable": "decorator",
+    "resumption_of": "decorator",
+}
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any
+
+    def __getattr__(name: str) -> object:
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value  # the next use finds it without a call
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,91 @@
+"""Lightning's saved loop counters, rewritten so that its loops go on where the position says. Pure dict arithmetic.
+
+Lightning restores its counters from the checkpoint and derives from them what it calls restart stages. They can only
+say that the run goes on behind the last batch that was *processed*, counted in batches of the old size; three of
+them lose or repeat something (lightning 2.6: `loops/fit_loop.py`, `loops/training_epoch_loop.py`):
+
+    a checkpoint inside an accumulation window   the window's gradients are gone, its batches are not trained again
+    saved on an epoch's last batch               the next epoch begins without its hooks, a second resume replays it
+    saved at an epoch's end, with max_steps      one more pass over the epoch that has ended
+
+So there are three forms here, and every checkpoint is brought into one of them:
+
+    begin     nothing of an epoch is trained
+    middle    the first batches of an epoch are trained, up to a whole optimizer step
+    end       all of an epoch is trained, and its end (the hooks) is still to come
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Form", "Trained", "rewrite", "trained"]
+
+Form = Literal["begin", "middle", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What Lightning's counters say, at a save or restored: of which epoch how many batches are trained."""
+
+    epoch: int
+    batches: int
+    in_epoch: bool
+    ended: bool
+
+
+def trained(epoch: Any, batch: Any, *, is_last_batch: bool, max_batches: float, accumulation: int) -> Trained:
+    """The batches of completed optimizer steps, from the `current` counters of epochs and batches.
+
+    `on_train_batch_start` may skip an epoch's rest by returning -1; Lightning then counts the batch as processed but
+    not as started. An epoch's last batch always steps.
+    """
+    in_epoch = epoch.started > epoch.processed
+    ended = batch.processed >= max_batches or (is_last_batch and batch.processed == batch.ready)
+    batches = min(batch.started, batch.processed)
+    if not ended:
+        batches -= batches % accumulation
+    return Trained(epoch.processed if in_epoch else max(0, epoch.processed - 1), batches, in_epoch, ended)
+
+
+def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: int, same_batches: bool) -> None:
+    """Bring a fit loop's state dict into *form*, *batches* batches of the epoch trained; the dict is changed.
+
+    *same_batches* says that a batch is what it was at the save, so that what is taken back can be counted.
+    """
+    epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    in_epoch = epoch["current"]["started"] > epoch["current"]["processed"]
+    raw = min(batch["current"]["started"], batch["current"]["processed"])
+    ended = batch["is_last_batch"] and batch["current"]["processed"] == batch["current"]["ready"]
+    steps_logged = loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0)
+    if in_epoch and batch["current"]["ready"] == batch["current"]["processed"] and (ended or raw % accumulation == 0):
+        steps_logged += 1  # Lightning counts the last step only behind the hooks in which checkpoints are saved
+
+    taken_back = max(0, raw - batches) if form == "middle" and same_batches else 0
+    if form == "begin" and in_epoch and not ended:
+        taken_back = raw
+    total = min(batch["total"]["started"], batch["total"]["processed"]) - taken_back
+
+    for counters in (epoch["current"], epoch["total"]):
+        behind = counters["processed"] - (0 if in_epoch or form == "begin" else 1)
+        opened = behind if form == "begin" else behind + 1
+        counters.update(ready=opened, started=opened, processed=behind, completed=behind)
+
+    # the last batch's "completed" is left open, as in a checkpoint that is saved in on_train_batch_end: Lightning then
+    # closes it, and neither repeats the validation behind it nor counts its step twice
+    left_open = form == "middle" and not _mid_validation(loops)
+    current = 0 if form == "begin" else batches
+    for counters, count in ((batch["current"], current), (batch["total"], total)):
+        counters.update(ready=count, started=count, processed=count, completed=count - left_open)
+    batch["is_last_batch"] = form == "end"
+    unfinished = form == "middle" or (form == "end" and _mid_validation(loops))
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_logged - unfinished
+    loops["state_dict"].pop("combined_loader", None)
+
+
+def _mid_validation(loops: dict[str, Any]) -> bool:
+    """Whether the checkpoint was saved inside a validation, which Lightning then finishes first."""
+    total = loops["epoch_loop.val_loop.batch_progress"]["total"]
+    started, processed = total["started"], total["processed"]
+    return bool(total["ready"] == started and processed == started - 1 and total["completed"] == processed)

@@ -1,0 +1,118 @@
+"""From what a `train_dataloader` returns to loaders that start where the training stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from resumable.errors import DecorationError, explain
+from resumable.lanes import Lane, MapLane, seed_of_lane
+from resumable.ledger import Stretch
+from resumable.loader import LoaderFrontier
+from resumable.state import ResumptionState
+from resumable.verdict import OnMismatch
+
+__all__ = ["attach", "before_load", "is_lightning"]
+
+
+def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | None, on_mismatch: OnMismatch) -> Any:
+    """The loaders in *returned*, changed in place (or wrapped, where they are no DataLoaders) to follow *state*.
+
+    Raises:
+        DecorationError: for a loader that cannot be made resumable.
+        MismatchError: if the state cannot go on exactly with these loaders, and *on_mismatch* is "error".
+    """
+    lanes: list[Lane] = []
+    default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
+
+    def replace(loader: Any) -> Any:
+        lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes))))
+        return lanes[-1].loader
+
+    returned, mode = _replaced(returned, replace)
+    if is_lightning(trainer):
+        from resumable.adapters import lightning
+
+        lightning.connect(state, trainer, lanes, mode, seed_is_given=seed is not None, on_mismatch=on_mismatch)
+    else:
+        _connect_loop(state, lanes, seed_is_given=seed is not None, on_mismatch=on_mismatch)
+    return returned
+
+
+def before_load(trainer: Any, state: ResumptionState) -> bool:
+    """Make ready for a state to be loaded; False where it is not the training's (an evaluation from a checkpoint)."""
+    if not is_lightning(trainer):
+        return True
+    from resumable.adapters import lightning
+
+    return lightning.before_load(state, trainer)
+
+
+def is_lightning(trainer: Any) -> bool:
+    """Whether *trainer* is a Lightning Trainer, told by its class's bases, so that Lightning need not be imported."""
+    return any(
+        base.__name__ == "Trainer" and base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for base in type(trainer).__mro__
+    )
+
+
+def _connect_loop(
+    state: ResumptionState, lanes: list[Lane], *, seed_is_given: bool, on_mismatch: OnMismatch
+) -> None:
+    """Count what a loop without Lightning yields, as a ResumableLoader does."""
+    lane = lanes[0] if lanes else None
+    if len(lanes) != 1 or not isinstance(lane, MapLane):
+        raise DecorationError(
+            explain(
+                "Outside Lightning, the position of one map-style train loader can be counted.",
+                [("train loaders", [type(lane.loader).__name__ for lane in lanes])],
+                "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
+            )
+        )
+    batching = lane.batching
+    stretch = Stretch(
+        length=batching.length,
+        micro_batch_size=batching.batch_size,
+        num_workers=lane.num_workers,
+        drop_last=batching.drop_last,
+    )
+    frontier = LoaderFrontier(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+    lane.follow_loop(frontier)
+    state.settle()
+    state.connect(frontier)
+
+
+def _lane(loader: Any, seed: int) -> Lane:
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        return MapLane(loader, seed)
+    if not hasattr(loader, "__iter__"):
+        raise DecorationError(
+            explain(
+                "A train_dataloader returned something that cannot be iterated.",
+                [("got", loader)],
+                "Return a DataLoader, or a list or dict of them.",
+            )
+        )
+    from resumable.streams import StreamLane  # brings the progress bar of a fast-forward
+
+    return StreamLane(loader)
+
+
+def _replaced(tree: Any, replace: Callable[[Any], Any]) -> tuple[Any, str]:
+    """*tree* with its loaders replaced, and how Lightning combines them.
+
+    One, or a list or dict of any depth, is cycled to the longest (Lightning's default); a CombinedLoader says how.
+    """
+    if hasattr(tree, "flattened") and hasattr(tree, "_mode"):
+        tree.flattened = [replace(loader) for loader in tree.flattened]
+        return tree, str(tree._mode)
+    if isinstance(tree, Mapping):
+        branches = cast("Mapping[Any, Any]", tree)
+        return {key: _replaced(branch, replace)[0] for key, branch in branches.items()}, "max_size_cycle"
+    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
+        several = cast("list[Any] | tuple[Any, ...]", tree)
+        return type(several)(_replaced(branch, replace)[0] for branch in several), "max_size_cycle"
+    return replace(tree), "max_size_cycle"

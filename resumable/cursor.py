@@ -1,0 +1,94 @@
+"""How far a loop has read, and how far it has trained: two places in one order.
+
+    trained frontier      read so far
+      ▼                     ▼
+    ──┴──┬──┬──┬──┬──┬──┬──┬┴─────►      prefetched batches lie further right and count for nothing
+         └─ uncommitted ───┘
+
+A loop that calls `commit()` after its optimizer steps says itself what is trained. In any other loop a batch
+that was yielded counts as trained, but for one case: a pass that was left after a single batch, with nothing
+saved since, was a look at the data (`next(iter(loader))`) and moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resumable.batching import Batching
+from resumable.position import Position
+
+__all__ = ["Cursor", "Pass"]
+
+
+class Pass:
+    """One iteration over the rest of an epoch. The loader adds to *taken* as it yields."""
+
+    __slots__ = ("begun_at", "ended", "is_running", "taken")
+
+    def __init__(self, begun_at: Position, /) -> None:
+        self.begun_at = begun_at
+        self.taken = 0
+        self.ended = False
+        self.is_running: Callable[[], bool] = _never
+
+
+class Cursor:
+    """The reading place and the trained frontier of one loader.
+
+    >>> cursor = Cursor(Batching(length=10, batch_size=4))
+    >>> this = cursor.begin()
+    >>> this.taken += 1
+    >>> cursor.position
+    Position(consumed_samples=4, epoch=0, offset=4)
+    """
+
+    __slots__ = ("_committed", "_saved_at", "batching", "commits", "current")
+
+    def __init__(self, batching: Batching, position: Position = Position(), /, *, commits: bool = False) -> None:
+        self.batching = batching
+        self.seek(position, commits=commits)
+
+    def seek(self, position: Position, /, *, commits: bool) -> None:
+        """Stand at *position*, with nothing read beyond it."""
+        self.commits = commits
+        self.current = Pass(self.batching.canonical(position))
+        self._committed = self.current.begun_at
+        self._saved_at = -1
+
+    @property
+    def read(self) -> Position:
+        """The place behind the last batch that was yielded."""
+        return self.batching.advance(self.current.begun_at, self.current.taken)
+
+    @property
+    def position(self) -> Position:
+        """The trained frontier."""
+        return self._committed if self.commits else self.read
+
+    def commit(self) -> None:
+        """Everything yielded so far is trained; from now on only what is committed counts."""
+        self.commits = True
+        self._committed = self.read
+
+    def note_saved(self) -> None:
+        """A saved position was handed out: what it counts as trained stays counted."""
+        self._saved_at = self.current.taken
+
+    def begin(self) -> Pass:
+        """Open a pass at the trained frontier, or at the next epoch where the last pass came to its end."""
+        last = self.current
+        if last.ended or not last.taken:
+            start = self.read
+        elif self.commits:
+            start = self._committed
+        elif last.taken == 1 and self._saved_at != 1:
+            start = last.begun_at
+        else:
+            start = self.read
+        self._saved_at = -1
+        self.current = Pass(start)
+        return self.current
+
+
+def _never() -> bool:
+    return False

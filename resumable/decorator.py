@@ -1,0 +1,245 @@
+"""`@resumable`: wires a state into any datamodule, in place, without a base class and without a call to remember.
+
+    train_dataloader    what it returns is attached: it starts where the training stands
+    state_dict          the position joins what the class itself saves
+    load_state_dict     the position is taken over first, the rest goes to the class itself
+
+The class stays the same object, since Lightning keys saved states by its name, and undecorated subclasses follow.
+Nothing else is wrapped and no hook is added: Lightning asks classes which hooks they override.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from resumable.access import MARK, is_resumable, resumption_of
+from resumable.errors import DecorationError, ResumptionError, explain
+from resumable.policy import check_policy
+from resumable.protocols import SupportsTraining
+from resumable.saved import KEYS
+from resumable.verdict import OnMismatch
+
+__all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
+
+_WRAPPED = "__resumable_wrapped__"
+_FRAMEWORKS = ("lightning", "pytorch_lightning")
+
+# mypy prints the name of this variable, and only that, where a class does not fit
+ClassWithTrainDataloaderAndTrainer = TypeVar("ClassWithTrainDataloaderAndTrainer", bound=SupportsTraining)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the decorator was given. *seed* is None where it follows from `seed_everything`, else 0."""
+
+    seed: int | None = None
+    on_mismatch: OnMismatch = "error"
+
+
+@overload
+def resumable(
+    cls: type[ClassWithTrainDataloaderAndTrainer], /
+) -> type[ClassWithTrainDataloaderAndTrainer]: ...
+@overload
+def resumable(
+    *, seed: int | None = ..., on_mismatch: OnMismatch = ...
+) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
+def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mismatch: OnMismatch = "error") -> Any:
+    """Make a datamodule go on with the exact next sample.
+
+    Args:
+        cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
+        seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, else 0, and a loaded
+            state's seed is taken over.
+        on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
+
+    Raises:
+        DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
+
+    >>> @resumable
+    ... class Data:
+    ...     trainer = None
+    ...     def train_dataloader(self): ...
+    >>> is_resumable(Data())
+    True
+    """
+    check_policy(on_mismatch)
+    _check_seed(seed)
+    options = Options(seed, on_mismatch)
+
+    def decorate(decorated: type[Any]) -> type[Any]:
+        _check(decorated)
+        _wrap_methods(decorated, inherited_too=True)
+        setattr(decorated, MARK, options)
+        _follow_subclasses(decorated)
+        return decorated
+
+    return decorate if cls is None else decorate(cls)
+
+
+def _check_seed(seed: object) -> None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
+        raise ResumptionError(
+            explain("An impossible seed.", [("expected", "0 to 2**64 - 1"), ("seed", seed)], "Pass another one.")
+        )
+
+
+def _check(cls: object) -> None:
+    if not isinstance(cls, type):
+        raise DecorationError(
+            explain(
+                "@resumable decorates a class.",
+                [("got", cls)],
+                "Put it above a class; give its options by name: @resumable(seed=1).",
+            )
+        )
+    name = cls.__qualname__
+    if not cls.__dictoffset__:
+        raise DecorationError(
+            explain(
+                f"{name} has __slots__ and no __dict__, so its instances cannot hold a state.",
+                [("__slots__", getattr(cls, "__slots__", ()))],
+                "Add '__dict__' to its __slots__.",
+            )
+        )
+    if any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__):
+        raise DecorationError(
+            explain(
+                f"{name} is a torch module: its state_dict holds weights.",
+                [("class", name)],
+                "Move train_dataloader into a LightningDataModule and decorate that.",
+            )
+        )
+    loader = getattr(cls, "train_dataloader", None)
+    if loader is None or _of_framework(loader):
+        raise DecorationError(
+            explain(
+                f"{name} has no train_dataloader of its own.",
+                [("class", name), ("train_dataloader", loader)],
+                "Define it (an abstract method will do), or decorate the subclass that defines it.",
+            )
+        )
+
+
+def _of_framework(method: object) -> bool:
+    return str(getattr(method, "__module__", None)).partition(".")[0] in _FRAMEWORKS
+
+
+def _wrap_methods(cls: type[Any], *, inherited_too: bool) -> None:
+    for name, around in _AROUND.items():
+        own = cls.__dict__.get(name)
+        if own is not None:
+            setattr(cls, name, _wrap(cls, name, own, around))
+        elif inherited_too and not hasattr(getattr(cls, name, None), _WRAPPED):
+            setattr(cls, name, _wrap(cls, name, _forward(cls, name), around))
+
+
+def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) -> Any:
+    if isinstance(method, (staticmethod, classmethod)):
+        raise DecorationError(
+            explain(
+                f"{cls.__qualname__}.{name} belongs to no instance, so no position could belong to it.",
+                [("it is a", type(method).__name__)],
+                "Make it a method.",
+            )
+        )
+    if hasattr(method, _WRAPPED):
+        return method
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        key = (threading.get_ident(), id(self), name)
+        if key in _inside:  # an override has called super(): the outermost one does the work
+            return method(self, *args, **kwargs)
+        _inside.add(key)
+        try:
+            return around(self, functools.partial(method, self), *args, **kwargs)
+        finally:
+            _inside.discard(key)
+
+    setattr(wrapper, _WRAPPED, True)
+    return wrapper
+
+
+_inside: set[tuple[int, int, str]] = set()
+
+
+def _forward(cls: type[Any], name: str) -> Any:
+    """A method that the class inherits, or lacks: it goes on to the next in the order of its bases."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        following = getattr(super(cls, self), name, None)
+        if following is None:
+            return {} if name == "state_dict" else None
+        return following(*args, **kwargs)
+
+    inherited = getattr(cls, name, None)
+    if inherited is not None:
+        functools.update_wrapper(forward, inherited)
+    forward.__name__, forward.__qualname__ = name, f"{cls.__qualname__}.{name}"
+    return forward
+
+
+def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    from resumable.attach import attach  # torch comes with the first loader, not with the decorator
+
+    options: Options = getattr(type(self), MARK)
+    returned = method(*args, **kwargs)
+    return attach(returned, self.trainer, resumption_of(self), seed=options.seed, on_mismatch=options.on_mismatch)
+
+
+def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    theirs: dict[str, Any] = method(*args, **kwargs) or {}
+    taken = [key for key in KEYS if key in theirs and key != "consumed_samples"]
+    if taken:
+        raise ResumptionError(
+            explain(
+                f"{type(self).__qualname__}.state_dict() saves keys that the position needs.",
+                [("keys", taken)],
+                "Give them other names.",
+            )
+        )
+    return {**theirs, **resumption_of(self).state_dict()}
+
+
+def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
+    from resumable.attach import before_load
+
+    state = resumption_of(self)
+    before = state.__getstate__()
+    theirs = {key: value for key, value in state_dict.items() if key not in KEYS} if hasattr(state_dict, "items") else {}
+    if before_load(self.trainer, state):
+        state.load_state_dict(state_dict)
+    try:
+        method(theirs)
+    except BaseException:
+        state.__setstate__(before)
+        raise
+
+
+_AROUND: dict[str, Callable[..., Any]] = {
+    "train_dataloader": _train_dataloader,
+    "state_dict": _state_dict,
+    "load_state_dict": _load_state_dict,
+}
+
+
+def _follow_subclasses(cls: type[Any]) -> None:
+    """Wrap what undecorated subclasses override, when they are made."""
+    own = cls.__dict__.get("__init_subclass__")
+    if hasattr(getattr(own, "__func__", None), _WRAPPED):
+        return
+
+    def __init_subclass__(sub: type[Any], /, **kwargs: Any) -> None:
+        if own is not None:
+            own.__get__(None, sub)(**kwargs)
+        else:
+            super(cls, sub).__init_subclass__(**kwargs)
+        _wrap_methods(sub, inherited_too=False)
+
+    setattr(__init_subclass__, _WRAPPED, True)
+    cls.__init_subclass__ = classmethod(__init_subclass__)

@@ -1,0 +1,111 @@
+"""What a run left in its folder, read back as plain values, and what in it differs from the uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final
+
+from resumable.report import Run, Session, Step
+
+from .settings import Settings
+
+__all__ = ["CHECKPOINT", "Job", "differences", "read_run", "session_log"]
+
+CHECKPOINT: Final = "last.ckpt"
+_SHOWN: Final = 3  # of a long list of differences
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one training process is told: the *session* counts the processes of its run from 0."""
+
+    folder: Path
+    datamodule: str
+    session: int
+    settings: Settings
+
+
+def session_log(folder: Path, session: int, /) -> Path:
+    """Where the process number *session* of the run in *folder* logs its steps.
+
+    >>> session_log(Path("run"), 2).name
+    'session-2.jsonl'
+    """
+    return folder / f"session-{session}.jsonl"
+
+
+def _read_session(path: Path, *, killed: bool) -> Session:
+    whole, _, _torn = path.read_bytes().rpartition(b"\n")  # a kill can tear the last line; no checkpoint holds its step
+    head, *entries = [json.loads(line) for line in whole.splitlines()] or [{"step": 0}]
+    steps = tuple(Step(entry["epoch"], tuple(entry["indices"])) for entry in entries)
+    return Session(head["step"], steps, killed=killed)
+
+
+def read_run(name: str, folder: Path, settings: Settings, /, *, sessions: int) -> Run:
+    """The run of *sessions* processes that is complete in *folder*; all but the last were killed."""
+    result = json.loads((folder / "result.json").read_text())
+    return Run(
+        name=name,
+        samples=settings.samples,
+        epochs=settings.epochs,
+        sessions=tuple(
+            _read_session(session_log(folder, number), killed=number < sessions - 1) for number in range(sessions)
+        ),
+        final_loss=result["final_loss"],
+        weights_digest=result["weights_digest"],
+    )
+
+
+def _some(found: list[str]) -> list[str]:
+    rest = len(found) - _SHOWN
+    return found[:_SHOWN] + ([f"... and {rest:,} more like these"] if rest > 0 else [])
+
+
+def _miscounted(run: Run) -> list[str]:
+    times = Counter((step.epoch, index) for _, step in run.history() for index in step.indices)
+    wanted = {(epoch, index) for epoch in range(run.epochs) for index in range(run.samples)}
+    return [
+        f"epoch {epoch}, index {index}: trained {times[epoch, index]} times instead of {int((epoch, index) in wanted)}"
+        for epoch, index in sorted(wanted | times.keys())
+        if times[epoch, index] != int((epoch, index) in wanted)
+    ]
+
+
+def _told(step: Step | None) -> str:
+    if step is None:
+        return "nothing"
+    return f"{', '.join(map(str, step.indices[:_SHOWN]))}{', ...' * (len(step.indices) > _SHOWN)} (epoch {step.epoch})"
+
+
+def _disordered(run: Run, reference: Run) -> list[str]:
+    pairs = zip_longest((step for _, step in run.history()), (step for _, step in reference.history()))
+    return [
+        f"step {number}: trained {_told(step)} instead of {_told(wanted)}"
+        for number, (step, wanted) in enumerate(pairs)
+        if step != wanted
+    ]
+
+
+def differences(run: Run, reference: Run, /, *, kills: int) -> list[str]:
+    """What keeps *run* from being exact: killed *kills* times, and yet equal to *reference*, which nothing interrupted.
+
+    Empty where every sample was trained once in every epoch, in *reference*'s order, and loss and weights are
+    equal to the last bit.
+
+    >>> whole = Run("a", 2, 1, (Session(0, (Step(0, (1, 0)),)),))
+    >>> differences(Run("b", 2, 1, (Session(0, (Step(0, (0, 1)),)),)), whole, kills=0)
+    ['step 0: trained 0, 1 (epoch 0) instead of 1, 0 (epoch 0)']
+    """
+    found = _some(_miscounted(run)) + _some(_disordered(run, reference))
+    if run.final_loss != reference.final_loss:
+        found.append(f"final loss: {run.final_loss!r} instead of {reference.final_loss!r}")
+    if run.weights_digest != reference.weights_digest:
+        found.append(f"weights, SHA-256: {run.weights_digest} instead of {reference.weights_digest}")
+    killed = sum(session.killed for session in run.sessions)
+    if killed != kills:
+        found.append(f"killed {killed} times instead of {kills}: the run was over before the next kill")
+    return found

@@ -1,0 +1,69 @@
+"""Every error and warning that this package raises.
+
+    ResumptionError
+      ├── ConfigurationError   an argument is wrong          (also a ValueError)
+      ├── DecorationError      a class cannot be decorated   (also a TypeError)
+      ├── StateError           a saved state cannot be read  (also a ValueError)
+      ├── MismatchError        saved and current differ      (carries the verdict)
+      └── ReplayError          a sampler does not repeat itself
+    ResumptionWarning          a limit, named where it bites
+
+All of them survive pickling, since DataLoader workers send their errors to the parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigurationError",
+    "DecorationError",
+    "MismatchError",
+    "ReplayError",
+    "ResumptionError",
+    "ResumptionWarning",
+    "StateError",
+    "explain",
+]
+
+
+class ResumptionError(Exception):
+    """Base of every error that this package raises."""
+
+
+class ConfigurationError(ResumptionError, ValueError):
+    """An argument has a value that no training run can have."""
+
+
+class DecorationError(ResumptionError, TypeError):
+    """A class, or what its loader method returns, cannot be made resumable."""
+
+
+class StateError(ResumptionError, ValueError):
+    """A saved state is damaged, contradictory or newer than this package. Nothing of it was loaded."""
+
+
+class MismatchError(ResumptionError):
+    """What was saved and what is running differ so that the resume cannot be exact."""
+
+
+class ReplayError(ResumptionError):
+    """A sampler gave other indices when it was asked for the same epoch again."""
+
+
+class ResumptionWarning(UserWarning):
+    """A resume is slower than it need be, or not exact, in a way that the run goes on with."""
+
+
+def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str:
+    """A message of three parts: what is wrong, the values on aligned lines, what to do next.
+
+    >>> print(explain("The seed differs.", [("saved", 1), ("current", 20)], "Pass seed=1."))
+    The seed differs.
+      saved:   1
+      current: 20
+    Pass seed=1.
+    """
+    rows = [(f"{name}:", repr(value)) for name, value in values]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([what, *(f"  {name:<{width}} {value}" for name, value in rows), advice])

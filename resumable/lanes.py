@@ -1,0 +1,195 @@
+"""A trainer's train loaders, each with a place of its own: what `attach` makes of the DataLoaders that it is given."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, Protocol, cast
+
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+
+from resumable.batching import Batching
+from resumable.errors import ConfigurationError, DecorationError, explain
+from resumable.loader import Iterate, LoaderFrontier, Resuming, install
+from resumable.order import Sequential, Shuffled
+from resumable.permutation import stream_key
+from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ReplayedSampler, ResumableSampler
+from resumable.saved import Place
+from resumable.verdict import Identity
+
+__all__ = ["Lane", "LaneSource", "MapLane", "resuming", "seed_of_lane"]
+
+
+class LaneSource(Protocol):
+    """Who tells a lane where its next pass starts."""
+
+    def start_of(self, lane: Lane, /) -> Place:
+        """The place of the next batch that *lane* has to yield."""
+        ...
+
+
+class Lane(Protocol):
+    """One train loader, and how its epochs fall into batches."""
+
+    loader: Any
+    batching: Batching
+    num_workers: int
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the order depends on; None for a stream."""
+        ...
+
+    def adopt(self, identity: Identity, /) -> None:
+        """Go on in the order that *identity* tells."""
+        ...
+
+    def follow(self, source: LaneSource, /, *, endless: bool) -> None:
+        """Start each pass where *source* says; with *endless*, go on with the next epoch instead of ending."""
+        ...
+
+    def state_at(self, batches: int, /) -> object:
+        """What the dataset saved of itself when *batches* batches of the present pass were yielded."""
+        ...
+
+
+class MapLane:
+    """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.feed = feed = _feed(loader, seed)
+        self.num_workers = loader.num_workers
+        self._sampler = ResumableSampler(feed, single=loader.batch_sampler is None)
+        self.loader = resuming(loader)
+
+    @property
+    def batching(self) -> Batching:
+        """How an epoch falls into batches."""
+        return self.feed.batching
+
+    @batching.setter
+    def batching(self, batching: Batching) -> None:
+        self.feed.batching = batching
+
+    @property
+    def identity(self) -> Identity:
+        """What the order depends on."""
+        return self.feed.identity
+
+    def adopt(self, identity: Identity, /) -> None:
+        """Go on in the order that *identity* tells."""
+        self.feed.adopt(identity)
+
+    def follow(self, source: LaneSource, /, *, endless: bool) -> None:
+        """Start each pass where *source* says."""
+        self._sampler.endless = endless
+
+        def passes(iterate: Iterate[Any]) -> Iterator[Any]:
+            at = source.start_of(self)
+            self._sampler.start = (at.epoch, at.offset)
+            return iterate()
+
+        install(self.loader, self._sampler, passes)
+
+    def follow_loop(self, frontier: LoaderFrontier, /) -> None:
+        """Start each pass where a loop's own count stands, and count it."""
+        install(self.loader, self._sampler, partial(frontier.passes, self._sampler))
+
+    def state_at(self, batches: int, /) -> object:
+        """A map-style dataset has no state of its own."""
+        return None
+
+    def in_order(self) -> None:
+        """Leave out the shuffling, as Lightning asks for when it overfits some batches on purpose."""
+        self.feed = self._sampler.feed = OrderFeed(Sequential(self.batching.length), self.batching)
+        vars(self.loader)["sampler"] = SequentialSampler(self.loader.dataset)
+
+
+def resuming(loader: DataLoader[Any]) -> Resuming[Any]:
+    """The same object, of a class that starts its passes where it is told and tells Lightning that it resumes."""
+    object.__setattr__(loader, "__class__", resuming_class(type(loader)))
+    # Lightning warns of loaders without these two; the position is saved with the datamodule, so they carry nothing
+    vars(loader).update(state_dict=_nothing, load_state_dict=_ignore)
+    return cast("Resuming[Any]", loader)
+
+
+@lru_cache(maxsize=None)
+def resuming_class(cls: type[DataLoader[Any]]) -> type[Resuming[Any]]:
+    """A subclass of *cls* with the same name, whose passes start where they are told."""
+    if issubclass(cls, Resuming):
+        return cls
+    made = types.new_class(cls.__name__, (Resuming, cls))
+    made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+    return made
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def _ignore(state_dict: object) -> None:
+    """What an older checkpoint holds of the loader's own place is superseded by the datamodule's position."""
+
+
+def _feed(loader: DataLoader[Any], seed: int) -> Feed:
+    sampler, batches = loader.sampler, loader.batch_sampler
+    for own in (sampler, batches):
+        if isinstance(own, ResumableSampler):
+            return own.feed
+    if batches is not None and type(batches) is not BatchSampler:
+        return BatchSamplerFeed(batches, seed, _batching_of(batches, loader))
+    if type(batches) is BatchSampler:
+        sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
+    else:
+        size, drop_last = 1, False
+    order = _order_of(sampler, seed)
+    return OrderFeed(order, Batching(len(order), size, drop_last))
+
+
+def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSampler:
+    if type(sampler) is SequentialSampler:
+        return Sequential(_sized(sampler.data_source))
+    plain = type(sampler) is RandomSampler and not sampler.replacement
+    if plain and sampler.num_samples == len(sampler.data_source):
+        return Shuffled(_sized(sampler.data_source), seed)
+    _sized(sampler)
+    return ReplayedSampler(sampler, seed)
+
+
+def _batching_of(batches: Any, loader: DataLoader[Any]) -> Batching:
+    """The batching of a user's batch sampler, whose batches count as samples by its `batch_size`, else as one each."""
+    number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
+    for samples in (getattr(batches, "sampler", None), loader.dataset):
+        length = len(samples) if hasattr(samples, "__len__") else 0
+        for drop_last in (False, True):
+            if length and Batching(length, size, drop_last).batches == number:
+                return Batching(length, size, drop_last)
+    return Batching(number * size, size)
+
+
+def _sized(thing: Any) -> int:
+    if not hasattr(thing, "__len__"):
+        raise DecorationError(
+            explain(
+                f"{type(thing).__name__} has no length, so no place in it could be told.",
+                [("needed", "__len__"), ("got", type(thing).__name__)],
+                "Give it a __len__.",
+            )
+        )
+    if not len(thing):
+        raise ConfigurationError(
+            explain(
+                f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample."
+            )
+        )
+    return len(thing)
+
+
+def seed_of_lane(seed: int, number: int, /) -> int:
+    """The seed of the *number*-th of several loaders, so that equally long ones are not shuffled alike.
+
+    >>> seed_of_lane(7, 0)
+    7
+    """
+    return stream_key(number, seed, epoch=0) if number else seed

@@ -1,0 +1,93 @@
+"""From a saved state and the present configuration to the place to go on from, or an error that says why not."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+from resumable.batching import Batching
+from resumable.errors import ConfigurationError, MismatchError, ResumptionWarning, explain
+from resumable.ledger import Stretch
+from resumable.position import Position
+from resumable.saved import Saved
+from resumable.verdict import Difference, Identity, OnMismatch, Verdict, compare
+
+__all__ = ["Resolution", "check_policy", "refuse_or_warn", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Where to go on, in which order, and how exactly."""
+
+    position: Position
+    order: Identity
+    verdict: Verdict
+
+
+def check_policy(on_mismatch: str, /) -> None:
+    """Raise `ConfigurationError` unless *on_mismatch* is one of the three policies."""
+    if on_mismatch not in ("error", "warn", "adopt"):
+        raise ConfigurationError(
+            explain("An unknown policy.", [("on_mismatch", on_mismatch)], "Pass 'error', 'warn' or 'adopt'.")
+        )
+
+
+def resolve(
+    saved: Saved, order: Identity, stretch: Stretch, /, *, seed_is_given: bool, on_mismatch: OnMismatch
+) -> Resolution:
+    """The place in *order* where a run that saved *saved* goes on.
+
+    A saved seed is taken over unless the present one was given on purpose. Under "adopt" the saved seed and kind win
+    even then; what cannot be taken over, a dataset of another length, is gone on with under a warning.
+
+    Raises:
+        MismatchError: if the resume cannot be exact and *on_mismatch* is "error", or there is no place to go on from.
+    """
+    then = saved.order
+    if then is not None and then.kind == order.kind and not seed_is_given:
+        order = replace(order, seed=then.seed)
+    if then is not None and on_mismatch == "adopt":
+        order = replace(then, length=order.length)
+    batching = stretch.batching
+    position = saved.position
+    verdict = compare(
+        then or order, order, offset=0 if position is None else position.offset, regrouped=_regrouped(saved, stretch)
+    )
+    refuse_or_warn(verdict, on_mismatch)
+    return Resolution(
+        batching.position_at(saved.consumed_samples) if position is None else batching.canonical(position),
+        order,
+        verdict,
+    )
+
+
+def _regrouped(saved: Saved, current: Stretch) -> tuple[Difference, ...]:
+    if not saved.ledger.stretches:
+        return ()
+    last = saved.ledger.stretches[-1]
+    names = {
+        "micro_batch_size": "Another micro batch size.",
+        "data_parallel_size": "Another number of data-parallel ranks.",
+        "accumulation": "Another number of accumulated batches.",
+    }
+    return tuple(
+        Difference(what, getattr(last, name), getattr(current, name), "The samples and their order stay the same.")
+        for name, what in names.items()
+        if getattr(last, name) != getattr(current, name)
+    )
+
+
+def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
+    """Nothing for an exact verdict; else what the policy says.
+
+    Raises:
+        MismatchError: under "error", and always where there is no place to go on from.
+    """
+    if verdict.is_exact:
+        return
+    if verdict.outcome == "refused" or on_mismatch == "error":
+        advice = "Nothing was loaded."
+        if verdict.outcome != "refused":
+            advice += ' To go on all the same, pass on_mismatch="warn", or "adopt" to take over what was saved.'
+        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}")
+    warnings.warn(f"The run goes on, but this resume is {verdict}", ResumptionWarning, stacklevel=4)

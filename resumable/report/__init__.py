@@ -1,0 +1,15 @@
+"""What became of a run's data, told from plain values: counts, a table, a picture.
+
+    report            Run, Session, Step, counts       Python alone
+    report.table      as_table                         needs rich
+    report.picture    draw                             needs matplotlib
+
+Nothing here knows a framework: fill `Run` from any log that tells which indices each optimizer step trained.
+The extra `demo` brings rich and matplotlib.
+"""
+
+from __future__ import annotations
+
+from resumable.report.runs import Counts, Run, Session, Step, compare_weights, counts
+
+__all__ = ["Counts", "Run", "Session", "Step", "compare_weights", "counts"]

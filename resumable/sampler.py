@@ -1,0 +1,193 @@
+"""The batches of a map-style DataLoader, entered at any place: what takes the place of torch's batch sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, Protocol
+
+from torch.utils.data import BatchSampler, Sampler
+
+from resumable.batching import Batching
+from resumable.errors import MismatchError, explain
+from resumable.order import Sequential, Shuffled
+from resumable.protocols import Order
+from resumable.replay import replay
+from resumable.verdict import Identity
+
+__all__ = ["BatchSamplerFeed", "Feed", "OrderFeed", "ResumableSampler", "identity_of"]
+
+_FIRST_BLOCK, _BLOCK = 1024, 16_384
+"""Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
+
+
+class Feed(Protocol):
+    """Where a loader's batches of indices come from, at any place of any epoch."""
+
+    batching: Batching
+
+    @property
+    def identity(self) -> Identity:
+        """What the order depends on."""
+        ...
+
+    def adopt(self, identity: Identity, /) -> None:
+        """Go on in the order that *identity* tells."""
+        ...
+
+    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
+        """The batches of *epoch* from *offset* to its end."""
+        ...
+
+
+def identity_of(order: Order, /) -> Identity:
+    """What *order* depends on: its `kind` (else its class's name), its length and its `seed` (else None).
+
+    >>> identity_of(Shuffled(10, seed=3))
+    Identity(kind='shuffled', length=10, seed=3)
+    """
+    return Identity(getattr(order, "kind", type(order).__qualname__), len(order), getattr(order, "seed", None))
+
+
+class OrderFeed:
+    """Batches cut from an order, or from a user's sampler that is replayed."""
+
+    def __init__(self, order: Order | ReplayedSampler, batching: Batching) -> None:
+        self.batching = batching
+        self._set(order)
+
+    def _set(self, order: Order | ReplayedSampler) -> None:
+        self.order = order
+        self.identity = identity_of(order)
+        self._draw: Callable[[int, int, int], list[Any]] = (
+            order.draw if isinstance(order, ReplayedSampler) else lambda *place: order.indices(*place).tolist()
+        )
+
+    def adopt(self, identity: Identity, /) -> None:
+        """Take over another seed, and "sequential" for "shuffled" or the other way round."""
+        if identity == self.identity:
+            return
+        if isinstance(self.order, ReplayedSampler) and identity.kind == self.identity.kind:
+            self._set(ReplayedSampler(self.order.sampler, identity.seed or 0, kind=identity.kind))
+        elif identity.kind == Shuffled.kind:
+            self._set(Shuffled(identity.length, identity.seed or 0))
+        elif identity.kind == Sequential.kind:
+            self._set(Sequential(identity.length))
+        else:
+            raise _cannot_adopt(identity, self.identity)
+
+    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
+        """The batches of *epoch* from *offset* to its end, drawn in blocks that grow."""
+        size, draw = self.batching.batch_size, self._draw
+        left, block = self.batching.batches_left(offset), _FIRST_BLOCK
+        while left:
+            batches = min(left, max(1, block // size))
+            indices = draw(epoch, offset, min(offset + batches * size, self.batching.length))
+            if not indices:
+                return
+            for start in range(0, len(indices), size):
+                yield indices[start : start + size]
+            left, offset, block = left - batches, offset + batches * size, min(2 * block, _BLOCK)
+
+
+class ReplayedSampler:
+    """A user's own sampler, drawn in order; going back means drawing the epoch anew, on its indices alone."""
+
+    def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.kind = kind or type(sampler).__qualname__
+        self._verified = False
+        self._at: tuple[int, int] = (-1, 0)
+        self._draws: Iterator[Any] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
+
+    def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
+        """What the sampler yields at the places *start* to *stop* of *epoch*; fewer where it ends before."""
+        if self._at != (epoch, start):
+            self._draws = replay(self.sampler, self.seed, epoch, verify=not self._verified)
+            self._verified = True
+            for _ in zip(range(start), self._draws, strict=False):
+                pass
+        drawn = [index for _, index in zip(range(stop - start), self._draws, strict=False)]
+        self._at = (epoch, start + len(drawn))
+        return drawn
+
+
+class BatchSamplerFeed:
+    """The batches of a user's own batch sampler, replayed.
+
+    A position of whole batches is met by counting batches. Any other (the batch size has changed in mid-epoch) is
+    met by counting samples, and the rest of that epoch is cut into batches anew.
+    """
+
+    def __init__(self, sampler: BatchSampler, seed: int, batching: Batching) -> None:
+        self.batching = batching
+        self.identity = Identity(type(sampler).__qualname__, batching.length, seed)
+        self._sampler = sampler
+        self._verified = False
+
+    def adopt(self, identity: Identity, /) -> None:
+        """Take over another seed."""
+        if replace(identity, seed=None) != replace(self.identity, seed=None):
+            raise _cannot_adopt(identity, self.identity)
+        self.identity = identity
+
+    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
+        """The batches of *epoch* from *offset* to its end."""
+        draws = replay(self._sampler, self.identity.seed or 0, epoch, verify=not self._verified)
+        self._verified = True
+        size = self.batching.batch_size
+        if offset % size == 0:
+            yield from islice(draws, offset // size, None)
+            return
+        indices = islice(chain.from_iterable(draws), offset, None)
+        for _ in range(self.batching.batches_left(offset)):
+            yield list(islice(indices, size))
+
+
+class ResumableSampler(Sampler[Any]):
+    """What torch's DataLoader iterates: *feed*'s batches, from the place that was set last.
+
+    With *single*, it yields indices instead of lists of one (a DataLoader with `batch_size=None`). With *endless*,
+    an epoch is followed by the next: Lightning cycles a shorter loader beside a longer one.
+    """
+
+    def __init__(self, feed: Feed, *, single: bool = False) -> None:
+        self.feed = feed
+        self.endless = False
+        self.start = (0, 0)
+        self.batch_size = feed.batching.batch_size
+        self.drop_last = feed.batching.drop_last
+        self._single = single
+
+    def __len__(self) -> int:
+        return self.feed.batching.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        # the place is read here and not at the first draw, since workers draw ahead and others may set it meanwhile
+        batches = self._from(*self.start)
+        return (batch[0] for batch in batches) if self._single else batches
+
+    def _from(self, epoch: int, offset: int) -> Iterator[list[Any]]:
+        if not self.endless:
+            return self.feed.batches(epoch, offset)
+        return self._endlessly(epoch, offset)
+
+    def _endlessly(self, epoch: int, offset: int) -> Iterator[list[Any]]:
+        while True:
+            yield from self.feed.batches(epoch, offset)
+            epoch, offset = epoch + 1, 0
+
+
+def _cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
+    return MismatchError(
+        explain(
+            "The saved order cannot be taken over.",
+            [("saved", saved), ("current", current)],
+            "Pass the sampler or order that the run began with. Nothing was loaded.",
+        )
+    )

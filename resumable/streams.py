@@ -1,0 +1,205 @@
+"""Train loaders over streams: iterable datasets and any other iterable, where no place can be computed.
+
+    the dataset saves its own state, no workers   the state after the last trained batch is saved and given back
+    the same, with workers                        torchdata's StatefulDataLoader carries it, where it is installed
+    it saves nothing                              the batches behind the position are read again and dropped
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from resumable.batching import UNBOUNDED, Batching
+from resumable.errors import MismatchError, ResumptionWarning, explain
+from resumable.lanes import Lane, LaneSource, resuming
+from resumable.loader import Iterate
+from resumable.saved import Place
+from resumable.verdict import Identity
+
+__all__ = ["StreamLane"]
+
+_KEPT = 256
+"""Batches whose state is kept: an accumulation window and what the trainer reads ahead must fit into it."""
+
+
+class StreamLane:
+    """A loader whose passes are carried on by the dataset's own state, or by reading again."""
+
+    identity: Identity | None = None
+
+    def __init__(self, loader: Any) -> None:
+        self.num_workers = getattr(loader, "num_workers", 0)
+        self._keeper: Any = None
+        if isinstance(loader, DataLoader):
+            loader = self._with_state(loader)
+            self.loader: Any = resuming(loader)
+        else:
+            self._keeper = loader if _saves(loader) else None
+            self.loader = _Stream(loader)
+        self.batching = _batching_of(loader)
+        self._source: LaneSource | None = None
+        self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
+
+    def adopt(self, identity: Identity, /) -> None:
+        """A stream has no order that could be taken over."""
+        raise MismatchError(
+            explain(
+                "The state was saved with a map-style dataset, and the loader streams.",
+                [("saved order", identity), ("current", type(self.loader).__name__)],
+                "Give the run the loader that it began with. Nothing was loaded.",
+            )
+        )
+
+    def follow(self, source: LaneSource, /, *, endless: bool) -> None:
+        """Start each pass where *source* says."""
+        del endless  # a stream that ends is cycled by Lightning itself
+        self._source = source
+        vars(self.loader)["_resumable_pass"] = self._pass
+
+    def state_at(self, batches: int, /) -> object:
+        """What the dataset saved of itself when *batches* batches of the present pass were yielded."""
+        return next((state for number, state in self._states if number == batches), None)
+
+    def _with_state(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        if _saves(loader):
+            self._keeper = loader
+        elif _saves(loader.dataset) and not loader.num_workers:
+            self._keeper = loader.dataset
+        elif _saves(loader.dataset):
+            if find_spec("torchdata") is not None:
+                self._keeper = loader = _stateful(loader)
+            else:
+                _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
+        return loader
+
+    def _pass(self, iterate: Iterate[Any]) -> Iterator[Any]:
+        """One pass: *iterate* begins torch's own."""
+        at = Place() if self._source is None else self._source.start_of(self)
+        behind = at.offset // self.batching.batch_size
+        self._states.clear()
+        if self._keeper is not None and at.state is not None:
+            self._keeper.load_state_dict(at.state)
+            batches = _not_empty(iterate)
+        else:
+            batches = iter(iterate())
+            if behind:
+                batches = self._read_again(batches, behind)
+        self._note(behind)
+        for number, batch in enumerate(batches, start=behind + 1):
+            self._note(number)
+            yield batch
+
+    def _note(self, number: int) -> None:
+        if self._keeper is not None:
+            self._states.append((number, self._keeper.state_dict()))
+
+    def _read_again(self, batches: Iterator[Any], behind: int) -> Iterator[Any]:
+        _warn_of_reading_again("it neither saves its state nor can a place in it be computed")
+        for _ in tqdm(range(behind), desc="reading again", unit="batch", leave=False):
+            if next(batches, _END) is _END:
+                break
+        return batches
+
+
+class _Stream:
+    """An iterable that is no DataLoader, with passes that start where they are told."""
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self._iterable = iterable
+        if _is_sized(iterable):
+            self.__class__ = _SizedStream
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_iterable":
+            raise AttributeError(name)
+        return getattr(self._iterable, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        begin = vars(self).get("_resumable_pass")
+        return iter(self._iterable) if begin is None else begin(lambda: iter(self._iterable))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the position is saved with the datamodule."""
+        return {}
+
+    def load_state_dict(self, state_dict: object) -> None:
+        """Nothing: the position is loaded with the datamodule."""
+
+
+class _SizedStream(_Stream):
+    def __len__(self) -> int:
+        return len(self._iterable)  # type: ignore[arg-type]  # only sized ones become one
+
+
+_END = object()
+
+
+def _batching_of(loader: Any) -> Batching:
+    """Samples where the dataset tells how many it has, else whole batches; without an end where nobody knows it."""
+    size, drop_last = getattr(loader, "batch_size", None) or 1, bool(getattr(loader, "drop_last", False))
+    if not _is_sized(loader):
+        return Batching(UNBOUNDED, size)
+    exact = Batching(len(loader.dataset), size, drop_last) if _is_sized(getattr(loader, "dataset", None)) else None
+    return exact if exact is not None and exact.batches == len(loader) else Batching(len(loader) * size, size)
+
+
+def _saves(thing: Any) -> bool:
+    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
+
+
+def _is_sized(thing: Any) -> bool:
+    try:
+        len(thing)
+    except (TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _not_empty(iterate: Iterate[Any]) -> Iterator[Any]:
+    """A pass of *iterate*, or the next one where the loaded state stands at the end of its pass."""
+    batches = iter(iterate())
+    first = next(batches, _END)
+    if first is _END:
+        yield from iterate()
+    else:
+        yield first
+        yield from batches
+
+
+def _stateful(loader: DataLoader[Any]) -> DataLoader[Any]:
+    from torchdata.stateful_dataloader import StatefulDataLoader  # optional: only where it is installed
+
+    made: DataLoader[Any] = StatefulDataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )
+    return made
+
+
+def _warn_of_reading_again(why: str) -> None:
+    warnings.warn(
+        f"This resume reads the stream again up to its position: {why}.\n"
+        "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds.",
+        ResumptionWarning,
+        stacklevel=3,
+    )
+
+
+_: type[Lane] = StreamLane

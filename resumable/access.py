@@ -44,12 +44,12 @@ def resumption_of(datamodule: SupportsTraining, /) -> ResumptionState:
                 "Put @resumable above the class.",
             )
         )
-    held: dict[str, Any] = vars(datamodule)
-    state, owner = held.get(_HELD, (None, None))
-    if state is None or owner != id(datamodule):  # a shallow copy shares its original's values
-        fresh = ResumptionState()
-        if state is not None:
-            fresh.__setstate__(state.__getstate__())
-        state = fresh
-        held[_HELD] = (state, id(datamodule))
+    instance: dict[str, Any] = vars(datamodule)
+    held: tuple[ResumptionState, int] | None = instance.get(_HELD)
+    if held is not None and held[1] == id(datamodule):
+        return held[0]
+    state = ResumptionState()
+    if held is not None:  # a copy of the instance, which goes its own way from where its original stood
+        state.__setstate__(held[0].__getstate__())
+    instance[_HELD] = (state, id(datamodule))
     return state

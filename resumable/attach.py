@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
+from typing_extensions import TypeIs
 
 from resumable.errors import DecorationError, explain
-from resumable.lanes import Lane, MapLane, seed_of_lane
+from resumable.lanes import Lane, MapLane, is_dataloader, seed_of_lane
 from resumable.ledger import Stretch
 from resumable.loader import LoaderFrontier
 from resumable.state import ResumptionState
@@ -59,9 +60,7 @@ def is_lightning(trainer: Any) -> bool:
     )
 
 
-def _connect_loop(
-    state: ResumptionState, lanes: list[Lane], *, seed_is_given: bool, on_mismatch: OnMismatch
-) -> None:
+def _connect_loop(state: ResumptionState, lanes: list[Lane], *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
     """Count what a loop without Lightning yields, as a ResumableLoader does."""
     lane = lanes[0] if lanes else None
     if len(lanes) != 1 or not isinstance(lane, MapLane):
@@ -80,13 +79,13 @@ def _connect_loop(
         drop_last=batching.drop_last,
     )
     frontier = LoaderFrontier(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
-    lane.follow_loop(frontier)
+    lane.follow_loop(frontier, state)
     state.settle()
     state.connect(frontier)
 
 
 def _lane(loader: Any, seed: int) -> Lane:
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+    if is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset):
         return MapLane(loader, seed)
     if not hasattr(loader, "__iter__"):
         raise DecorationError(
@@ -108,11 +107,18 @@ def _replaced(tree: Any, replace: Callable[[Any], Any]) -> tuple[Any, str]:
     """
     if hasattr(tree, "flattened") and hasattr(tree, "_mode"):
         tree.flattened = [replace(loader) for loader in tree.flattened]
-        return tree, str(tree._mode)
-    if isinstance(tree, Mapping):
-        branches = cast("Mapping[Any, Any]", tree)
-        return {key: _replaced(branch, replace)[0] for key, branch in branches.items()}, "max_size_cycle"
-    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
-        several = cast("list[Any] | tuple[Any, ...]", tree)
-        return type(several)(_replaced(branch, replace)[0] for branch in several), "max_size_cycle"
+        return tree, getattr(tree, "_mode", "")  # Lightning keeps the mode to itself
+    if _is_mapping(tree):
+        return {name: _replaced(branch, replace)[0] for name, branch in tree.items()}, "max_size_cycle"
+    if _is_several(tree):
+        branches = [_replaced(branch, replace)[0] for branch in tree]
+        return branches if isinstance(tree, list) else tuple(branches), "max_size_cycle"
     return replace(tree), "max_size_cycle"
+
+
+def _is_mapping(tree: object) -> TypeIs[Mapping[Any, Any]]:
+    return isinstance(tree, Mapping)
+
+
+def _is_several(tree: object) -> TypeIs[list[Any] | tuple[Any, ...]]:
+    return isinstance(tree, (list, tuple))

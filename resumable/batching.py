@@ -39,7 +39,9 @@ class Batching:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigurationError(
-                explain("A batch needs at least one sample.", [("batch_size", self.batch_size)], "Pass batch_size >= 1.")
+                explain(
+                    "A batch needs at least one sample.", [("batch_size", self.batch_size)], "Pass batch_size >= 1."
+                )
             )
         if self.length < 1:
             raise ConfigurationError(

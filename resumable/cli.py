@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 _DEMO_NEEDS: Final = ("lightning", "matplotlib", "rich")
 _WRONG_USE: Final = 2  # what argparse gives too
+_INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell gives
 
 
 def _version() -> str:
@@ -65,7 +66,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     try:
         settings = Settings(seed=arguments.seed, kills=arguments.kills)
-    except ConfigurationError as error:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except (ConfigurationError, OSError) as error:
         print(error, file=sys.stderr)
         return _WRONG_USE
     return run_demo(settings, arguments.out)
@@ -73,6 +75,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments*, those of the process where None is given; gives the exit code.
+
+    Raises `SystemExit` as argparse does: after help, after the version, and for arguments that it does not know.
 
     >>> main(["demo", "--kills", "-1"])
     2
@@ -82,5 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(parsed, "run"):
         parser.print_help()
         return 0
-    code: int = parsed.run(parsed)
+    try:
+        code: int = parsed.run(parsed)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return code

@@ -41,9 +41,7 @@ class Options:
 
 
 @overload
-def resumable(
-    cls: type[ClassWithTrainDataloaderAndTrainer], /
-) -> type[ClassWithTrainDataloaderAndTrainer]: ...
+def resumable(cls: type[ClassWithTrainDataloaderAndTrainer], /) -> type[ClassWithTrainDataloaderAndTrainer]: ...
 @overload
 def resumable(
     *, seed: int | None = ..., on_mismatch: OnMismatch = ...
@@ -63,6 +61,7 @@ def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mi
     >>> @resumable
     ... class Data:
     ...     trainer = None
+    ...
     ...     def train_dataloader(self): ...
     >>> is_resumable(Data())
     True
@@ -139,7 +138,7 @@ def _wrap_methods(cls: type[Any], *, inherited_too: bool) -> None:
 
 
 def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) -> Any:
-    if isinstance(method, (staticmethod, classmethod)):
+    if type(method) in (staticmethod, classmethod):
         raise DecorationError(
             explain(
                 f"{cls.__qualname__}.{name} belongs to no instance, so no position could belong to it.",
@@ -168,16 +167,16 @@ def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) ->
 _inside: set[tuple[int, int, str]] = set()
 
 
-def _forward(cls: type[Any], name: str) -> Any:
+def _forward(cls: type[object], name: str) -> Any:
     """A method that the class inherits, or lacks: it goes on to the next in the order of its bases."""
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        following = getattr(super(cls, self), name, None)
+    def forward(self: object, *args: Any, **kwargs: Any) -> Any:
+        following: Callable[..., Any] | None = getattr(super(cls, self), name, None)
         if following is None:
             return {} if name == "state_dict" else None
         return following(*args, **kwargs)
 
-    inherited = getattr(cls, name, None)
+    inherited: Callable[..., Any] | None = getattr(cls, name, None)
     if inherited is not None:
         functools.update_wrapper(forward, inherited)
     forward.__name__, forward.__qualname__ = name, f"{cls.__qualname__}.{name}"
@@ -211,7 +210,9 @@ def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> 
 
     state = resumption_of(self)
     before = state.__getstate__()
-    theirs = {key: value for key, value in state_dict.items() if key not in KEYS} if hasattr(state_dict, "items") else {}
+    theirs = (
+        {key: value for key, value in state_dict.items() if key not in KEYS} if hasattr(state_dict, "items") else {}
+    )
     if before_load(self.trainer, state):
         state.load_state_dict(state_dict)
     try:
@@ -242,4 +243,5 @@ def _follow_subclasses(cls: type[Any]) -> None:
         _wrap_methods(sub, inherited_too=False)
 
     setattr(__init_subclass__, _WRAPPED, True)
-    cls.__init_subclass__ = classmethod(__init_subclass__)
+    vars_of: Any = cls
+    vars_of.__init_subclass__ = classmethod(__init_subclass__)

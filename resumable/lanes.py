@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, cast
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from typing_extensions import TypeIs
 
 from resumable.batching import Batching
 from resumable.errors import ConfigurationError, DecorationError, explain
@@ -16,9 +18,10 @@ from resumable.order import Sequential, Shuffled
 from resumable.permutation import stream_key
 from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ReplayedSampler, ResumableSampler
 from resumable.saved import Place
+from resumable.state import ResumptionState
 from resumable.verdict import Identity
 
-__all__ = ["Lane", "LaneSource", "MapLane", "resuming", "seed_of_lane"]
+__all__ = ["Lane", "LaneSource", "MapLane", "is_dataloader", "resuming", "seed_of_lane"]
 
 
 class LaneSource(Protocol):
@@ -33,8 +36,12 @@ class Lane(Protocol):
     """One train loader, and how its epochs fall into batches."""
 
     loader: Any
-    batching: Batching
     num_workers: int
+
+    @property
+    def batching(self) -> Batching:
+        """How an epoch falls into batches."""
+        ...
 
     @property
     def identity(self) -> Identity | None:
@@ -43,6 +50,10 @@ class Lane(Protocol):
 
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order that *identity* tells."""
+        ...
+
+    def limit(self, batches: int, /) -> None:
+        """Let an epoch have at most so many batches."""
         ...
 
     def follow(self, source: LaneSource, /, *, endless: bool) -> None:
@@ -68,9 +79,9 @@ class MapLane:
         """How an epoch falls into batches."""
         return self.feed.batching
 
-    @batching.setter
-    def batching(self, batching: Batching) -> None:
-        self.feed.batching = batching
+    def limit(self, batches: int, /) -> None:
+        """Let an epoch have at most so many batches."""
+        self.feed.batching = replace(self.batching, limit=batches)
 
     @property
     def identity(self) -> Identity:
@@ -92,9 +103,10 @@ class MapLane:
 
         install(self.loader, self._sampler, passes)
 
-    def follow_loop(self, frontier: LoaderFrontier, /) -> None:
-        """Start each pass where a loop's own count stands, and count it."""
+    def follow_loop(self, frontier: LoaderFrontier, state: ResumptionState, /) -> None:
+        """Start each pass where a loop's own count stands, and count it; the loader saves and loads *state*."""
         install(self.loader, self._sampler, partial(frontier.passes, self._sampler))
+        vars(self.loader).update(state_dict=state.state_dict, load_state_dict=state.load_state_dict)
 
     def state_at(self, batches: int, /) -> object:
         """A map-style dataset has no state of its own."""
@@ -103,25 +115,37 @@ class MapLane:
     def in_order(self) -> None:
         """Leave out the shuffling, as Lightning asks for when it overfits some batches on purpose."""
         self.feed = self._sampler.feed = OrderFeed(Sequential(self.batching.length), self.batching)
-        vars(self.loader)["sampler"] = SequentialSampler(self.loader.dataset)
+        vars(self.loader)["sampler"] = SequentialSampler(range(self.batching.length))
+
+
+def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
+    """Whether *thing* is torch's DataLoader or one of its subclasses.
+
+    >>> is_dataloader(DataLoader([1, 2]))
+    True
+    """
+    return isinstance(thing, DataLoader)
 
 
 def resuming(loader: DataLoader[Any]) -> Resuming[Any]:
     """The same object, of a class that starts its passes where it is told and tells Lightning that it resumes."""
-    object.__setattr__(loader, "__class__", resuming_class(type(loader)))
+    if not isinstance(loader, Resuming):
+        object.__setattr__(loader, "__class__", _resuming_class(type(loader)))
     # Lightning warns of loaders without these two; the position is saved with the datamodule, so they carry nothing
     vars(loader).update(state_dict=_nothing, load_state_dict=_ignore)
     return cast("Resuming[Any]", loader)
 
 
-@lru_cache(maxsize=None)
-def resuming_class(cls: type[DataLoader[Any]]) -> type[Resuming[Any]]:
-    """A subclass of *cls* with the same name, whose passes start where they are told."""
-    if issubclass(cls, Resuming):
-        return cls
-    made = types.new_class(cls.__name__, (Resuming, cls))
-    made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
-    return made
+def _resuming_class(cls: type[DataLoader[Any]]) -> type[Any]:
+    """A subclass of *cls* with the same name, whose passes start where they are told; made once for each class."""
+    if cls not in _MADE:
+        made = types.new_class(cls.__name__, (Resuming, cls))
+        made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+        _MADE[cls] = made
+    return _MADE[cls]
+
+
+_MADE: dict[type[Any], type[Any]] = {}
 
 
 def _nothing() -> dict[str, Any]:
@@ -133,7 +157,7 @@ def _ignore(state_dict: object) -> None:
 
 
 def _feed(loader: DataLoader[Any], seed: int) -> Feed:
-    sampler, batches = loader.sampler, loader.batch_sampler
+    sampler, batches = cast("Any", loader.sampler), cast("Any", loader.batch_sampler)
     for own in (sampler, batches):
         if isinstance(own, ResumableSampler):
             return own.feed
@@ -160,7 +184,8 @@ def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSample
 def _batching_of(batches: Any, loader: DataLoader[Any]) -> Batching:
     """The batching of a user's batch sampler, whose batches count as samples by its `batch_size`, else as one each."""
     number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
-    for samples in (getattr(batches, "sampler", None), loader.dataset):
+    candidates: tuple[Any, ...] = (getattr(batches, "sampler", None), loader.dataset)
+    for samples in candidates:
         length = len(samples) if hasattr(samples, "__len__") else 0
         for drop_last in (False, True):
             if length and Batching(length, size, drop_last).batches == number:
@@ -179,9 +204,7 @@ def _sized(thing: Any) -> int:
         )
     if not len(thing):
         raise ConfigurationError(
-            explain(
-                f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample."
-            )
+            explain(f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample.")
         )
     return len(thing)
 

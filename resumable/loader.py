@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
@@ -123,8 +124,7 @@ class LoaderFrontier:
         this = self.cursor.begin()
         sampler.start = (this.begun_at.epoch, this.begun_at.offset)
         counting = _count(iterate(), this)
-        counted = weakref.ref(counting)
-        this.is_running = lambda: (alive := counted()) is not None and alive.gi_frame is not None
+        this.is_running = partial(_is_alive, weakref.ref(counting))
         return counting
 
 
@@ -133,6 +133,11 @@ def _count(batches: Iterator[T], this: Pass) -> Generator[T, None, None]:
         this.taken += 1
         yield batch
     this.ended = True
+
+
+def _is_alive(iterator: weakref.ref[Generator[Any, None, None]]) -> bool:
+    generator = iterator()
+    return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED
 
 
 class Resuming(DataLoader[T]):

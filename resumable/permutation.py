@@ -107,8 +107,7 @@ def permuted(length: int, seed: int, epoch: int, start: int, stop: int) -> NDArr
     """
     if length > SORTED_LENGTHS:
         return _network(length, seed, epoch).slice(start, stop)
-    part: NDArray[np.int64] = _sorted_order(length, seed, epoch)[start:stop]
-    return part.copy()
+    return _sorted_order(length, seed, epoch)[start:stop].copy()
 
 
 @lru_cache(maxsize=16)

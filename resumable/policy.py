@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 
-from resumable.batching import Batching
 from resumable.errors import ConfigurationError, MismatchError, ResumptionWarning, explain
 from resumable.ledger import Stretch
 from resumable.position import Position

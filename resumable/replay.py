@@ -8,7 +8,7 @@ training's own random numbers are as if no sampler had drawn.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -58,7 +58,7 @@ class _Streams:
         self._states: list[Any] = []
 
     @contextmanager
-    def switched(self) -> Iterator[None]:
+    def switched(self) -> Generator[None]:
         """Draw from the sampler's streams; afterwards the process's own are as before."""
         outside = self._get()
         if self._seed is None:
@@ -84,7 +84,7 @@ class _Streams:
             generator.set_state(state)
 
     def _set_seed(self, seed: int) -> None:
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         for generator in self._generators:
@@ -103,7 +103,8 @@ def _verify(sampler: Iterable[Any], seed: int, epoch: int) -> None:
     first, second = (list(islice(replay(sampler, seed, epoch), _CHUNK)) for _ in range(2))
     if first == second:
         return
-    at = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), min(len(first), len(second)))
+    unlike = (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    at = next(unlike, min(len(first), len(second)))
     raise ReplayError(
         explain(
             f"{type(sampler).__name__} does not repeat itself, so no resume with it could be exact.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol
 
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import Sampler
 
 from resumable.batching import Batching
 from resumable.errors import MismatchError, explain
@@ -41,6 +42,11 @@ class Feed(Protocol):
         ...
 
 
+def _indices(order: Order, epoch: int, start: int, stop: int) -> list[Any]:
+    indices: list[Any] = order.indices(epoch, start, stop).tolist()
+    return indices
+
+
 def identity_of(order: Order, /) -> Identity:
     """What *order* depends on: its `kind` (else its class's name), its length and its `seed` (else None).
 
@@ -59,10 +65,12 @@ class OrderFeed:
 
     def _set(self, order: Order | ReplayedSampler) -> None:
         self.order = order
-        self.identity = identity_of(order)
-        self._draw: Callable[[int, int, int], list[Any]] = (
-            order.draw if isinstance(order, ReplayedSampler) else lambda *place: order.indices(*place).tolist()
-        )
+        if isinstance(order, ReplayedSampler):
+            self.identity = Identity(order.kind, len(order), order.seed)
+            self._draw: Callable[[int, int, int], list[Any]] = order.draw
+        else:
+            self.identity = identity_of(order)
+            self._draw = partial(_indices, order)
 
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed, and "sequential" for "shuffled" or the other way round."""
@@ -124,7 +132,7 @@ class BatchSamplerFeed:
     met by counting samples, and the rest of that epoch is cut into batches anew.
     """
 
-    def __init__(self, sampler: BatchSampler, seed: int, batching: Batching) -> None:
+    def __init__(self, sampler: Iterable[list[Any]], seed: int, batching: Batching) -> None:
         self.batching = batching
         self.identity = Identity(type(sampler).__qualname__, batching.length, seed)
         self._sampler = sampler
@@ -159,7 +167,7 @@ class ResumableSampler(Sampler[Any]):
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed
         self.endless = False
-        self.start = (0, 0)
+        self.start: tuple[int, int] = (0, 0)
         self.batch_size = feed.batching.batch_size
         self.drop_last = feed.batching.drop_last
         self._single = single

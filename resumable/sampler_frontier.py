@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, cast
+from typing import Any
 
 from resumable.errors import StateError, explain
 from resumable.ledger import Stretch
@@ -83,13 +83,11 @@ class SamplerFrontier:
 def _whole(value: Any, what: str) -> int:
     """A count as an int, from an int, a NumPy integer or a 0-d integer tensor on any device."""
     try:
-        number = operator.index(value)
+        number: int = operator.index(value)
     except TypeError:
         raise StateError(
             explain(f"{what} gave no whole number.", [("got", value)], "Return an integer number of samples.")
         ) from None
     if number < 0:
-        raise StateError(
-            explain(f"{what} gave a negative number.", [("got", number)], "Return 0 or more samples.")
-        )
-    return cast("int", number)
+        raise StateError(explain(f"{what} gave a negative number.", [("got", number)], "Return 0 or more samples."))
+    return number

@@ -193,18 +193,19 @@ def _flag(fields: Mapping[str, object], key: str) -> bool:
     value = _field(fields, key)
     if not isinstance(value, bool):
         raise StateError(
-            explain(f"The saved {key!r} is no truth value.", [("expected", "true or false"), ("got", value)], _START_AGAIN)
+            explain(
+                f"The saved {key!r} is no truth value.", [("expected", "true or false"), ("got", value)], _START_AGAIN
+            )
         )
     return value
 
 
 def _entries(fields: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
     value = _field(fields, key)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in cast("list[object]", value)):
-        raise StateError(
-            explain(f"The saved {key!r} is no list of mappings.", [("got", cast("object", value))], _START_AGAIN)
-        )
-    return list(cast("list[Mapping[str, object]]", value))
+    entries = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
+    if not all(isinstance(entry, Mapping) for entry in entries):
+        raise StateError(explain(f"The saved {key!r} is no list of mappings.", [("got", repr(entries))], _START_AGAIN))
+    return cast("list[Mapping[str, object]]", entries)
 
 
 def _identity(value: object) -> Identity | None:
@@ -223,9 +224,7 @@ def _seed(fields: Mapping[str, object]) -> int:
     value = fields["seed"]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
         raise StateError(
-            explain(
-                "The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], _START_AGAIN
-            )
+            explain("The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], _START_AGAIN)
         )
     return value
 

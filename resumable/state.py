@@ -1,8 +1,8 @@
 """`ResumptionState`: the position of a run, saved and loaded, whoever counts the steps.
 
-    ResumptionState ──asks──► Frontier      a loop's own count          (loader)
-                                            a sampler and a trainer     (here)
-                                            Lightning's loop counters   (adapters.lightning)
+ResumptionState ──asks──► Frontier      a loop's own count          (loader)
+                                        a sampler and a trainer     (here)
+                                        Lightning's loop counters   (adapters.lightning)
 """
 
 from __future__ import annotations
@@ -187,19 +187,18 @@ class ResumptionState:
             self._verdict = self._frontier.load(saved)
         self._saved, self._noted = saved, None
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether somebody counts for this state."""
-        return self._frontier is not None
-
     def settle(self) -> None:
         """Stand where the next pass would begin, before another loader takes over."""
         if self._frontier is not None:
             self._frontier.settle()
 
-    def restart(self) -> None:
-        """Begin a new run: the first sample of the first epoch, with nobody counting."""
-        self.__setstate__({"_saved": Saved(), "_verdict": Verdict()})
+    def forget(self, trained_by: type[Any], /) -> None:
+        """Leave whoever counted. A run that a *trained_by* counted is over: the next begins at the first sample.
+
+        What anybody else counted was no training of a trainer: the position is again the one that was loaded.
+        """
+        saved = Saved() if isinstance(self._frontier, trained_by) else self._saved
+        self.__setstate__({"_saved": saved, "_verdict": Verdict()})
 
     def connect(self, frontier: Frontier, /) -> None:
         """Count with *frontier* from the present position on; what was loaded before is loaded into it.

@@ -1,8 +1,8 @@
 """Train loaders over streams: iterable datasets and any other iterable, where no place can be computed.
 
-    the dataset saves its own state, no workers   the state after the last trained batch is saved and given back
-    the same, with workers                        torchdata's StatefulDataLoader carries it, where it is installed
-    it saves nothing                              the batches behind the position are read again and dropped
+the dataset saves its own state, no workers   the state after the last trained batch is saved and given back
+the same, with workers                        torchdata's StatefulDataLoader carries it, where it is installed
+it saves nothing                              the batches behind the position are read again and dropped
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from resumable.batching import UNBOUNDED, Batching
 from resumable.errors import MismatchError, ResumptionWarning, explain
-from resumable.lanes import Lane, LaneSource, resuming
+from resumable.lanes import Lane, LaneSource, is_dataloader, resuming
 from resumable.loader import Iterate
 from resumable.saved import Place
 from resumable.verdict import Identity
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 __all__ = ["StreamLane"]
 
@@ -37,15 +40,19 @@ class StreamLane:
     def __init__(self, loader: Any) -> None:
         self.num_workers = getattr(loader, "num_workers", 0)
         self._keeper: Any = None
-        if isinstance(loader, DataLoader):
+        if is_dataloader(loader):
             loader = self._with_state(loader)
             self.loader: Any = resuming(loader)
         else:
             self._keeper = loader if _saves(loader) else None
-            self.loader = _Stream(loader)
+            self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
         self.batching = _batching_of(loader)
         self._source: LaneSource | None = None
         self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
+
+    def limit(self, batches: int, /) -> None:
+        """Let an epoch have at most so many batches."""
+        self.batching = replace(self.batching, limit=batches)
 
     def adopt(self, identity: Identity, /) -> None:
         """A stream has no order that could be taken over."""
@@ -113,8 +120,6 @@ class _Stream:
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
-        if _is_sized(iterable):
-            self.__class__ = _SizedStream
 
     def __getattr__(self, name: str) -> Any:
         if name == "_iterable":

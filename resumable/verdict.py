@@ -107,7 +107,9 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
             "refused",
             (
                 *found,
-                Difference("The saved offset lies behind the end.", offset, current.length, "Nothing is left to go on."),
+                Difference(
+                    "The saved offset lies behind the end.", offset, current.length, "Nothing is left to go on."
+                ),
             ),
         )
     if found:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -57,8 +57,7 @@ def connect(
     hooks = _hooks_of(trainer, state)
     frontier = hooks.frontier
     if frontier is None:
-        if state.is_connected:
-            state.restart()
+        state.forget(LightningFrontier)
         frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     laned = frontier.with_lanes(lanes, mode)
     try:
@@ -113,7 +112,8 @@ class LightningFrontier:
         self._seed_is_given = seed_is_given
         self._on_mismatch: OnMismatch = on_mismatch
         self._laned = _Lanes((), "", 0)
-        self._anchor, self._places = Position(), (Place(),)
+        self._anchor = Position()
+        self._places: tuple[Place, ...] = (Place(),)
         self._first_batch: int | None = None
         self._committed: int | None = None
         self._is_resumed = False
@@ -170,8 +170,10 @@ class LightningFrontier:
         for lane, order in zip(self._laned.lanes, orders, strict=True):
             if order is not None:
                 lane.adopt(order)
+        is_counting = self._first_batch is not None and self.is_running
+        self._first_batch = self._now().batches if is_counting else None
         self._anchor, self._places, self.commits = position, places, saved.commits
-        self._first_batch = self._committed = None
+        self._committed = None
         self._is_resumed = not self.is_running
         self.stretch = replace(
             self._stretch_of(self._laned.primary),
@@ -213,10 +215,10 @@ class LightningFrontier:
         primary = pick(range(len(lanes)), key=lambda number: (lengths[number], -number if pick is max else number))
         batching = lanes[primary].batching
         if lengths[primary] < batching.batches:
-            lanes[primary].batching = replace(batching, limit=int(lengths[primary]))
+            lanes[primary].limit(int(lengths[primary]))
         self._laned = _Lanes(tuple(lanes), mode, primary)
         for number, lane in enumerate(lanes):
-            lane.follow(_Start(self, number), endless=self._laned.is_cycled(number) and not math.inf in lengths)
+            lane.follow(_Start(self, number), endless=self._laned.is_cycled(number) and math.inf not in lengths)
         return before
 
     def undo(self, laned: _Lanes) -> None:
@@ -232,9 +234,7 @@ class LightningFrontier:
         done, ended = self._done()
         if not done and not ended:
             return self._places
-        return tuple(
-            self._laned.place(number, place, done, ended=ended) for number, place in enumerate(self._places)
-        )
+        return tuple(self._laned.place(number, place, done, ended=ended) for number, place in enumerate(self._places))
 
     def _stretch_of(self, number: int) -> Stretch:
         lane = self._laned.lanes[number]
@@ -247,9 +247,7 @@ class LightningFrontier:
             limit=lane.batching.limit,
         )
 
-    def _resolve(
-        self, saved: Saved
-    ) -> tuple[Position, tuple[Place, ...], list[Identity | None], Verdict]:
+    def _resolve(self, saved: Saved) -> tuple[Position, tuple[Place, ...], list[Identity | None], Verdict]:
         """The position, each lane's place and order; raises where one of them cannot go on."""
         position, verdict = Position(), Verdict()
         places: list[Place] = []
@@ -258,8 +256,8 @@ class LightningFrontier:
             is_primary = number == self._laned.primary
             own = saved
             if saved.loaders:
-                at = saved.loaders[number]
-                own = replace(saved, order=at.order, epoch=at.epoch, offset=at.offset)
+                place = saved.loaders[number]
+                own = replace(saved, order=place.order, epoch=place.epoch, offset=place.offset)
             elif not is_primary and saved.epoch is None:
                 own = replace(saved, order=None)
             if not is_primary:
@@ -432,9 +430,14 @@ class _Hooks:
     """What the trainer's callbacks are told, for one state."""
 
     state: ResumptionState
+    package: str
     frontier: LightningFrontier | None = None
     loops: dict[str, Any] | None = None
     is_loaded = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A spawned process makes its own class, and connects anew."""
+        return _hooks, (self.package, self.state)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the loop counters, which Lightning restores from this very dict."""
@@ -470,10 +473,16 @@ class _Hooks:
             self.frontier.is_running = False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hooks_class(package: str) -> type[Any]:
     callback = import_module("lightning.pytorch" if package == "lightning" else package).Callback
     return type("ResumptionHooks", (_Hooks, callback), {"__doc__": _Hooks.__doc__})
+
+
+def _hooks(package: str, state: ResumptionState) -> _Hooks:
+    hooks: _Hooks = _hooks_class(package)()
+    hooks.package, hooks.state = package, state
+    return hooks
 
 
 def _hooks_of(trainer: Any, state: ResumptionState) -> _Hooks:
@@ -486,7 +495,6 @@ def _hooks_of(trainer: Any, state: ResumptionState) -> _Hooks:
         for base in type(trainer).__mro__
         if base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
     )
-    hooks: _Hooks = _hooks_class(package)()
-    hooks.state = state
+    hooks = _hooks(package, state)
     trainer.callbacks = [hooks, *trainer.callbacks]  # a new list: somebody may be iterating over the old one
     return hooks

@@ -74,7 +74,7 @@ def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: in
 
     # the last batch's "completed" is left open, as in a checkpoint that is saved in on_train_batch_end: Lightning then
     # closes it, and neither repeats the validation behind it nor counts its step twice
-    left_open = form == "middle" and not _mid_validation(loops)
+    left_open = form == "middle" and batches > 0 and not _mid_validation(loops)
     current = 0 if form == "begin" else batches
     for counters, count in ((batch["current"], current), (batch["total"], total)):
         counters.update(ready=count, started=count, processed=count, completed=count - left_open)

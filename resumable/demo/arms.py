@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from resumable.demo.history import Job, read_run, session_log
+from resumable.demo.settings import Kill, Settings, planned_kills
 from resumable.errors import ResumptionError
-
-from .history import Job, read_run, session_log
-from .settings import Kill, Settings, planned_kills
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -72,7 +71,7 @@ def _enter(job: Job, output: Path) -> None:
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from .session import train  # here, since the parent imports this module too and needs no Lightning
+    from resumable.demo.session import train  # here, since the parent imports this module too and needs no Lightning
 
     train(job)
 

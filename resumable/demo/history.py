@@ -9,9 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
+from resumable.demo.settings import Settings
 from resumable.report import Run, Session, Step
-
-from .settings import Settings
 
 __all__ = ["CHECKPOINT", "Job", "differences", "read_run", "session_log"]
 

@@ -17,19 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from resumable.demo.arms import Arm, DemoError, Progress, fork_server, run_arm
+from resumable.demo.history import differences
 from resumable.report import counts
 from resumable.report.picture import draw
 from resumable.report.table import as_table
 
-from .arms import Arm, DemoError, Progress, fork_server, run_arm
-from .history import differences
-
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from resumable.demo.settings import Settings
     from resumable.report import Run
-
-    from .settings import Settings
 
 __all__ = ["ARMS", "run_demo"]
 
@@ -42,6 +40,10 @@ ARMS: Final = (
 _LOOK_EVERY_S: Final = 0.002  # an optimizer step takes some ten times as long
 
 
+def _state(doing: str, killed: int, kills: int) -> str:
+    return f"{doing}, killed {killed}/{kills}" if kills else doing
+
+
 def _look(training: Generator[Progress, None, Run], bars: Bars, bar: TaskID, kills: int) -> Run | None:
     """Move *bar* to where *training* is; its run once it is complete."""
     try:
@@ -49,7 +51,7 @@ def _look(training: Generator[Progress, None, Run], bars: Bars, bar: TaskID, kil
     except StopIteration as end:
         run: Run = end.value
         return run
-    bars.update(bar, killed=f"killed {progress.kills}/{kills}" if kills else "")
+    bars.update(bar, state=_state("training" if progress.trains else "starting", progress.kills, kills))
     if progress.trains:
         bars.update(bar, completed=progress.steps)
     return None
@@ -61,7 +63,7 @@ def _train(arms: Sequence[Arm], settings: Settings, folder: Path, console: Conso
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("step {task.completed:>3.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[killed]}"),
+        TextColumn("{task.fields[state]:<20}"),
         TimeElapsedColumn(),
     )
     context = fork_server()
@@ -72,13 +74,14 @@ def _train(arms: Sequence[Arm], settings: Settings, folder: Path, console: Conso
             place = folder / str(number)
             place.mkdir()
             training = stack.enter_context(closing(run_arm(arm, settings, place, context)))
-            going[arm] = training, bars.add_task(arm.name, total=settings.steps, killed="")
+            going[arm] = training, bars.add_task(arm.name, total=settings.steps, state="starting")
         while going:
             for arm, (training, bar) in tuple(going.items()):
-                run = _look(training, bars, bar, settings.kills if arm.killed else 0)
+                kills = settings.kills if arm.killed else 0
+                run = _look(training, bars, bar, kills)
                 if run is not None:
                     runs[arm] = run
-                    bars.update(bar, completed=settings.steps)
+                    bars.update(bar, completed=settings.steps, state=_state("done", len(run.sessions) - 1, kills))
                     bars.stop_task(bar)
                     del going[arm]
             time.sleep(_LOOK_EVERY_S)

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from resumable import resumable
-
-from .text import read_windows
+from resumable.demo.text import read_windows
 
 __all__ = ["WINDOW", "ByteModel", "PlainText", "ResumableText", "Windows"]
 
-WINDOW: Final = 49  # bytes; all but the first are predicted
+WINDOW: Final = 33  # bytes; all but the first are predicted
 
 
 class Windows(Dataset[tuple[int, Tensor]]):

@@ -22,8 +22,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from . import model as models
-from .history import CHECKPOINT, Job, session_log
+from resumable.demo import model as models
+from resumable.demo.history import CHECKPOINT, Job, session_log
 
 __all__ = ["AtomicCheckpointIO", "StepLog", "train"]
 
@@ -65,8 +65,7 @@ class StepLog(L.Callback):
         batch_idx: int,
     ) -> None:
         """Log the epoch and the indices of the step that has just been done."""
-        indices: list[int] = batch[0].tolist()  # pyright: ignore[reportUnknownMemberType]  (torch leaves it open)
-        self._write(step=trainer.global_step, epoch=trainer.current_epoch, indices=indices)
+        self._write(step=trainer.global_step, epoch=trainer.current_epoch, indices=[int(index) for index in batch[0]])
 
 
 def _digest(module: torch.nn.Module) -> str:

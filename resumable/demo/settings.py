@@ -12,7 +12,7 @@ from resumable.errors import ConfigurationError, explain
 __all__ = ["Kill", "Settings", "planned_kills"]
 
 # No kill is planned behind this share of the run: on a busy machine, too, the process has to be training still.
-_LAST_KILL: Final = 0.9
+_LAST_KILL: Final = 0.85
 # A kill falls this long, at most, after its step was seen: into a step, between two steps or into a save.
 _LONGEST_DELAY_S: Final = 0.03
 

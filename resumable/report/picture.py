@@ -53,6 +53,7 @@ _HEADER: Final = 40
 _LANE: Final = 15
 _GAP: Final = 26
 _FOOTER: Final = 110
+_ROOM: Final = 0.12  # of the width, for a few words
 
 
 def _colour(session: int) -> str:
@@ -60,7 +61,7 @@ def _colour(session: int) -> str:
 
 
 def _lanes(run: Run) -> int:
-    return 2 * _LANE + 3 if len(run.sessions) > 1 else 0
+    return 2 * _LANE + 3 if len(run.sessions) > 1 or any(session.killed for session in run.sessions) else 0
 
 
 def _cells(run: Run) -> NDArray[np.float64]:
@@ -76,18 +77,24 @@ def _cells(run: Run) -> NDArray[np.float64]:
     return image
 
 
-def _epochs(run: Run) -> list[tuple[int, int, int]]:
-    """For each epoch of *run*: its first step, the step after its last, and how many samples it never trained."""
-    trained: dict[int, set[int]] = {epoch: set() for epoch in range(run.epochs)}
-    places: dict[int, list[int]] = {epoch: [] for epoch in range(run.epochs)}
+def _epochs(run: Run) -> list[tuple[int, int, int, int]]:
+    """Each epoch that *run* began: its number, first step, the step after its last, and the samples that it never trained."""
+    trained: dict[int, set[int]] = {}
+    places: dict[int, list[int]] = {}
     for place, (_, step) in enumerate(run.history()):
-        if step.epoch in trained:
-            trained[step.epoch].update(step.indices)
-            places[step.epoch].append(place)
+        trained.setdefault(step.epoch, set()).update(step.indices)
+        places.setdefault(step.epoch, []).append(place)
     return [
-        (min(places[epoch], default=0), max(places[epoch], default=-1) + 1, run.samples - len(trained[epoch]))
-        for epoch in range(run.epochs)
+        (epoch, min(places[epoch]), max(places[epoch]) + 1, run.samples - len(met) if epoch < run.epochs else 0)
+        for epoch, met in trained.items()
     ]
+
+
+def _depth(run: Run) -> float:
+    """How far what *run* lost hangs below its cells, in their height: half of it, or more if an epoch is too short."""
+    high = max((len(step.indices) for _, step in run.history()), default=1)
+    worst = max((lost / (stop - start) / high for _, start, stop, lost in _epochs(run)), default=0)
+    return min(1.0, max(0.5, worst)) if worst else 0.0
 
 
 def _write(axes: Axes, x: float, y: float, words: str, align: str, **style: Any) -> None:
@@ -111,28 +118,38 @@ def _draw_run(axes: Axes, run: Run, reference: Run, top: float, height: float) -
     count, kills = counts(run), sum(session.killed for session in run.sessions)
     title = f"{run.name}, killed {kills} {'time' if kills == 1 else 'times'}" if kills else run.name
     _write(axes, 0, top, title, "left", va="top", fontsize=10.5, fontweight="bold")
+    weights = "" if run is reference else compare_weights(run, reference)
     found = [f"{count.trained:,} trained", f"{count.repeated:,} repeated", f"{count.lost:,} lost"]
-    if run is not reference and (weights := compare_weights(run, reference)):
-        found.append(f"weights {weights}")
-    trouble = {"color": _REPEATED} if count.repeated or count.lost else {}
+    found += [f"weights {weights}"] if weights else []
+    trouble = {"color": _REPEATED} if count.repeated or count.lost or weights == "differ" else {}
     _write(axes, axes.get_xlim()[1], top, "  ·  ".join(found), "right", va="top", fontsize=10, **trouble)
     top += _HEADER
     if _lanes(run):
         _draw_sessions(axes, run, top)
     top += _lanes(run)
     image = _cells(run)
-    axes.imshow(image, extent=(0, image.shape[1], top + height, top), aspect="auto", interpolation="nearest")
-    bottom = top + height
-    for epoch, (start, stop, lost) in enumerate(_epochs(run)):
+    if image.size:
+        axes.imshow(image, extent=(0, image.shape[1], top + height, top), aspect="auto", interpolation="nearest")
+    for epoch, start, stop, lost in _epochs(run):
         axes.plot([stop, stop], [top, top + height], color="white", linewidth=2.5)
         if run is reference:
             _write(axes, (start + stop) / 2, top + height / 2, f"epoch {epoch}", "center")
-        if lost:  # as large as its cells were, at half the height
-            columns = 2 * lost / image.shape[0]
-            axes.barh(top + height + 4, -columns, height / 2, stop, color=_LOST, align="edge")
-            _write(axes, stop - columns - 2, top + 1.25 * height + 4, f"{lost:,} never trained", "right")
-            bottom = top + 1.5 * height + 4
-    return bottom + _GAP
+        if lost:
+            depth = _depth(run)
+            columns = min(lost / (depth * image.shape[0]), stop - start)
+            below, words = top + height + 4, f"{lost:,} never trained"
+            _draw_lost(axes, words, start=start, stop=stop, columns=columns, top=below, height=depth * height)
+    return top + height * (1 + _depth(run)) + _GAP
+
+
+def _draw_lost(axes: Axes, words: str, *, start: float, stop: float, columns: float, top: float, height: float) -> None:
+    """A bar of *columns* up to *stop*, where the epoch ends, with *words* on it or beside it, if they have room there."""
+    axes.barh(top, -columns, height, stop, color=_LOST, align="edge", edgecolor="white")
+    room = _ROOM * axes.get_xlim()[1]
+    if columns > room:
+        _write(axes, stop - columns / 2, top + height / 2, words, "center", color="white")
+    elif stop - start - columns > room:
+        _write(axes, stop - columns - 2, top + height / 2, words, "right")
 
 
 def _legend(figure: Figure, sessions: int) -> None:
@@ -154,7 +171,8 @@ def draw(runs: Sequence[Run], path: str | PathLike[str], /) -> None:
     """Write a PNG picture of *runs*, 1600 x 700 pixels, one below the other; weights are compared with those of the first.
 
     A cell is a sample, a column an optimizer step, a colour a session. What an epoch trained again stands out in
-    its place; what it never trained hangs below its end, at the same scale. Raises `ConfigurationError` without runs.
+    its place; what it never trained hangs below its end, at the same scale while there is room. Raises
+    `ConfigurationError` without runs.
 
     >>> from resumable.report.runs import Step
     >>> from tempfile import TemporaryDirectory
@@ -166,14 +184,15 @@ def draw(runs: Sequence[Run], path: str | PathLike[str], /) -> None:
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
     bottom, side = _FOOTER / _HEIGHT, _MARGIN / _WIDTH
     axes = figure.add_axes((side, bottom, 1 - 2 * side, 1 - bottom))
-    axes.set(xlim=(0, max(len(run.history()) for run in runs)), xlabel="optimizer steps", yticks=[])
+    axes.set(xlim=(0, max(1, *(len(run.history()) for run in runs))), xlabel="optimizer steps", yticks=[])
     top, free = float(_TOP), _HEIGHT - _FOOTER
-    shares = [1.5 if counts(run).lost else 1.0 for run in runs]
-    height = (free - top - sum(_HEADER + _lanes(run) + _GAP for run in runs)) / sum(shares)
+    surrounding = sum(_HEADER + _lanes(run) + _GAP for run in runs)
+    height = (free - top - surrounding) / sum(1 + _depth(run) for run in runs)
     for run in runs:
         top = _draw_run(axes, run, runs[0], top, height)
-    axes.set(xlim=(0, max(len(run.history()) for run in runs)), ylim=(free, 0))
+    axes.set(xlim=axes.get_xlim(), ylim=(free, 0))  # again, since imshow moves them
     axes.spines[["left", "right", "top"]].set_visible(False)
     axes.tick_params(labelsize=9, colors=_INK)
+    axes.xaxis.label.set_color(_INK)
     _legend(figure, max(len(run.sessions) for run in runs))
     figure.savefig(path)

@@ -42,7 +42,9 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All sessions of a run that is to train each of *samples* indices once in each of *epochs*.
+    """All sessions of a run that is to train each of *samples* indices once in each of its first *epochs*.
+
+    For a run that is not over give as *epochs* those that are: what follows can be repeated, but not be lost yet.
 
     *final_loss* and *weights_digest*, any text that equal weights have in common, are for comparing runs.
     """
@@ -96,11 +98,11 @@ def counts(run: Run, /) -> Counts:
     """
     history = run.history()
     trained = [(step.epoch, index) for _, step in history for index in step.indices]
-    met = {(epoch, index) for epoch, index in set(trained) if 0 <= epoch < run.epochs and 0 <= index < run.samples}
+    met = set(trained)
     return Counts(
         trained=len(trained),
         repeated=len(trained) - len(met),
-        lost=run.epochs * run.samples - len(met),
+        lost=run.epochs * run.samples - sum(epoch < run.epochs and index < run.samples for epoch, index in met),
         undone_steps=sum(len(session.steps) for session in run.sessions) - len(history),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,7 +20,7 @@ def as_table(runs: Sequence[Run], /) -> Table:
     >>> as_table([Run("a", 1, 1, (Session(0, (Step(0, (0,)),)),))]).row_count
     1
     """
-    result = Table(title="Samples trained, over all epochs")
+    result = Table(title="Samples trained, over all epochs", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     result.add_column("run")
     for heading in ("sessions", "trained", "repeated", "lost", "final loss", "weights"):
         result.add_column(heading, justify="right", no_wrap=True)

@@ -186,7 +186,7 @@ def _forward(cls: type[object], name: str) -> Any:
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     from resumable.attach import attach  # torch comes with the first loader, not with the decorator
 
-    options: Options = getattr(type(self), MARK)
+    options: Options = getattr(self, MARK)
     returned = method(*args, **kwargs)
     return attach(returned, self.trainer, resumption_of(self), seed=options.seed, on_mismatch=options.on_mismatch)
 

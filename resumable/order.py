@@ -67,7 +67,7 @@ class Shuffled:
 
     >>> order = Shuffled(6, seed=1)
     >>> [order.indices(epoch, 0, 6).tolist() for epoch in range(2)]
-    [[4, 3, 2, 1, 0, 5], [3, 1, 2, 0, 4, 5]]
+    [[1, 5, 0, 3, 2, 4], [3, 2, 1, 5, 4, 0]]
     """
 
     kind: ClassVar[str] = "shuffled"
@@ -110,7 +110,7 @@ def _whole_number(name: str, value: object) -> int:
     if type(value) is int:
         return value
     try:
-        if isinstance(value, bool):
+        if type(value) in (bool, np.bool_):  # both pass for an index, NumPy's in NumPy 1
             raise TypeError
         return index(value)  # type: ignore[arg-type]  # the TypeError is the question
     except TypeError:

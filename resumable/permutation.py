@@ -1,21 +1,25 @@
 """A permutation of 0 .. length-1 that can be entered anywhere, a pure function of (length, seed, epoch).
 
-    length <= 2,048    sort unique hash keys once, keep the few last results    a true shuffle
-    length  > 2,048    Feistel network, six rounds, walk the cycle              any slice by itself
+    length <= 2,048        sort unique hash keys once, keep the last few results         a true shuffle
+    length <= 1,048,576    Feistel network of eight rounds, walking the cycle            any slice by itself
+    length  > 1,048,576    the same with six rounds
 
 The network writes a place as (high, low) on Z_a x 2^r with r = bits(length - 1) // 2 and a = ceil(length / 2^r).
 Rounds alternate; the fewer than 2^r values at or above the length are sent through again until they fall below it:
 
-    round 0, 2, 4    high = (high + (F(low, key) * a >> 32)) mod a
-    round 1, 3, 5    low  =  low ^ (F(high, key) >> (32 - r))
+    round 0, 2, 4, ...    high = (high + (F(low, key) * a >> 32)) mod a
+    round 1, 3, 5, ...    low  =  low ^ (F(high, key) >> (32 - r))
+    F(x, key)             h = (x ^ key) * 0x9E3779B1;  h = (h ^ h >> 15) * 0x85EBCA77     in 32 bits
 
-Everything is unsigned integer arithmetic of 32 or 64 bits, so that the order is the same on every machine and with
-every release of NumPy, and takes nothing from anybody's random stream. It can never change: saved runs depend on it.
+Everything is unsigned integer arithmetic of 32 or 64 bits, so the order is the same on every machine and with every
+release of NumPy, and takes nothing from anybody's random stream. It can never change: saved runs depend on it.
 
-Why these numbers. Small lengths need a true shuffle, because no number of rounds is uniform at length <= 10. Sorting
-2,048 keys takes 50 µs (without AVX2 70 µs, 16,384 keys 650 µs), which bounds the first batch after a resume. Six rounds
-were not told from NumPy's permutation just above that limit, at 2,049 (60,000 keys), 5,000, 20,000, 32,768, 50,000 and
-65,537, forwards and inverted, by the statistics in this package's tests; five rounds fail them up to 16,385.
+Why these numbers. No number of rounds is uniform at length <= 10, so short orders are sorted. A sort of 2,048 takes
+20 to 70 µs, with or without vector instructions; one of 16,384 takes up to 650 µs, too long for the first batch after a
+resume. What betrays a network is the difference of values 2^r places apart: with 2k + 2 rounds it is off by about
+2^-(k r), which takes some 25 * 2^((2k - 1) r) samples to see. Six rounds show it at 2,049 and 4,097 (z of 19 and 30 from
+1.2e8 samples) and at 65,537 (5 from 1.6e8), not at 262,145 or 1e6; eight rounds show nothing at 2,049, 4,097 or 10,000.
+Just above either limit it would take 2.7e10 samples: 13 million epochs of 2,049, or 25,000 of 1,048,577.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ MAX_LENGTH: Final = 1 << 60
 SORTED_LENGTHS: Final = 2048
 """Up to this length the order comes from a sort."""
 
-MORE_ROUNDS_LENGTHS: Final = 1 << 18
+EIGHT_ROUNDS_LENGTHS: Final = 1 << 20
 """Up to this length the network takes eight rounds, above it six."""
 
 BLOCK: Final = 16_384  # values that go through the rounds together: four uint32 arrays of it stay in a core's cache
@@ -94,48 +98,30 @@ def stream_key(length: int, seed: int, epoch: int) -> int:
     return key
 
 
-def permuted(length: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-    """The values at the places *start* to *stop* of the permutation, shape (stop - start,).
-
-    The arguments are taken as they are: `resumable.order` checks them. Time and memory follow stop - start, beside a
-    constant. Safe to call from several threads.
-
-    >>> sorted(permuted(5, seed=0, epoch=0, start=0, stop=5).tolist())
-    [0, 1, 2, 3, 4]
-    >>> permuted(10**12, seed=0, epoch=3, start=10**11, stop=10**11 + 3).tolist()
-    [797989906323, 166640711171, 206120034014]
-    """
-    if length > SORTED_LENGTHS:
-        return _network(length, seed, epoch).slice(start, stop)
-    return _sorted_order(length, seed, epoch)[start:stop].copy()
-
-
 @lru_cache(maxsize=16)
 def _sorted_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The whole permutation, by sorting hashes that carry their own index.
 
     The lowest bits of each key are its index: no two keys are equal, so every sorting algorithm gives one result.
     """
-    index_mask = np.uint64((1 << (length - 1).bit_length()) - 1)
+    index_bits = (length - 1).bit_length()
     index = np.arange(length, dtype=np.uint64)
-    keys = index * np.uint64(_GAMMA)
-    keys += np.uint64((stream_key(length, seed, epoch) + _GAMMA) & _WORD)
+    keys, spare = np.empty_like(index), np.empty_like(index)
+    np.multiply(index, _u64(_GAMMA), out=keys)
+    np.add(keys, _u64((stream_key(length, seed, epoch) + _GAMMA) & _WORD), out=keys)
     for shift, factor in _MIX:
-        keys ^= keys >> np.uint64(shift)
-        keys *= np.uint64(factor)
-    keys ^= keys >> np.uint64(31)
-    keys &= ~index_mask
-    keys |= index
+        np.right_shift(keys, _u64(shift), out=spare)
+        np.bitwise_xor(keys, spare, out=keys)
+        np.multiply(keys, _u64(factor), out=keys)
+    np.right_shift(keys, _u64(31), out=spare)
+    np.bitwise_xor(keys, spare, out=keys)
+    np.bitwise_and(keys, _u64(_WORD << index_bits & _WORD), out=keys)
+    np.bitwise_or(keys, index, out=keys)
     keys.sort()
-    keys &= index_mask
+    np.bitwise_and(keys, _u64((1 << index_bits) - 1), out=keys)
     order: NDArray[np.int64] = keys.view(np.int64)
     order.flags.writeable = False
     return order
-
-
-@lru_cache(maxsize=64)
-def _network(length: int, seed: int, epoch: int) -> Network:
-    return Network.of(length, stream_key(length, seed, epoch))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +143,7 @@ class Network:
     @classmethod
     def of(cls, length: int, key: int, rounds: int = 0) -> Network:
         """The network for *length* > 2 whose round keys are drawn from *key*; *rounds* other than 0 is for tests."""
-        rounds = rounds or (8 if length <= MORE_ROUNDS_LENGTHS else 6)
+        rounds = rounds or (8 if length <= EIGHT_ROUNDS_LENGTHS else 6)
         low_bits = (length - 1).bit_length() // 2
         high_size = -(-length >> low_bits)
         return cls(
@@ -174,7 +160,7 @@ class Network:
             wide_low_shift=_u64(low_bits),
         )
 
-    def slice(self, start: int, stop: int) -> NDArray[np.int64]:
+    def values(self, start: int, stop: int) -> NDArray[np.int64]:
         """The values at the places *start* to *stop*."""
         values = np.empty(stop - start, dtype=np.uint64)
         for begin in range(0, stop - start, BLOCK):
@@ -226,3 +212,24 @@ class Network:
         np.left_shift(values, self.wide_low_shift, out=values)
         np.copyto(wide, low)
         np.bitwise_or(values, wide, out=values)
+
+
+@lru_cache(maxsize=64)
+def _network(length: int, seed: int, epoch: int) -> Network:
+    return Network.of(length, stream_key(length, seed, epoch))
+
+
+def permuted(length: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+    """The values at the places *start* to *stop* of the permutation, shape (stop - start,).
+
+    The arguments are taken as they are: `resumable.order` checks them. Time and memory follow stop - start, beside a
+    constant. Safe to call from several threads.
+
+    >>> sorted(permuted(5, seed=0, epoch=0, start=0, stop=5).tolist())
+    [0, 1, 2, 3, 4]
+    >>> permuted(10**12, seed=0, epoch=3, start=10**11, stop=10**11 + 3).tolist()
+    [971005872648, 111095070382, 120587108905]
+    """
+    if length > SORTED_LENGTHS:
+        return _network(length, seed, epoch).values(start, stop)
+    return np.array(_sorted_order(length, seed, epoch)[start:stop], dtype=np.int64)  # a copy: the cache stays as it is

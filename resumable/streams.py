@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,16 @@ class StreamLane:
 
     def __init__(self, loader: Any) -> None:
         self.num_workers = getattr(loader, "num_workers", 0)
-        self._keeper: Any = None
+        self._keeper: _Keeper | None = None
         if is_dataloader(loader):
             loader = self._with_state(loader)
             self.loader: Any = resuming(loader)
         else:
-            self._keeper = loader if _saves(loader) else None
+            self._keeper = _keeper(loader)
             self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
         self.batching = _batching_of(loader)
+        # workers that end with their epoch take their states with them: the next ones get the dataset as it was
+        self._begins_afresh = self.num_workers > 0 and not getattr(loader, "persistent_workers", False)
         self._source: LaneSource | None = None
         self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
 
@@ -75,13 +77,13 @@ class StreamLane:
         return next((state for number, state in self._states if number == batches), None)
 
     def _with_state(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        if _saves(loader):
-            self._keeper = loader
-        elif _saves(loader.dataset) and not loader.num_workers:
-            self._keeper = loader.dataset
-        elif _saves(loader.dataset):
-            if find_spec("torchdata") is not None:
-                self._keeper = loader = _stateful(loader)
+        self._keeper = _keeper(loader)
+        if self._keeper is None and (kept := _keeper(loader.dataset)) is not None:
+            if not loader.num_workers:
+                self._keeper = kept
+            elif find_spec("torchdata") is not None:
+                loader = _stateful(loader)
+                self._keeper = _keeper(loader)
             else:
                 _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
         return loader
@@ -91,8 +93,8 @@ class StreamLane:
         at = Place() if self._source is None else self._source.start_of(self)
         behind = at.offset // self.batching.batch_size
         self._states.clear()
-        if self._keeper is not None and at.state is not None:
-            self._keeper.load_state_dict(at.state)
+        if self._keeper is not None and at.state is not None and (behind or not self._begins_afresh):
+            self._keeper.load(at.state)
             batches = _not_empty(iterate)
         else:
             batches = iter(iterate())
@@ -105,7 +107,7 @@ class StreamLane:
 
     def _note(self, number: int) -> None:
         if self._keeper is not None:
-            self._states.append((number, self._keeper.state_dict()))
+            self._states.append((number, self._keeper.save()))
 
     def _read_again(self, batches: Iterator[Any], behind: int) -> Iterator[Any]:
         _warn_of_reading_again("it neither saves its state nor can a place in it be computed")
@@ -155,8 +157,18 @@ def _batching_of(loader: Any) -> Batching:
     return exact if exact is not None and exact.batches == len(loader) else Batching(len(loader) * size, size)
 
 
-def _saves(thing: Any) -> bool:
-    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """The two methods of whoever carries a stream's state."""
+
+    save: Callable[[], object]
+    load: Callable[[object], None]
+
+
+def _keeper(thing: Any) -> _Keeper | None:
+    save: Any = getattr(thing, "state_dict", None)
+    load: Any = getattr(thing, "load_state_dict", None)
+    return _Keeper(save, load) if callable(save) and callable(load) else None
 
 
 def _is_sized(thing: Any) -> bool:

@@ -87,7 +87,8 @@ class _Lanes:
         """Where *batches* batches lead lane *number* from *at*; with *ended*, the epoch's end starts a pass."""
         lane, state = self.lanes[number], at.state
         if batches:
-            state = lane.state_at(at.offset // lane.batching.batch_size + batches) or state
+            kept = lane.state_at(at.offset // lane.batching.batch_size + batches)
+            state = state if kept is None else kept
         if self.is_cycled(number):
             to = lane.batching.advance(Position(0, at.epoch, at.offset), batches)
             epoch, offset = to.epoch, to.offset
@@ -272,10 +273,13 @@ class LightningFrontier:
                 seed_is_given=self._seed_is_given,
                 on_mismatch=self._on_mismatch,
             )
-            at = found.position
+            at, state = found.position, None
             if is_primary:
                 position, verdict = at, found.verdict
-            state = saved.loaders[number].state if saved.loaders else None
+            if saved.loaders:
+                state = saved.loaders[number].state
+                if not is_primary and not self._laned.is_cycled(number):
+                    at = Position(0, saved.loaders[number].epoch, saved.loaders[number].offset)  # it waits at its end
             places.append(Place(at.epoch, at.offset, found.order, state))
             orders.append(None if lane.identity is None else found.order)
         return position, tuple(places), orders, verdict
@@ -321,8 +325,9 @@ class LightningFrontier:
         """Fold what was trained into the anchor."""
         position, places = self.position, self._places_now()
         self._anchor, self._places = position, places
+        if self._first_batch is not None:
+            self._is_resumed = False
         self._first_batch = self._committed = None
-        self._is_resumed = False
         if self._form == "end":
             self._trainer.fit_loop.epoch_loop.restarting = False  # Lightning clears it behind a batch, and drew none
         self._form = None

@@ -37,26 +37,23 @@ def session_log(folder: Path, session: int, /) -> Path:
     return folder / f"session-{session}.jsonl"
 
 
-def _read_session(path: Path, *, killed: bool) -> Session:
-    whole, _, _torn = path.read_bytes().rpartition(b"\n")  # a kill can tear the last line; no checkpoint holds its step
-    head, *entries = [json.loads(line) for line in whole.splitlines()] or [{"step": 0}]
+def _read_session(path: Path, *, reached: int, killed: bool) -> Session:
+    """The session that *path* logs; one that ended before it trained begins where the run had come to, *reached*."""
+    logged = path.read_bytes() if path.exists() else b""
+    whole, _, _torn = logged.rpartition(b"\n")  # a kill can tear the last line; no checkpoint holds its step
+    head, *entries = [json.loads(line) for line in whole.splitlines()] or [{"step": reached}]
     steps = tuple(Step(entry["epoch"], tuple(entry["indices"])) for entry in entries)
     return Session(head["step"], steps, killed=killed)
 
 
 def read_run(name: str, folder: Path, settings: Settings, /, *, sessions: int) -> Run:
     """The run of *sessions* processes that is complete in *folder*; all but the last were killed."""
+    found: list[Session] = []
+    for number in range(sessions):
+        reached = found[-1].stop_step if found else 0
+        found.append(_read_session(session_log(folder, number), reached=reached, killed=number < sessions - 1))
     result = json.loads((folder / "result.json").read_text())
-    return Run(
-        name=name,
-        samples=settings.samples,
-        epochs=settings.epochs,
-        sessions=tuple(
-            _read_session(session_log(folder, number), killed=number < sessions - 1) for number in range(sessions)
-        ),
-        final_loss=result["final_loss"],
-        weights_digest=result["weights_digest"],
-    )
+    return Run(name, settings.samples, settings.epochs, tuple(found), result["final_loss"], result["weights_digest"])
 
 
 def _some(found: list[str]) -> list[str]:
@@ -104,7 +101,6 @@ def differences(run: Run, reference: Run, /, *, kills: int) -> list[str]:
         found.append(f"final loss: {run.final_loss!r} instead of {reference.final_loss!r}")
     if run.weights_digest != reference.weights_digest:
         found.append(f"weights, SHA-256: {run.weights_digest} instead of {reference.weights_digest}")
-    killed = sum(session.killed for session in run.sessions)
-    if killed != kills:
-        found.append(f"killed {killed} times instead of {kills}: the run was over before the next kill")
+    if run.kills != kills:
+        found.append(f"kills: {run.kills} instead of {kills}, since the run was over before the next")
     return found

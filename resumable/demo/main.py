@@ -81,7 +81,7 @@ def _train(arms: Sequence[Arm], settings: Settings, folder: Path, console: Conso
                 run = _look(training, bars, bar, kills)
                 if run is not None:
                     runs[arm] = run
-                    bars.update(bar, completed=settings.steps, state=_state("done", len(run.sessions) - 1, kills))
+                    bars.update(bar, completed=settings.steps, state=_state("done", run.kills, kills))
                     bars.stop_task(bar)
                     del going[arm]
             time.sleep(_LOOK_EVERY_S)
@@ -139,9 +139,10 @@ def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, co
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(
-            f"Exact: killed {settings.kills} times, {exact.name} trained every sample of every epoch once, in the order of the "
-            "run without a kill, and ended with its weights to the last bit.",
+            f"Exact. Kills: {settings.kills}. {exact.name} trained every sample of every epoch once, in the order of the run "
+            "without a kill, and ended with the same loss and weights, to the last bit.",
             style="green",
+            highlight=False,
         )
     console.print(
         f"Picture: {out / 'demo.png'}", f"Figures: {out / 'result.json'}", sep="\n", markup=False, highlight=False

@@ -61,7 +61,7 @@ def _colour(session: int) -> str:
 
 
 def _lanes(run: Run) -> int:
-    return 2 * _LANE + 3 if len(run.sessions) > 1 or any(session.killed for session in run.sessions) else 0
+    return 2 * _LANE + 3 if len(run.sessions) > 1 or run.kills else 0
 
 
 def _cells(run: Run) -> NDArray[np.float64]:
@@ -115,8 +115,8 @@ def _draw_sessions(axes: Axes, run: Run, top: float) -> None:
 
 def _draw_run(axes: Axes, run: Run, reference: Run, top: float, height: float) -> float:
     """Header, sessions, cells and what was lost, from *top* down; gives where it ends."""
-    count, kills = counts(run), sum(session.killed for session in run.sessions)
-    title = f"{run.name}, killed {kills} {'time' if kills == 1 else 'times'}" if kills else run.name
+    count = counts(run)
+    title = f"{run.name}, killed {run.kills} {'time' if run.kills == 1 else 'times'}" if run.kills else run.name
     _write(axes, 0, top, title, "left", va="top", fontsize=10.5, fontweight="bold")
     weights = "" if run is reference else compare_weights(run, reference)
     found = [f"{count.trained:,} trained", f"{count.repeated:,} repeated", f"{count.lost:,} lost"]

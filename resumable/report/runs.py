@@ -56,6 +56,11 @@ class Run:
     final_loss: float | None = None
     weights_digest: str | None = None
 
+    @property
+    def kills(self) -> int:
+        """How many of the sessions were killed."""
+        return sum(session.killed for session in self.sessions)
+
     def history(self) -> list[tuple[int, Step]]:
         """The steps that count, in order, each with the number of its session.
 

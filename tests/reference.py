@@ -1,0 +1,77 @@
+"""A reference model to compare with: whole epochs as plain lists, cut by slicing, one step at a time.
+
+Nothing here shares an idea with the package: no closed forms, no blocks, no cursors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from resumable.order import Sequential, Shuffled
+from resumable.protocols import Order
+
+__all__ = ["Reference", "batches_of", "order_of", "rest_of", "whole"]
+
+
+def order_of(n: int, *, shuffle: bool, seed: int = 0) -> Order:
+    """The order that a loader with these arguments follows."""
+    return Shuffled(n, seed) if shuffle else Sequential(n)
+
+
+def whole(order: Order, epochs: int) -> list[int]:
+    """The global order of *epochs* epochs, written out."""
+    return [index for epoch in range(epochs) for index in order.indices(epoch, 0, len(order)).tolist()]
+
+
+def rest_of(
+    length: int, batch_size: int, offset: int, *, drop_last: bool = False, limit: int | None = None
+) -> list[tuple[int, int]]:
+    """The batches of an epoch that follow *offset*, as (start, stop), found by walking.
+
+    A limit is reached with the first place that *limit* batches of the present size fill.
+    """
+    found: list[tuple[int, int]] = []
+    while offset < length and (limit is None or offset < limit * batch_size):
+        stop = min(offset + batch_size, length)
+        if drop_last and stop - offset < batch_size:
+            break
+        found.append((offset, stop))
+        offset = stop
+    return found
+
+
+@dataclass
+class Reference:
+    """The run that nobody interrupts, which takes one batch after the other."""
+
+    order: Order
+    consumed_samples: int = 0
+    epoch: int = 0
+    offset: int = 0
+
+    def settle(self, batch_size: int, *, drop_last: bool = False) -> None:
+        """Go to the next epoch where this one has no batch left."""
+        if self.offset and not rest_of(len(self.order), batch_size, self.offset, drop_last=drop_last):
+            self.epoch, self.offset = self.epoch + 1, 0
+
+    def take(self, batch_size: int, *, drop_last: bool = False) -> list[int]:
+        """The next batch."""
+        self.settle(batch_size, drop_last=drop_last)
+        start, stop = rest_of(len(self.order), batch_size, self.offset, drop_last=drop_last)[0]
+        self.offset, self.consumed_samples = stop, self.consumed_samples + stop - start
+        taken: list[int] = self.order.indices(self.epoch, 0, len(self.order)).tolist()[start:stop]
+        self.settle(batch_size, drop_last=drop_last)
+        return taken
+
+    def place(self) -> tuple[int, int, int]:
+        """(consumed samples, epoch, offset)."""
+        return self.consumed_samples, self.epoch, self.offset
+
+
+def batches_of(loader: Any, epochs: int) -> Iterator[list[int]]:
+    """What *loader* yields until *epochs* epochs are over, in the loop form of the README, as lists of indices."""
+    for _ in range(loader.epoch, epochs):
+        for batch in loader:
+            yield batch.tolist()

@@ -1,0 +1,108 @@
+"""The command line: what it says, and the exit code it says it with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from resumable import cli
+
+
+def test_without_arguments_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    """`resumable` alone explains itself, and that is no error."""
+    code = cli.main([])
+    shown = capsys.readouterr()
+    assert (code, shown.err) == (0, "")
+    assert shown.out.startswith("usage: resumable ")
+    assert "demo" in shown.out
+
+
+def test_the_demo_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    """`resumable demo --help` names every option."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "--help"])
+    shown = capsys.readouterr().out
+    assert (caught.value.code, [option in shown for option in ("--seed", "--kills", "--out")]) == (0, [True] * 3)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_version(installed: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--version` tells the installed one; where there is none it says so."""
+
+    def version(name: str) -> str:
+        if not installed:
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(cli, "version", version)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    expected = "resumable 1.2.3\n" if installed else "resumable (not installed: run from its source)\n"
+    assert (caught.value.code, capsys.readouterr().out) == (0, expected)
+
+
+@pytest.mark.parametrize("arguments", [["demonstrate"], ["demo", "--kills", "many"], ["demo", "--seeds", "1"]])
+def test_what_it_does_not_know_is_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown command, option or number ends with 2 and the usage."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: resumable")
+
+
+def test_a_number_out_of_range_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both bounds are told, beside what was given."""
+    code = cli.main(["demo", "--kills", "1000"])
+    assert (code, capsys.readouterr().err) == (
+        2,
+        "The demo cannot run with this number for kills.\n"
+        "  kills: 1000\n"
+        "  least: 1\n"
+        "  most:  24\n"
+        "Pass a number between them.\n",
+    )
+
+
+def test_a_file_in_the_way_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--out` has to be a folder, or become one; this is said before anything is trained."""
+    taken = tmp_path / "taken"
+    taken.touch()
+    code = cli.main(["demo", "--out", str(taken)])
+    assert (code, str(taken) in capsys.readouterr().err) == (2, True)
+
+
+def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its extra the demo says what is missing and how to install it."""
+
+    def find_spec(name: str) -> object:
+        return None if name in {"rich", "lightning"} else cli
+
+    monkeypatch.setattr(cli, "find_spec", find_spec)
+    code = cli.main(["demo"])
+    assert (code, capsys.readouterr().err) == (
+        2,
+        'The demo needs what is not installed: lightning, rich.\nInstall it with: pip install "resumable[demo]"\n',
+    )
+
+
+def test_an_interrupt_ends_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C gives the exit code that a shell gives, and no traceback."""
+
+    def run_demo(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resumable.demo.main.run_demo", run_demo)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 130
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m resumable` is the same command, and loads no library to help."""
+    code = "import runpy, sys; sys.argv[1:] = []; runpy.run_module('resumable', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert (done.returncode, done.stdout.startswith("usage: resumable")) == (0, True)
+    assert loaded & {"lightning", "matplotlib", "numpy", "rich", "torch"} == set()

@@ -1,0 +1,122 @@
+"""What an import costs: the names are there at once, the libraries behind them come on first use."""
+
+# pyright: reportPrivateUsage=false
+# (the table of names is private, and compared with the public list)
+
+from __future__ import annotations
+
+import ast
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import resumable
+from resumable import adapters
+from resumable.adapters import MissingExtraError, naming_the_extra
+
+HEAVY = ["apex", "hypothesis", "lightning", "matplotlib", "megatron", "numpy", "pytorch_lightning", "rich", "torch"]
+
+
+def loaded_after(code: str) -> list[str]:
+    """Which of the heavy libraries a fresh interpreter holds after *code*."""
+    report = f"{code}\nimport sys\nprint(*sorted({set(HEAVY)!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    """`import resumable` and looking at what it offers bring nothing but Python's own modules."""
+    assert loaded_after("import resumable; dir(resumable); resumable.__all__") == []
+
+
+def test_words_load_no_library() -> None:
+    """Errors and Protocols are there for everyone, at no cost."""
+    assert loaded_after("from resumable import DataSampler, Order, ResumptionError, Trainer") == []
+
+
+def test_orders_load_numpy_alone() -> None:
+    """An order is usable where torch is not wanted."""
+    assert loaded_after("from resumable import Shuffled; Shuffled(7).indices(0, 0, 3)") == ["numpy"]
+
+
+def test_the_loader_loads_no_framework() -> None:
+    """A loop of one's own pays for torch, not for Lightning or Megatron."""
+    assert loaded_after("from resumable import ResumableLoader") == ["numpy", "torch"]
+
+
+def test_decorating_a_class_loads_no_framework() -> None:
+    """Decorating a class brings nothing: torch comes with its first loader, Lightning where its trainer is Lightning's."""
+    code = """
+from resumable import is_resumable, resumable
+@resumable
+class Plain:
+    trainer = None
+    def train_dataloader(self):
+        return []
+assert is_resumable(Plain())
+"""
+    assert loaded_after(code) == []
+
+
+def test_the_three_lists_of_names_agree() -> None:
+    """`__all__`, the table of homes and the imports that type checkers see name the same things in the same modules."""
+    (guarded,) = [node for node in ast.parse(Path(resumable.__file__).read_text()).body if _is_for_typing(node)]
+    seen = {
+        name.name: node.module for node in ast.walk(guarded) if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    assert seen == resumable._HOME
+    assert sorted(resumable.__all__) == sorted(resumable._HOME)
+
+
+def _is_for_typing(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("name", resumable.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    """Each public name is found, under its own name, and listed by `dir`."""
+    assert getattr(resumable, name).__name__ == name
+    assert name in dir(resumable)
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    """What the package does not have, it says as any module does."""
+    with pytest.raises(AttributeError, match="module 'resumable' has no attribute 'Shufled'"):
+        _ = resumable.Shufled  # type: ignore[attr-defined]  # misspelt on purpose
+
+
+def test_a_missing_framework_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter whose framework is not installed says what to install, and is an ImportError as well."""
+    (tmp_path / "standin.py").write_text("import megatron.core")
+    monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "megatron.core", None)
+    monkeypatch.setitem(sys.modules, "megatron", ModuleType("megatron"))
+    with pytest.raises(ImportError) as caught:
+        getattr(adapters, "standin")  # noqa: B009  # what `from resumable.adapters import standin` does first
+    assert (type(caught.value), str(caught.value)) == (
+        MissingExtraError,
+        "megatron is not installed.\n"
+        "  needed: 'megatron.core'\n"
+        "  extra:  'megatron'\n"
+        'Run: pip install "resumable[megatron]"',
+    )
+
+
+def test_another_missing_module_passes_as_it_is() -> None:
+    """Only what an extra of ours installs is renamed: a bug in the user's environment keeps its own error."""
+    error = ModuleNotFoundError("No module named 'yaml'", name="yaml")
+    with pytest.raises(ModuleNotFoundError) as caught, naming_the_extra():
+        raise error
+    assert caught.value is error
+
+
+def test_the_error_survives_pickling() -> None:
+    """Workers send their errors to the parent."""
+    error = MissingExtraError("rich is not installed.", name="rich")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.name) == (MissingExtraError, "rich is not installed.", "rich")

@@ -11,6 +11,7 @@ Rounds alternate; the fewer than 2^r values at or above the length are sent thro
     round 1, 3, 5, ...    low  =  low ^ (F(high, key) >> (32 - r))
     F(x, key)             h = (x ^ key) * 0x9E3779B1;  h = (h ^ h >> 15) * 0x85EBCA77     in 32 bits
 
+A sort's hashes, or in their high halves a network's round keys, are splitmix64's outputs from `stream_key` on.
 Everything is unsigned integer arithmetic of 32 or 64 bits, so the order is the same on every machine and with every
 release of NumPy, and takes nothing from anybody's random stream. It can never change: saved runs depend on it.
 
@@ -33,7 +34,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "permuted", "stream_key"]
+__all__ = ["BLOCK", "EIGHT_ROUNDS_LENGTHS", "MAX_LENGTH", "SORTED_LENGTHS", "Network", "permuted", "stream_key"]
 
 MAX_LENGTH: Final = 1 << 60
 """Longest permutation. The arithmetic of a round would bear 2**62; int64 indices leave room above it."""

@@ -168,7 +168,7 @@ class _Keeper:
 def _keeper(thing: Any) -> _Keeper | None:
     save: Any = getattr(thing, "state_dict", None)
     load: Any = getattr(thing, "load_state_dict", None)
-    return _Keeper(save, load) if callable(save) and callable(load) else None
+    return _Keeper(save, load) if save is not None and load is not None else None
 
 
 def _is_sized(thing: Any) -> bool:

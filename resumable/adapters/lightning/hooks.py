@@ -1,0 +1,97 @@
+"""The callback that tells a state what the trainer does, first among the trainer's callbacks."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from resumable.adapters.lightning.frontier import LightningFrontier
+from resumable.adapters.lightning.placement import Placement
+from resumable.state import ResumptionState
+
+__all__ = ["Hooks", "hooks_of"]
+
+
+class Hooks:
+    """What the trainer's callbacks are told, for one state."""
+
+    state: ResumptionState
+    package: str
+    frontier: LightningFrontier | None = None
+    placement: Placement
+    loops: dict[str, Any] | None = None
+    is_loaded = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A spawned process makes its own class, and connects anew."""
+        return _hooks, (self.package, self.state)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the loop counters, which Lightning restores from this very dict."""
+        if trainer.state.fn == "fit":
+            self.loops = checkpoint.get("loops", {}).get("fit_loop")
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Leave out the loaders' own states, which a class without the decorator could not load."""
+        checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """The loops are restored and about to run."""
+        if self.frontier is not None:
+            self.frontier.is_running = True
+            self.placement.train_starts(trainer.fit_loop)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """A new epoch, or the first one of a trainer without restored counters."""
+        if self.frontier is not None:
+            self.frontier.epoch_starts()
+            self.placement.epoch_starts(trainer.fit_loop, self.frontier)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Counting begins with the first batch."""
+        if self.frontier is not None:
+            self.frontier.batch_starts()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """What was counted is folded, before another callback saves a checkpoint."""
+        if self.frontier is not None:
+            self.frontier.epoch_ends()
+            self.placement.epoch_ends(trainer.fit_loop)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """A state may be loaded again."""
+        if self.frontier is not None:
+            self.frontier.is_running = False
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """A state may be loaded again."""
+        if self.frontier is not None:
+            self.frontier.is_running = False
+
+
+@cache
+def _class_for(package: str) -> type[Any]:
+    callback = import_module("lightning.pytorch" if package == "lightning" else package).Callback
+    return type("ResumptionHooks", (Hooks, callback), {"__doc__": Hooks.__doc__})
+
+
+def _hooks(package: str, state: ResumptionState) -> Hooks:
+    hooks: Hooks = _class_for(package)()
+    hooks.package, hooks.state, hooks.placement = package, state, Placement()
+    return hooks
+
+
+def hooks_of(trainer: Any, state: ResumptionState) -> Hooks:
+    """The hook object of *state* among the trainer's callbacks, the first of them: the others may save a checkpoint."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Hooks) and callback.state is state:
+            return callback
+    package = next(
+        base.__module__.partition(".")[0]
+        for base in type(trainer).__mro__
+        if base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+    )
+    hooks = _hooks(package, state)
+    trainer.callbacks = [hooks, *trainer.callbacks]  # a new list: somebody may be iterating over the old one
+    return hooks

@@ -1,0 +1,89 @@
+"""Lightning's loops, set to the place where the training goes on, and back to whole epochs behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from resumable.adapters.lightning.frontier import LightningFrontier
+from resumable.adapters.lightning.loops import Form, rewrite
+from resumable.batching import UNBOUNDED
+from resumable.saved import Saved
+
+__all__ = ["Placement", "place"]
+
+
+@dataclass(slots=True)
+class Placement:
+    """What the counters cannot say: the form that they were brought into, and the length of a first, shorter epoch.
+
+    The first epoch is shorter than its number of batches where the rest of it is trained in batches of another size
+    and whole accumulation windows, or by a trainer that counts from 0.
+    """
+
+    form: Form | None = None
+    first_epoch_batches: int | None = None
+
+    def train_starts(self, fit: Any) -> None:
+        """Set what Lightning derives from its counters and cannot know."""
+        if self.form == "end" and not fit.epoch_loop.val_loop.restarted_mid_evaluation:
+            fit.epoch_loop.val_loop._has_run = True  # so that the finished epoch is closed without drawing a batch
+        if self.form == "begin":
+            fit.epoch_loop.restarting = False  # with max_steps, Lightning takes every restored epoch for a begun one
+        if self.form in ("begin", "middle"):
+            fit._restarting = False  # or the epoch's end would leave out schedulers that wait for a metric
+        if self.first_epoch_batches is not None:
+            fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
+
+    def epoch_starts(self, fit: Any, frontier: LightningFrontier) -> None:
+        """Give the epochs behind a shorter first one their whole length again."""
+        if self.first_epoch_batches is not None and frontier.anchor.offset == 0:
+            self.first_epoch_batches = None
+            fit.max_batches = frontier.primary.batching.batches
+
+    def epoch_ends(self, fit: Any) -> None:
+        """Clear the mark of a restart, as Lightning does behind a batch: a finished epoch has none left."""
+        if self.form == "end":
+            fit.epoch_loop.restarting = False
+        self.form = None
+
+
+def place(frontier: LightningFrontier, loops: dict[str, Any] | None, saved: Saved, /) -> Placement:
+    """Set the fit loop to the frontier's position: in *loops*, which it has yet to restore, or in itself.
+
+    A trainer without restored counters counts the rest of an epoch from 0.
+    """
+    fit, batching, offset = frontier.trainer.fit_loop, frontier.primary.batching, frontier.anchor.offset
+    left, whole = batching.batches_left(offset), batching.batches
+    behind = whole - left if batching.length < UNBOUNDED else offset // batching.batch_size
+    if fit.is_resuming:
+        loops = fit.state_dict()
+    if loops is None:
+        form, behind = None, 0
+    else:
+        behind = behind - behind % frontier.accumulation if offset else 0
+        form = _rewrite(frontier, loops, behind, saved)
+        if fit.is_resuming:
+            fit.load_state_dict(loops)
+    is_whole = not offset or behind + left == whole or batching.length >= UNBOUNDED
+    return Placement(form, None if is_whole else behind + left)
+
+
+def _rewrite(frontier: LightningFrontier, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
+    epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+    ended = batch["is_last_batch"] and batch["current"]["processed"] == batch["current"]["ready"]
+    form: Form = "begin"
+    if frontier.anchor.offset:
+        form = "middle"
+    elif epoch["started"] > epoch["processed"] and (ended or saved.offset):
+        form = "end"
+    batching = frontier.primary.batching
+    then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
+    rewrite(
+        loops,
+        form,
+        batches=batching.batches if form == "end" else behind,
+        accumulation=frontier.accumulation if then is None else then.accumulation,
+        same_batches=then is None or then.micro_batch_size == batching.batch_size,
+    )
+    return form

@@ -1,0 +1,52 @@
+"""`state_dict()`: microseconds of a call, bytes of its JSON."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from time import thread_time
+from typing import Any
+
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from resumable import ResumableLoader
+
+from .figures import Figure, interleaved
+from .first_batch import saved
+
+__all__ = ["figures"]
+
+CALLS, REPETITIONS = 500, 21
+LENGTH, CONSUMED = 10**12, 10**11
+
+
+def figures() -> list[Figure]:
+    """Measure in the middle of a long run with the longest of seeds, which takes the most digits."""
+    peer = StatefulDataLoader[Any](range(10**5), batch_size=32, shuffle=True)  # type: ignore[arg-type]  # a stand-in
+    peer_batches = iter(peer)
+    next(peer_batches)
+    state: dict[str, Any] = saved(LENGTH, CONSUMED)
+    state["order"]["seed"] = 2**64 - 1
+    loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True)
+    loader.load_state_dict(state)
+    batches = iter(loader)
+    next(batches)
+
+    took = interleaved({"ours": partial(_microseconds, loader), "peer": partial(_microseconds, peer)}, REPETITIONS)
+    return [
+        Figure("state_dict()", "µs", took["ours"], at_most=5),
+        Figure("  StatefulDataLoader", "µs", took["peer"]),
+        Figure("saved JSON", "bytes", [_size(loader)], at_most=512),
+        Figure("  StatefulDataLoader, repr", "bytes", [len(repr(peer.state_dict()))]),
+    ]
+
+
+def _microseconds(loader: Any) -> float:
+    start = thread_time()
+    for _ in range(CALLS):
+        loader.state_dict()
+    return (thread_time() - start) / CALLS * 1e6
+
+
+def _size(loader: ResumableLoader[Any]) -> int:
+    return len(json.dumps(loader.state_dict()).encode())

@@ -1,0 +1,1 @@
+"""Training processes that are really killed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch.utils.data import IterableDataset
 from typing_extensions import TypeIs
@@ -15,6 +15,9 @@ from resumable.ledger import Stretch
 from resumable.loader import LoaderFrontier
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 __all__ = ["attach", "before_load", "is_lightning"]
 
@@ -30,16 +33,22 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | N
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
     def replace(loader: Any) -> Any:
+        if not is_lightning(trainer) and (lanes or not _is_map_style(loader)):
+            raise _only_in_lightning(loader)
         lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes))))
         return lanes[-1].loader
 
     returned, mode = _replaced(returned, replace)
+    if not lanes:
+        raise DecorationError(
+            explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
+        )
     if is_lightning(trainer):
         from resumable.adapters import lightning
 
         lightning.connect(state, trainer, lanes, mode, seed_is_given=seed is not None, on_mismatch=on_mismatch)
     else:
-        _connect_loop(state, lanes, seed_is_given=seed is not None, on_mismatch=on_mismatch)
+        _connect_loop(state, cast("MapLane", lanes[0]), seed_is_given=seed is not None, on_mismatch=on_mismatch)
     return returned
 
 
@@ -60,17 +69,8 @@ def is_lightning(trainer: Any) -> bool:
     )
 
 
-def _connect_loop(state: ResumptionState, lanes: list[Lane], *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
+def _connect_loop(state: ResumptionState, lane: MapLane, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
     """Count what a loop without Lightning yields, as a ResumableLoader does."""
-    lane = lanes[0] if lanes else None
-    if len(lanes) != 1 or not isinstance(lane, MapLane):
-        raise DecorationError(
-            explain(
-                "Outside Lightning, the position of one map-style train loader can be counted.",
-                [("train loaders", [type(lane.loader).__name__ for lane in lanes])],
-                "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
-            )
-        )
     batching = lane.batching
     stretch = Stretch(
         length=batching.length,
@@ -84,8 +84,22 @@ def _connect_loop(state: ResumptionState, lanes: list[Lane], *, seed_is_given: b
     state.connect(frontier)
 
 
+def _is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
+    return is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset)
+
+
+def _only_in_lightning(loader: object) -> DecorationError:
+    return DecorationError(
+        explain(
+            "Outside Lightning, the position of one map-style train loader can be counted.",
+            [("a further or streaming loader", type(loader).__name__)],
+            "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
+        )
+    )
+
+
 def _lane(loader: Any, seed: int) -> Lane:
-    if is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset):
+    if _is_map_style(loader):
         return MapLane(loader, seed)
     if not hasattr(loader, "__iter__"):
         raise DecorationError(

@@ -74,19 +74,21 @@ class Cursor:
         """A saved position was handed out: what it counts as trained stays counted."""
         self._saved_at = self.current.taken
 
-    def begin(self) -> Pass:
-        """Open a pass at the trained frontier, or at the next epoch where the last pass came to its end."""
+    @property
+    def next_start(self) -> Position:
+        """Where the next pass begins: at the trained frontier, or in the next epoch where the last pass has ended."""
         last = self.current
         if last.ended or not last.taken:
-            start = self.read
-        elif self.commits:
-            start = self._committed
-        elif last.taken == 1 and self._saved_at != 1:
-            start = last.begun_at
-        else:
-            start = self.read
+            return self.read
+        if self.commits:
+            return self._committed
+        is_a_look = last.taken == 1 and self._saved_at != 1
+        return last.begun_at if is_a_look else self.read
+
+    def begin(self) -> Pass:
+        """Open a pass at `next_start`."""
+        self.current = Pass(self.next_start)
         self._saved_at = -1
-        self.current = Pass(start)
         return self.current
 
 

@@ -99,7 +99,7 @@ class LoaderFrontier:
             on_mismatch=self._on_mismatch,
         )
         self.feed.adopt(found.order)
-        self.cursor.seek(found.position, commits=saved.commits)
+        self.cursor.seek(found.position, commits=saved.commits or self.commits)
         at = found.position
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         return found.verdict
@@ -229,7 +229,7 @@ class ResumableLoader(Resuming[T]):
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
-        return self._state.position.epoch
+        return self._frontier.cursor.next_start.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a dict of JSON types; see `ResumptionState.state_dict`."""

@@ -29,7 +29,7 @@ MAX_LINES = 300
 # Bottom up. A new module is added to the lowest layer that has all it imports at or below it.
 LAYERS: dict[str, set[str]] = {
     "words": {"errors", "protocols"},
-    "pure ints": {"batching", "order", "permutation", "position"},
+    "pure ints": {"batching", "order", "permutation", "position", "schedules", "stages", "step_grammar"},
     "values": {"access", "cursor", "ledger", "policy", "sampler_frontier", "saved", "state", "verdict"},
     "torch": {"lanes", "loader", "replay", "sampler", "streams"},
     "wiring": {"attach", "decorator"},

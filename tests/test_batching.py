@@ -13,16 +13,12 @@ from resumable.errors import ConfigurationError
 from resumable.position import Position
 from tests.reference import rest_of
 
-batchings = st.builds(
-    Batching, st.integers(1, 40), st.integers(1, 50), st.booleans(), st.none() | st.integers(1, 12)
-)
+batchings = st.builds(Batching, st.integers(1, 40), st.integers(1, 50), st.booleans(), st.none() | st.integers(1, 12))
 
 
 def rest(batching: Batching, offset: int) -> list[tuple[int, int]]:
     """The walk's batches from *offset* on."""
-    return rest_of(
-        batching.length, batching.batch_size, offset, drop_last=batching.drop_last, limit=batching.limit
-    )
+    return rest_of(batching.length, batching.batch_size, offset, drop_last=batching.drop_last, limit=batching.limit)
 
 
 def step(batching: Batching, at: Position) -> Position:

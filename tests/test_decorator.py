@@ -614,7 +614,9 @@ REFUSED: list[tuple[Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("thing", "what", "advice"), REFUSED, ids=[what.split(maxsplit=1)[0] for _, what, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("thing", "what", "advice"), REFUSED, ids=[what.split(maxsplit=1)[0] for _, what, _ in REFUSED]
+)
 def test_what_cannot_be_decorated(thing: Any, what: str, advice: str) -> None:
     """It is said at decoration, with what to do; the class is left as it was, and the error survives pickling."""
     before = dict(vars(thing)) if isinstance(thing, type) else None

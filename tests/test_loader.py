@@ -292,7 +292,7 @@ def test_whoever_commits_commits_in_resumed_runs_too() -> None:
 
 @pytest.mark.parametrize("state", [{"consumed_samples": 8}, cut(loader_of(), 2)[1]], ids=["bare", "whole"])
 def test_a_commit_before_the_loop_outlasts_a_load(state: dict[str, Any]) -> None:
-    """"From the first call on": a state of a loop that did not commit takes nothing of it back."""
+    """ "From the first call on": a state of a loop that did not commit takes nothing of it back."""
     loader = loader_of()
     loader.state.commit()
     loader.load_state_dict(state)
@@ -620,7 +620,10 @@ class Stream(IterableDataset[int]):
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch size 0": ({"batch_size": 0}, "A batch needs at least one sample.\n  batch_size: 0\nPass batch_size >= 1."),
     "batch size -1": ({"batch_size": -1}, "A batch needs at least one sample.\n  batch_size: -1\n"),
-    "batch size 1.5": ({"batch_size": 1.5}, "A batch size is a whole number.\n  batch_size: 1.5\nPass batch_size >= 1."),
+    "batch size 1.5": (
+        {"batch_size": 1.5},
+        "A batch size is a whole number.\n  batch_size: 1.5\nPass batch_size >= 1.",
+    ),
     "batch size True": ({"batch_size": True}, "A batch size is a whole number.\n  batch_size: True\n"),
     "batch size as text": ({"batch_size": "4"}, "A batch size is a whole number.\n  batch_size: '4'\n"),
     "no samples": ({"dataset": []}, "An order needs at least one sample.\n  n: 0\nPass a dataset that is not empty."),
@@ -633,12 +636,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a negative seed": ({"shuffle": True, "seed": -1}, "The seed of an order does not fit into 64 bits."),
     "a negative seed that nobody uses": ({"seed": -1}, "The seed of an order does not fit into 64 bits."),
-    "a fractional seed": ({"shuffle": True, "seed": 1.5}, "seed must be a whole number.\n  seed: 1.5\n  type: 'float'\n"),
+    "a fractional seed": (
+        {"shuffle": True, "seed": 1.5},
+        "seed must be a whole number.\n  seed: 1.5\n  type: 'float'\n",
+    ),
     "order and shuffle": ({"order": Sequential(N), "shuffle": True}, "An order of one's own says itself how it shuf"),
     "order and seed": ({"order": Sequential(N), "seed": 1}, "Pass either order=, or shuffle= and seed=."),
-    "another order's length": ({"order": Sequential(9)}, "  len(order):   9\n  len(dataset): 11\nMake the order as long"),
+    "another order's length": (
+        {"order": Sequential(9)},
+        "  len(order):   9\n  len(dataset): 11\nMake the order as long",
+    ),
     "an order that is none": ({"order": [0] * N}, "order"),
-    "an unknown policy": ({"on_mismatch": "skip"}, "An unknown policy.\n  on_mismatch: 'skip'\nPass 'error', 'warn' or"),
+    "an unknown policy": (
+        {"on_mismatch": "skip"},
+        "An unknown policy.\n  on_mismatch: 'skip'\nPass 'error', 'warn' or",
+    ),
 }
 
 

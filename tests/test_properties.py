@@ -45,9 +45,7 @@ class Case:
 
     def loader(self, session: Session, **options: Any) -> Any:
         """The loader that *session* builds; only the first one knows the seed."""
-        return ResumableLoader(
-            range(self.n), session.batch_size, self.shuffle, drop_last=session.drop_last, **options
-        )
+        return ResumableLoader(range(self.n), session.batch_size, self.shuffle, drop_last=session.drop_last, **options)
 
 
 @st.composite

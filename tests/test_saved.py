@@ -27,9 +27,7 @@ GOOD: dict[str, Any] = GOLDEN["two stretches"]
 MISSING = object()
 
 counts = st.integers(0, 2**63 - 1)
-identities = st.builds(
-    Identity, st.text(max_size=8), st.integers(1, 2**60), st.none() | st.integers(0, 2**64 - 1)
-)
+identities = st.builds(Identity, st.text(max_size=8), st.integers(1, 2**60), st.none() | st.integers(0, 2**64 - 1))
 stretches = st.builds(
     Stretch,
     step=counts,
@@ -62,7 +60,11 @@ def saveds(draw: st.DrawFn) -> Saved:
         offset if where == "known" else None,
         order,
         draw(st.booleans()),
-        tuple(draw(st.lists(st.builds(Place, counts, st.just(0), st.none() | identities, st.just({"a": [1]})), max_size=2))),
+        tuple(
+            draw(
+                st.lists(st.builds(Place, counts, st.just(0), st.none() | identities, st.just({"a": [1]})), max_size=2)
+            )
+        ),
         Ledger(() if last is None else (last,)),
     )
 

@@ -19,7 +19,13 @@ ONE = Identity("shuffled", 100, 1)
 STRETCH = Stretch(length=100, micro_batch_size=10)
 OTHERS = {
     "kind": (Identity("sequential", 100), "The order is of another kind.", "'sequential'", "'shuffled'", "shuffle="),
-    "length": (Identity("shuffled", 90, 1), "The dataset has another length.", "90", "100", "the dataset that it began"),
+    "length": (
+        Identity("shuffled", 90, 1),
+        "The dataset has another length.",
+        "90",
+        "100",
+        "the dataset that it began",
+    ),
     "seed": (Identity("shuffled", 100, 7), "The order has another seed.", "7", "1", "Pass seed=7"),
 }
 
@@ -63,7 +69,7 @@ def test_an_offset_behind_the_end_is_refused(offset: int, outcome: str) -> None:
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("on_mismatch", ["error", "warn", "adopt"])
 def test_policies(what: str, on_mismatch: OnMismatch) -> None:
-    """"error" refuses, "warn" keeps the present order, "adopt" takes the saved one; none is silent where it is inexact."""
+    """ "error" refuses, "warn" keeps the present order, "adopt" takes the saved one; none is silent where it is inexact."""
     saved = OTHERS[what][0]
     state = Saved(50, 0, 50, order=saved)
     if on_mismatch == "error":

@@ -1,0 +1,84 @@
+"""Options and orders that do not fit; an `expect` comment speaks of the lines down to the next empty one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
+
+from resumable import Order, ResumableLoader, Shuffled
+
+data = TensorDataset()
+
+
+class NoLength:
+    def indices(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]: ...
+
+
+class Lists:
+    def __len__(self) -> int: ...
+    def indices(self, epoch: int, start: int, stop: int) -> list[int]: ...
+
+
+class OneEpoch:
+    def __len__(self) -> int: ...
+    def indices(self, start: int, stop: int) -> NDArray[np.int64]: ...
+
+
+# expect mypy: [Uu]nexpected keyword argument "num_worker"
+# expect pyright: No parameter named "num_worker"
+ResumableLoader(data, batch_size=4, num_worker=2)
+
+# expect mypy: [Uu]nexpected keyword argument "sampler"
+# expect pyright: No parameter named "sampler"
+ResumableLoader(data, batch_size=4, sampler=None)
+
+# expect mypy: "num_workers" .* has incompatible type "str"; expected "int"
+# expect pyright: "num_workers" of type "int"
+ResumableLoader(data, batch_size=4, num_workers="2")
+
+# expect mypy: "batch_size" .* has incompatible type "str"; expected "int \| None"
+# expect pyright: "batch_size" of type "int \| None"
+ResumableLoader(data, batch_size="4")
+
+# expect mypy: "seed" .* has incompatible type "float"; expected "int \| None"
+# expect pyright: "seed" of type "int \| None"
+ResumableLoader(data, seed=1.5)
+
+# expect mypy: "on_mismatch" .* has incompatible type "Literal\['typo'\]"; expected "Literal\['error', 'warn', 'adopt'\]"
+# expect pyright: "on_mismatch" of type "OnMismatch"
+ResumableLoader(data, on_mismatch="typo")
+
+# expect mypy: Too many positional arguments
+# expect pyright: Expected [34] positional arguments
+ResumableLoader(data, 4, True, 0)
+
+# expect mypy: "order" .* has incompatible type "NoLength"; expected "Order \| None"
+# expect mypy: missing following "Order" protocol member
+# expect mypy: __len__
+# expect pyright: (?s)"NoLength".*"Order".*"__len__" is not present
+ResumableLoader(data, order=NoLength())
+
+# expect mypy: has incompatible type "Lists"; expected "Order \| None"
+# expect mypy: Expected:
+# expect mypy: def indices\(self, int, int, int, /\) -> ndarray
+# expect mypy: Got:
+# expect mypy: -> list\[int\]
+# expect pyright: (?s)"Lists".*"Order".*"indices" is an incompatible type
+ResumableLoader(data, order=Lists())
+
+# expect mypy: has incompatible type "OneEpoch"; expected "Order \| None"
+# expect pyright: (?s)"OneEpoch".*"Order".*"indices" is an incompatible type
+ResumableLoader(data, order=OneEpoch())
+
+# expect mypy: Incompatible types in assignment \(expression has type "list\[int\]", variable has type "Order"\)
+# expect pyright: (?s)"list\[int\]".*"Order".*"indices" is not present
+order: Order = [1, 2, 3]
+
+# expect mypy: "seed" .* has incompatible type "str"; expected "int"
+# expect pyright: "seed" of type "int"
+Shuffled(10, seed="x")
+
+# expect mypy: Property "seed" defined in "Shuffled" is read-only
+# expect pyright: (?s)"seed" is read-only|frozen
+Shuffled(10).seed = 3

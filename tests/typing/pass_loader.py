@@ -1,0 +1,114 @@
+"""ResumableLoader is a DataLoader of its dataset's items, and takes DataLoader's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from typing_extensions import assert_type
+
+from resumable import Order, ResumableLoader, ResumptionState, Sequential, Shuffled
+
+
+class Words(Dataset[str]):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> str:
+        return str(index)
+
+
+def upper(words: list[str]) -> str:
+    return "".join(words).upper()
+
+
+def start_worker(number: int) -> None:
+    torch.manual_seed(number)
+
+
+class EvenFirst:
+    """An order without a base class."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def indices(self, epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
+        places = np.arange(start, stop, dtype=np.int64)
+        return places * 2 % 10 + places // 5
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """An order that depends on the epoch."""
+
+    n: int
+    kind: str = "rotated"
+
+    def __len__(self) -> int:
+        return self.n
+
+    def indices(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        return (np.arange(start, stop, dtype=np.int64) + epoch) % self.n
+
+
+orders: list[Order] = [Sequential(10), Shuffled(10), Shuffled(10, seed=3), EvenFirst(), Rotated(10)]
+assert_type(Shuffled(10).indices(0, 0, 5), NDArray[np.int64])
+assert_type(Sequential(10).indices(epoch=0, start=0, stop=5), NDArray[np.int64])
+
+loader = ResumableLoader(
+    Words(),
+    batch_size=4,
+    shuffle=True,
+    seed=0,
+    drop_last=False,
+    on_mismatch="adopt",
+    num_workers=2,
+    collate_fn=upper,
+    pin_memory=False,
+    timeout=10,
+    worker_init_fn=start_worker,
+    multiprocessing_context="fork",
+    generator=torch.Generator(),
+    prefetch_factor=4,
+    persistent_workers=True,
+    in_order=True,
+)
+plain: DataLoader[Any] = loader
+assert_type(loader.epoch, int)
+assert_type(loader.state, ResumptionState)
+assert_type(loader.state_dict(), dict[str, Any])
+assert_type(len(loader), int)
+loader.load_state_dict({"consumed_samples": 4})
+loader.state.commit()
+
+for order in orders:
+    ResumableLoader(Words(), batch_size=4, order=order)
+ResumableLoader(Words(), 4, True)
+ResumableLoader(Words(), batch_size=None)
+ResumableLoader(TensorDataset(torch.arange(3)))
+
+for epoch in range(loader.epoch, 3):
+    for batch in loader:
+        print(epoch, batch)
+
+
+def save(model: torch.nn.Module, loader: ResumableLoader[Any]) -> dict[str, Any]:
+    return {"model": model.state_dict(), "data": loader.state_dict()}
+
+
+def train(loader: ResumableLoader[tuple[Tensor, Tensor]]) -> Tensor:
+    total = torch.zeros(())
+    for inputs, targets in loader:
+        total += (inputs - targets).square().mean()
+    return total
+
+
+train(ResumableLoader(TensorDataset(torch.zeros(3), torch.zeros(3)), batch_size=2))
+typed: ResumableLoader[list[str]] = ResumableLoader(Words(), batch_size=2)
+ResumableLoader(range(10), batch_size=2)
+ResumableLoader(["a", "b"], batch_size=2)

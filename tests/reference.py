@@ -5,14 +5,34 @@ Nothing here shares an idea with the package: no closed forms, no blocks, no cur
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from resumable import ResumableLoader
 from resumable.order import Sequential, Shuffled
 from resumable.protocols import Order
 
-__all__ = ["Reference", "batches_of", "order_of", "rest_of", "whole"]
+__all__ = ["COPIES", "Loader", "Reference", "batches_of", "numbers", "order_of", "rest_of", "whole"]
+
+
+Loader: Any = cast("Any", ResumableLoader)
+"""`ResumableLoader`, for tests that give it what a type checker would not."""
+
+
+def _pickled(thing: Any) -> Any:
+    return pickle.loads(pickle.dumps(thing))
+
+
+COPIES: list[Any] = [copy.copy, copy.deepcopy, _pickled]
+"""The ways to a copy."""
+
+
+def numbers(n: int) -> Any:
+    """A map-style dataset of the numbers below *n*; torch's stubs do not take a range for one."""
+    return range(n)
 
 
 def order_of(n: int, *, shuffle: bool, seed: int = 0) -> Order:

@@ -139,11 +139,11 @@ def layers_of(module: str) -> list[str]:
 
 
 def edge_of(module: str) -> str | None:
-    """The edge that *module* belongs to. Each framework is one: adapters.lightning and adapters.lightning_loops are."""
+    """The edge that *module* belongs to. Each framework is one: adapters.lightning and adapters.lightning.loops are."""
     if layers_of(module) != ["edges"]:
         return None
     top = module.partition(".")[0]
-    return module.partition("_")[0] if top == "adapters" else top
+    return ".".join(module.split(".")[:2]) if top == "adapters" else top
 
 
 def complaint(found: Import) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import pytest
 from hypothesis import assume, given
@@ -96,9 +97,9 @@ def test_impossible_sizes_are_refused(length: int, batch_size: int, value: str) 
 @pytest.mark.parametrize("batching", [Batching(3, 4, drop_last=True), Batching(10, 4, limit=0)])
 def test_epochs_without_a_batch_are_refused(batching: Batching) -> None:
     """Where no epoch has a batch, going on would never end: it is said, with the numbers that lead to it."""
-    for lead in (lambda: batching.advance(Position(), 1), lambda: batching.position_at(1)):
+    for lead in (partial(batching.advance, Position()), batching.position_at):
         with pytest.raises(ConfigurationError, match="An epoch has no batch") as caught:
-            lead()
+            lead(1)
         for line in (
             f"dataset length: {batching.length}",
             f"batch size:     {batching.batch_size}",

@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resumable import Position, ResumableLoader
-from tests.reference import Reference, order_of, whole
+from resumable import Position
+from tests.reference import Loader, Reference, order_of, whole
 
 FOR_EVER = 10**9
 
@@ -45,7 +45,7 @@ class Case:
 
     def loader(self, session: Session, **options: Any) -> Any:
         """The loader that *session* builds; only the first one knows the seed."""
-        return ResumableLoader(range(self.n), session.batch_size, self.shuffle, drop_last=session.drop_last, **options)
+        return Loader(range(self.n), session.batch_size, self.shuffle, drop_last=session.drop_last, **options)
 
 
 @st.composite
@@ -71,7 +71,7 @@ def endless(loader: Any) -> Iterator[list[int]]:
 
 def resumed(case: Case, session: Session, state: dict[str, Any]) -> Any:
     """The loader of a new process that loads *state*; the first one has nothing to load but its seed."""
-    seed = {"seed": case.seed} if case.shuffle and not state else {}
+    seed: dict[str, Any] = {"seed": case.seed} if case.shuffle and not state else {}
     loader = case.loader(session, **seed)
     if state:
         before = copy.deepcopy(state)
@@ -152,13 +152,11 @@ class Failure(Exception):
 def step_through(loader: Any, window: Window, trained: list[int]) -> None:
     """A training loop with accumulation, whose windows go on across epochs; it fails as *window* says."""
     pending: list[int] = []
-    batches = 0
-    for batch in endless(loader):
-        if batches == window.accumulation * window.steps + window.beyond:
+    for number, batch in enumerate(endless(loader), start=1):
+        if number > window.accumulation * window.steps + window.beyond:
             raise Failure
         pending += batch
-        batches += 1
-        if batches % window.accumulation == 0 and batches <= window.accumulation * window.steps:
+        if number % window.accumulation == 0 and number <= window.accumulation * window.steps:
             trained += pending
             pending.clear()
             loader.state.commit()
@@ -169,15 +167,15 @@ def step_through(loader: Any, window: Window, trained: list[int]) -> None:
 def test_commits_with_accumulation_and_exceptions(n: int, shuffle: bool, run: list[Window]) -> None:
     """What no optimizer step has trained comes again, after an exception in the same process as after a kill."""
     order = order_of(n, shuffle=shuffle, seed=9)
-    seed = {"seed": 9} if shuffle else {}
+    seed: dict[str, Any] = {"seed": 9} if shuffle else {}
     trained: list[int] = []
     saved_trained: list[int] = []
-    state: dict[str, Any] | None = None
+    state: dict[str, Any] = {}
     loader: Any = None
     for window in run:
         if loader is None or window.batch_size != loader.batch_size:
-            loader = ResumableLoader(range(n), window.batch_size, shuffle, **seed)
-            if state is not None:
+            loader = Loader(range(n), window.batch_size, shuffle, **seed)
+            if state:
                 loader.load_state_dict(state)
             trained = list(saved_trained)
             loader.state.commit()
@@ -237,7 +235,7 @@ def test_one_process_that_does_as_it_likes(n: int, batch_size: int, acts: list[t
     A pass that was left after a single batch and not saved was a look, so here it is saved.
     """
     reference = Reference(order_of(n, shuffle=True, seed=1))
-    loader: Any = ResumableLoader(range(n), batch_size, shuffle=True, seed=1)
+    loader = Loader(range(n), batch_size, shuffle=True, seed=1)
     saved, then = loader.state_dict(), copy.copy(reference)
     for act, number in acts:
         if act == "save":

@@ -7,7 +7,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from resumable import ReplayError, resumable
 from resumable.replay import replay
+from tests.reference import numbers
 
 N, EPOCHS = 11, 3
 
@@ -83,7 +84,7 @@ class Pairs(Sampler[list[int]]):
         return 4
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in torch.randperm(4).tolist():
+        for start in cast("list[int]", torch.randperm(4).tolist()):
             yield list(range(N))[3 * start : 3 * start + 3]
 
 
@@ -94,7 +95,7 @@ class Ragged(Sampler[list[int]]):
         return 5
 
     def __iter__(self) -> Iterator[list[int]]:
-        for size in torch.randint(1, 4, (5,)).tolist():
+        for size in cast("list[int]", torch.randint(1, 4, (5,)).tolist()):
             yield torch.randint(N, (size,)).tolist()
 
 
@@ -122,6 +123,12 @@ class Counting(Sampler[int]):
         return iter([(index + self.times) % N for index in range(N)])
 
 
+def every_other() -> Any:
+    """Torch's sampler of one rank of two."""
+    made: Any = DistributedSampler[int](numbers(N), num_replicas=2, rank=1)
+    return made
+
+
 SAMPLERS: dict[str, Any] = {
     **{
         f"from {how}": (lambda how=how: {"sampler": Drawing(how), "batch_size": 4})
@@ -131,7 +138,7 @@ SAMPLERS: dict[str, Any] = {
     "subset": lambda: {"sampler": SubsetRandomSampler(range(7)), "batch_size": 4},
     "with replacement": lambda: {"sampler": RandomSampler(range(N), replacement=True, num_samples=14), "batch_size": 4},
     "fewer than all": lambda: {"sampler": RandomSampler(range(N), num_samples=6), "batch_size": 4},
-    "distributed": lambda: {"sampler": DistributedSampler(range(N), num_replicas=2, rank=1), "batch_size": 2},
+    "distributed": lambda: {"sampler": every_other(), "batch_size": 2},
     "without short batches": lambda: {"sampler": Drawing("torch"), "batch_size": 4, "drop_last": True},
     "single samples": lambda: {"sampler": Drawing("torch"), "batch_size": None},
     "batch sampler": lambda: {"batch_sampler": Pairs()},
@@ -243,7 +250,7 @@ def test_the_streams_are_put_back_between_the_draws_of_a_long_sampler() -> None:
     for sampler in (weighted, shuffled):
         alone = list(replay(sampler, 1, 0))
         torch.manual_seed(5)
-        own = torch.rand(20).tolist()
+        own: list[float] = torch.rand(20).tolist()
         torch.manual_seed(5)
         draws = replay(sampler, 1, 0)
         drawn: list[int] = []

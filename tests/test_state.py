@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import operator
 import pickle
 from itertools import islice
 from types import SimpleNamespace
@@ -15,9 +16,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint.stateful import Stateful
 
-from resumable import Position, ResumableLoader, ResumptionError, ResumptionState, StateError
+from resumable import Position, ResumptionError, ResumptionState, StateError
 from resumable.ledger import Ledger
 from resumable.saved import KEYS
+from tests.reference import COPIES, Loader
 
 JSON_TYPES = (int, str, bool, list, dict, type(None))
 
@@ -80,13 +82,13 @@ def test_it_is_stateful() -> None:
 STATES = {
     "new": ResumptionState().state_dict(),
     "bare": {"consumed_samples": 640},
-    "loader": ResumableLoader(range(64), batch_size=4, shuffle=True).state_dict(),
+    "loader": Loader(range(64), batch_size=4, shuffle=True).state_dict(),
 }
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_loading_and_saving(name: str) -> None:
-    """load then save gives the same dict, loading twice is loading once, and saving twice is saving once."""
+    """Saving what was loaded gives the same dict, loading twice is loading once, and saving twice is saving once."""
     state = loaded(STATES[name])
     saved = state.state_dict()
     assert STATES[name] == {key: saved[key] for key in STATES[name]}
@@ -98,7 +100,7 @@ def test_loading_and_saving(name: str) -> None:
 
 def test_what_was_given_and_taken_stays_as_it_was() -> None:
     """Neither a loaded dict nor a saved one is shared with the state."""
-    loader = ResumableLoader(range(64), batch_size=4, shuffle=True)
+    loader = Loader(range(64), batch_size=4, shuffle=True)
     for _ in islice(loader, 3):
         pass
     given = loader.state_dict()
@@ -129,7 +131,7 @@ def test_a_saved_state_is_json_and_loads_as_weights_only(name: str) -> None:
 def test_a_run_of_one_configuration_fits_in_512_bytes(n: int) -> None:
     """The saved JSON of a trillion samples, far into the run and with the longest seed, is small."""
     batch_size = min(n, 8192)
-    loader = ResumableLoader(range(n), batch_size=batch_size, shuffle=True, seed=2**64 - 1, num_workers=16)
+    loader = Loader(range(n), batch_size=batch_size, shuffle=True, seed=2**64 - 1, num_workers=16)
     state = loader.state_dict()
     epochs = 10**15 // n
     offset = n // 2
@@ -147,7 +149,7 @@ def test_a_bare_count_waits_for_a_length() -> None:
     """A bare count is kept as it is until a loader tells the length, and is not taken for an offset."""
     state = loaded({"consumed_samples": 640})
     assert (640, None, None) == tuple(state.state_dict()[key] for key in ("consumed_samples", "epoch", "offset"))
-    loader = ResumableLoader(range(64), batch_size=4)
+    loader = Loader(range(64), batch_size=4)
     loader.load_state_dict(state.state_dict())
     assert Position(640, 10, 0) == loader.state.position
 
@@ -155,7 +157,7 @@ def test_a_bare_count_waits_for_a_length() -> None:
 @pytest.mark.parametrize("bad", [None, {}, {"consumed_samples": -1}, {"consumed_samples": 1, "format": 9}])
 def test_a_load_that_fails_leaves_the_state_as_it_was(bad: Any) -> None:
     """Position, ledger and saved form are those from before the failed load, with a loader and without."""
-    loader = ResumableLoader(range(64), batch_size=4, shuffle=True, seed=3)
+    loader = Loader(range(64), batch_size=4, shuffle=True, seed=3)
     for _ in islice(loader, 5):
         pass
     for state in (loader.state, loaded(loader.state_dict())):
@@ -173,10 +175,10 @@ def test_nothing_to_commit() -> None:
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+@pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_stands_where_its_original_stood(copied: Any) -> None:
     """A copy keeps the position and goes its own way."""
-    loader = ResumableLoader(range(64), batch_size=4)
+    loader = Loader(range(64), batch_size=4)
     iterator = iter(loader)
     next(iterator)
     next(iterator)
@@ -194,7 +196,7 @@ def test_it_says_where_it_stands() -> None:
 
 def test_states_loaded_one_after_the_other_do_not_mix() -> None:
     """Each saved dict shows the ledger of the state that was loaded last, however many there were before."""
-    loader = ResumableLoader(range(1000), batch_size=4)
+    loader = Loader(range(1000), batch_size=4)
     noted: list[int] = []
     for start in range(0, 400, 8):
         loader.load_state_dict({"consumed_samples": start})
@@ -274,9 +276,13 @@ def test_counts_may_be_any_whole_number(kind: Any) -> None:
     assert (24, int) == (saved["consumed_samples"], type(saved["consumed_samples"]))
 
 
+def nothing(_: int) -> None:
+    """A sampler that forgot to return."""
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(float, r"gave no whole number.\n  got: 24.0"), (lambda _: None, "got: None"), (lambda n: -n, "got: -24")],
+    [(float, r"gave no whole number.\n  got: 24.0"), (nothing, "got: None"), (operator.neg, "got: -24")],
 )
 def test_counts_that_are_none(kind: Any, message: str) -> None:
     """A count that is fractional, missing or negative is the sampler's fault, and is said."""
@@ -300,6 +306,6 @@ def test_a_failed_load_leaves_the_sampler_as_it_was() -> None:
 def test_a_samplers_count_loads_into_a_loader() -> None:
     """A count goes into a loader from a sampler's state as it does bare: the place follows from the length."""
     saved = ResumptionState(Sampler(), trainer_at(10)).state_dict()
-    loader = ResumableLoader(range(64), batch_size=4)
+    loader = Loader(range(64), batch_size=4)
     loader.load_state_dict(saved)
     assert Position(80, 1, 16) == loader.state.position

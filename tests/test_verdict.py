@@ -69,7 +69,7 @@ def test_an_offset_behind_the_end_is_refused(offset: int, outcome: str) -> None:
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("on_mismatch", ["error", "warn", "adopt"])
 def test_policies(what: str, on_mismatch: OnMismatch) -> None:
-    """ "error" refuses, "warn" keeps the present order, "adopt" takes the saved one; none is silent where it is inexact."""
+    """Refuse by "error", keep the present order by "warn", take the saved one by "adopt"; none is silent where inexact."""
     saved = OTHERS[what][0]
     state = Saved(50, 0, 50, order=saved)
     if on_mismatch == "error":
@@ -126,5 +126,5 @@ def test_a_bare_count_gets_its_place_from_the_length() -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     """A misspelt policy is said at once, with the ones that exist."""
-    with pytest.raises(ConfigurationError, match="on_mismatch: 'ignore'\nPass 'error', 'warn' or 'adopt'."):
+    with pytest.raises(ConfigurationError, match=r"on_mismatch: 'ignore'\nPass 'error', 'warn' or 'adopt'\."):
         check_policy(cast("OnMismatch", "ignore"))

@@ -1,6 +1,6 @@
 """A LightningDataModule: stopped in the middle of an epoch, its training goes on with the exact next sample.
 
-    python examples/lightning_datamodule.py
+Run it: python examples/lightning_datamodule.py
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Parabola(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         ids, x = batch
         self.trained += ids.tolist()
-        return (self.line(x[:, None]) - x[:, None] ** 2).square().mean()
+        loss: Tensor = (self.line(x[:, None]) - x[:, None] ** 2).square().mean()
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -1,6 +1,6 @@
 """A loop of your own: stopped in the middle of an epoch, it goes on with the exact next sample.
 
-    python examples/plain_loop.py
+Run it: python examples/plain_loop.py
 """
 
 from __future__ import annotations

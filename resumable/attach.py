@@ -12,7 +12,7 @@ from typing_extensions import TypeIs
 from resumable.errors import DecorationError, explain
 from resumable.lanes import Lane, MapLane, is_dataloader, seed_of_lane
 from resumable.ledger import Stretch
-from resumable.loader import LoaderFrontier
+from resumable.resuming import LoaderFrontier
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
@@ -33,6 +33,14 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | N
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
     def replace(loader: Any) -> Any:
+        if not hasattr(loader, "__iter__"):
+            raise DecorationError(
+                explain(
+                    "A train_dataloader returned something that cannot be iterated.",
+                    [("got", loader)],
+                    "Return a DataLoader, or a list or dict of them.",
+                )
+            )
         if not is_lightning(trainer) and (lanes or not _is_map_style(loader)):
             raise _only_in_lightning(loader)
         lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes))))
@@ -80,8 +88,7 @@ def _connect_loop(state: ResumptionState, lane: MapLane, *, seed_is_given: bool,
     )
     frontier = LoaderFrontier(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     lane.follow_loop(frontier, state)
-    state.settle()
-    state.connect(frontier)
+    state.count_with(frontier, later=True)
 
 
 def _is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
@@ -101,14 +108,6 @@ def _only_in_lightning(loader: object) -> DecorationError:
 def _lane(loader: Any, seed: int) -> Lane:
     if _is_map_style(loader):
         return MapLane(loader, seed)
-    if not hasattr(loader, "__iter__"):
-        raise DecorationError(
-            explain(
-                "A train_dataloader returned something that cannot be iterated.",
-                [("got", loader)],
-                "Return a DataLoader, or a list or dict of them.",
-            )
-        )
     from resumable.streams import StreamLane  # brings the progress bar of a fast-forward
 
     return StreamLane(loader)

@@ -31,6 +31,13 @@ class Pass:
         self.ended = False
         self.is_running: Callable[[], bool] = _never
 
+    def __getstate__(self) -> tuple[Position, int, bool]:
+        return self.begun_at, self.taken, self.ended
+
+    def __setstate__(self, kept: tuple[Position, int, bool]) -> None:
+        self.begun_at, self.taken, self.ended = kept
+        self.is_running = _never  # a copy has nobody who iterates it
+
 
 class Cursor:
     """The reading place and the trained frontier of one loader.

@@ -72,7 +72,7 @@ def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mi
 
     def decorate(decorated: type[Any]) -> type[Any]:
         _check(decorated)
-        _wrap_methods(decorated, inherited_too=True)
+        _wrap_methods(decorated)
         setattr(decorated, MARK, options)
         _follow_subclasses(decorated)
         return decorated
@@ -128,17 +128,18 @@ def _of_framework(method: object) -> bool:
     return str(getattr(method, "__module__", None)).partition(".")[0] in _FRAMEWORKS
 
 
-def _wrap_methods(cls: type[Any], *, inherited_too: bool) -> None:
+def _wrap_methods(cls: type[Any]) -> None:
+    """Wrap what the class defines, and what it inherits unwrapped: from a base, or a mixin before a decorated one."""
     for name, around in _AROUND.items():
         own = cls.__dict__.get(name)
         if own is not None:
             setattr(cls, name, _wrap(cls, name, own, around))
-        elif inherited_too and not hasattr(getattr(cls, name, None), _WRAPPED):
+        elif not hasattr(getattr(cls, name, None), _WRAPPED):
             setattr(cls, name, _wrap(cls, name, _forward(cls, name), around))
 
 
 def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) -> Any:
-    if type(method) in (staticmethod, classmethod):
+    if type(method) in (staticmethod, classmethod, property):
         raise DecorationError(
             explain(
                 f"{cls.__qualname__}.{name} belongs to no instance, so no position could belong to it.",
@@ -188,7 +189,8 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
 
     options: Options = getattr(self, MARK)
     returned = method(*args, **kwargs)
-    return attach(returned, self.trainer, resumption_of(self), seed=options.seed, on_mismatch=options.on_mismatch)
+    trainer = getattr(self, "trainer", None)
+    return attach(returned, trainer, resumption_of(self), seed=options.seed, on_mismatch=options.on_mismatch)
 
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -205,20 +207,30 @@ def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
     return {**theirs, **resumption_of(self).state_dict()}
 
 
+class _Theirs(dict[str, Any]):
+    """The part of a saved state that is the class's own. Old code that counts by itself still finds its count."""
+
+    def __init__(self, state_dict: Any) -> None:
+        super().__init__({key: state_dict[key] for key in state_dict if key not in KEYS})
+        self._whole = state_dict
+
+    def __missing__(self, key: str) -> Any:
+        if key != "consumed_samples":
+            raise KeyError(key)
+        return self._whole[key]
+
+
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
     from resumable.attach import before_load
 
     state = resumption_of(self)
-    before = state.__getstate__()
-    theirs = (
-        {key: value for key, value in state_dict.items() if key not in KEYS} if hasattr(state_dict, "items") else {}
-    )
-    if before_load(self.trainer, state):
+    before = state.snapshot()
+    if before_load(getattr(self, "trainer", None), state):
         state.load_state_dict(state_dict)
     try:
-        method(theirs)
+        method(_Theirs(state_dict))
     except BaseException:
-        state.__setstate__(before)
+        state.load_snapshot(before)
         raise
 
 
@@ -240,7 +252,7 @@ def _follow_subclasses(cls: type[Any]) -> None:
             own.__get__(None, sub)(**kwargs)
         else:
             super(cls, sub).__init_subclass__(**kwargs)
-        _wrap_methods(sub, inherited_too=False)
+        _wrap_methods(sub)
 
     setattr(__init_subclass__, _WRAPPED, True)
     vars_of: Any = cls

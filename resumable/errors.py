@@ -13,6 +13,8 @@ All of them survive pickling, since DataLoader workers send their errors to the 
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterable
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "ResumptionWarning",
     "StateError",
     "explain",
+    "warn",
 ]
 
 
@@ -67,3 +70,17 @@ def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str
     rows = [(f"{name}:", repr(value)) for name, value in values]
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join([what, *(f"  {name:<{width}} {value}" for name, value in rows), advice])
+
+
+def warn(message: str, /) -> None:
+    """Give a `ResumptionWarning` that points at the line outside this package that led to it.
+
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warn("This resume reads the stream again.")
+    >>> caught[0].category.__name__
+    'ResumptionWarning'
+    """
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ResumptionWarning, stacklevel=level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol, cast
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
@@ -13,9 +12,9 @@ from typing_extensions import TypeIs
 
 from resumable.batching import Batching
 from resumable.errors import ConfigurationError, DecorationError, explain
-from resumable.loader import Iterate, LoaderFrontier, Resuming, install
 from resumable.order import Sequential, Shuffled
 from resumable.permutation import stream_key
+from resumable.resuming import Iterate, LoaderFrontier, Resuming, install
 from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ReplayedSampler, ResumableSampler
 from resumable.saved import Place
 from resumable.state import ResumptionState
@@ -69,6 +68,14 @@ class MapLane:
     """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere."""
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        if loader.num_workers and not getattr(loader, "in_order", True):
+            raise DecorationError(
+                explain(
+                    "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
+                    [("in_order", False), ("num_workers", loader.num_workers)],
+                    "Leave in_order=True in the train loader.",
+                )
+            )
         self.feed = feed = _feed(loader, seed)
         self.num_workers = loader.num_workers
         self._sampler = ResumableSampler(feed, single=loader.batch_sampler is None)
@@ -104,8 +111,16 @@ class MapLane:
         install(self.loader, self._sampler, passes)
 
     def follow_loop(self, frontier: LoaderFrontier, state: ResumptionState, /) -> None:
-        """Start each pass where a loop's own count stands, and count it; the loader saves and loads *state*."""
-        install(self.loader, self._sampler, partial(frontier.passes, self._sampler))
+        """Start each pass where a loop's own count stands, and count it; the loader saves and loads *state*.
+
+        The loader that is iterated is the one that counts: another may have been asked for in the meantime.
+        """
+
+        def passes(iterate: Iterate[Any]) -> Iterator[Any]:
+            state.count_with(frontier)
+            return frontier.passes(self._sampler, iterate)
+
+        install(self.loader, self._sampler, passes)
         vars(self.loader).update(state_dict=state.state_dict, load_state_dict=state.load_state_dict)
 
     def state_at(self, batches: int, /) -> object:

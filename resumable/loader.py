@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
+import operator
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, SupportsIndex, TypeVar, cast
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 from typing_extensions import TypedDict, Unpack
 
 from resumable.batching import Batching
-from resumable.cursor import Cursor, Pass
-from resumable.errors import ConfigurationError, ResumptionError, explain
+from resumable.errors import ConfigurationError, explain
 from resumable.ledger import Stretch
 from resumable.order import Sequential, Shuffled
-from resumable.policy import check_policy, resolve
-from resumable.position import Position
+from resumable.policy import check_policy
 from resumable.protocols import Order
-from resumable.sampler import Feed, OrderFeed, ResumableSampler
-from resumable.saved import Place, Saved
+from resumable.resuming import LoaderFrontier, Resuming, install
+from resumable.sampler import OrderFeed, ResumableSampler
 from resumable.state import ResumptionState
-from resumable.verdict import Identity, OnMismatch, Verdict
+from resumable.verdict import OnMismatch
 
-__all__ = ["LoaderFrontier", "LoaderOptions", "ResumableLoader", "Resuming", "install"]
+__all__ = ["LoaderOptions", "ResumableLoader"]
 
 T = TypeVar("T")
-Iterate = Callable[[], Iterator[T]]
-"""Torch's own `DataLoader.__iter__`, bound to its loader."""
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -45,120 +39,6 @@ class LoaderOptions(TypedDict, total=False):
     prefetch_factor: int | None
     persistent_workers: bool
     in_order: bool
-
-
-class LoaderFrontier:
-    """The frontier of a loop: what its loader yielded, or what the loop committed."""
-
-    init_global_step = 0
-
-    def __init__(self, feed: Feed, stretch: Stretch, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
-        self.feed = feed
-        self.stretch = stretch
-        self.cursor = Cursor(feed.batching)
-        self._seed_is_given = seed_is_given
-        self._on_mismatch: OnMismatch = on_mismatch
-
-    @property
-    def position(self) -> Position:
-        """The trained frontier."""
-        return self.cursor.position
-
-    @property
-    def order(self) -> Identity:
-        """What the loader's order depends on."""
-        return self.feed.identity
-
-    @property
-    def commits(self) -> bool:
-        """Whether the loop has called `commit()`, in this session or before."""
-        return self.cursor.commits
-
-    def places(self) -> tuple[Place, ...]:
-        """One loader has one place: the position."""
-        return ()
-
-    def check_can_load(self) -> None:
-        """Refuse a load while a pass is alive."""
-        if self.cursor.current.is_running():
-            raise ResumptionError(
-                explain(
-                    "A state cannot be loaded while the loader is being iterated: the batches on their way are others.",
-                    [("position", self.cursor.position)],
-                    "Load it before the loop, or leave the loop first. Nothing was loaded.",
-                )
-            )
-
-    def load(self, saved: Saved, /) -> Verdict:
-        """Go on from *saved*, from the next `iter()` on."""
-        found = resolve(
-            saved,
-            self.feed.identity,
-            self.stretch,
-            seed_is_given=self._seed_is_given,
-            on_mismatch=self._on_mismatch,
-        )
-        self.feed.adopt(found.order)
-        self.cursor.seek(found.position, commits=saved.commits or self.commits)
-        at = found.position
-        self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
-        return found.verdict
-
-    def commit(self) -> None:
-        """What was yielded so far is trained."""
-        self.cursor.commit()
-
-    def rebase(self) -> None:
-        """A loop counts no steps that could be rebased."""
-
-    def note_saved(self) -> None:
-        """What the saved position counts as trained stays counted."""
-        self.cursor.note_saved()
-
-    def settle(self) -> None:
-        """Open the next pass, whose beginning tells a look at the data from training."""
-        self.cursor.begin()
-
-    def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
-        """A pass from the frontier on, counted as it is yielded."""
-        this = self.cursor.begin()
-        sampler.start = (this.begun_at.epoch, this.begun_at.offset)
-        counting = _count(iterate(), this)
-        this.is_running = partial(_is_alive, weakref.ref(counting))
-        return counting
-
-
-def _count(batches: Iterator[T], this: Pass) -> Generator[T, None, None]:
-    for batch in batches:
-        this.taken += 1
-        yield batch
-    this.ended = True
-
-
-def _is_alive(iterator: weakref.ref[Generator[Any, None, None]]) -> bool:
-    generator = iterator()
-    return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED
-
-
-class Resuming(DataLoader[T]):
-    """A DataLoader whose passes somebody else begins, given torch's own way to iterate."""
-
-    _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
-
-    def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
-        return self._resumable_pass(super().__iter__)
-
-
-def install(loader: Resuming[T], sampler: ResumableSampler | None, passes: Callable[[Iterate[T]], Iterator[T]]) -> None:
-    """Let *passes* begin the loader's passes, and *sampler* take the place of its own, unless it streams.
-
-    torch refuses to set these attributes after `__init__`, for fear of a loader that is half old and half new; here
-    the one attribute that is iterated is exchanged, between two passes.
-    """
-    own = vars(loader)
-    if sampler is not None:
-        own["sampler" if loader.batch_sampler is None else "batch_sampler"] = sampler
-    own["_resumable_pass"] = passes
 
 
 class ResumableLoader(Resuming[T]):
@@ -189,7 +69,7 @@ class ResumableLoader(Resuming[T]):
     def __init__(
         self,
         dataset: Dataset[Any] | Any,
-        batch_size: int | None = 1,
+        batch_size: SupportsIndex | None = 1,
         shuffle: bool = False,
         *,
         seed: int | None = None,
@@ -199,6 +79,7 @@ class ResumableLoader(Resuming[T]):
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_policy(on_mismatch)
+        _check_order_of_batches(options)
         length = _length(dataset)
         feed = OrderFeed(
             _order(length, shuffle, seed, order),
@@ -206,7 +87,8 @@ class ResumableLoader(Resuming[T]):
         )
         if not feed.batching.batches:
             feed.batching.position_at(0)
-        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **options)
+        size = None if batch_size is None else feed.batching.batch_size
+        super().__init__(dataset, batch_size=size, drop_last=drop_last, **options)
         stretch = Stretch(
             length=length,
             micro_batch_size=feed.batching.batch_size,
@@ -219,6 +101,10 @@ class ResumableLoader(Resuming[T]):
         sampler = ResumableSampler(feed, single=batch_size is None)
         install(self, sampler, partial(self._frontier.passes, sampler))
         self._state = ResumptionState()
+        self._state.connect(self._frontier)
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
         self._state.connect(self._frontier)
 
     @property
@@ -254,7 +140,16 @@ def _length(dataset: Any) -> int:
 
 def _order(length: int, shuffle: bool, seed: int | None, order: Order | None) -> Order:
     if order is None:
-        return Shuffled(length, 0 if seed is None else seed) if shuffle else Sequential(length)
+        shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nobody shuffles
+        return shuffled if shuffle else Sequential(length)
+    if not callable(getattr(order, "indices", None)):
+        raise ConfigurationError(
+            explain(
+                "An order says which indices come at which places.",
+                [("needed", "len(order) and order.indices(epoch, start, stop)"), ("order", type(order).__name__)],
+                "Pass an order, such as Sequential(n) or Shuffled(n, seed).",
+            )
+        )
     if shuffle or seed is not None:
         raise ConfigurationError(
             explain(
@@ -274,11 +169,22 @@ def _order(length: int, shuffle: bool, seed: int | None, order: Order | None) ->
     return order
 
 
-def _whole_batch_size(batch_size: object) -> int:
+def _whole_batch_size(batch_size: SupportsIndex | None) -> int:
     if batch_size is None:
         return 1
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
         raise ConfigurationError(
             explain("A batch size is a whole number.", [("batch_size", batch_size)], "Pass batch_size >= 1.")
         )
-    return batch_size
+    return operator.index(batch_size)
+
+
+def _check_order_of_batches(options: LoaderOptions) -> None:
+    if options.get("num_workers", 0) and not options.get("in_order", True):
+        raise ConfigurationError(
+            explain(
+                "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
+                [("in_order", False), ("num_workers", options.get("num_workers", 0))],
+                "Leave in_order=True.",
+            )
+        )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
-from resumable.errors import ConfigurationError, MismatchError, ResumptionWarning, explain
+from resumable.errors import ConfigurationError, MismatchError, explain, warn
 from resumable.ledger import Stretch
 from resumable.position import Position
 from resumable.saved import Saved
@@ -89,4 +88,4 @@ def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
         if verdict.outcome != "refused":
             advice += ' To go on all the same, pass on_mismatch="warn", or "adopt" to take over what was saved.'
         raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}")
-    warnings.warn(f"The run goes on, but this resume is {verdict}", ResumptionWarning, stacklevel=4)
+    warn(f"The run goes on, but this resume is {verdict}")

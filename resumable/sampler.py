@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch.utils.data import Sampler
 
 from resumable.batching import Batching
-from resumable.errors import MismatchError, explain
+from resumable.errors import MismatchError, ReplayError, explain
 from resumable.order import Sequential, Shuffled
 from resumable.protocols import Order
 from resumable.replay import replay
@@ -53,7 +53,10 @@ def identity_of(order: Order, /) -> Identity:
     >>> identity_of(Shuffled(10, seed=3))
     Identity(kind='shuffled', length=10, seed=3)
     """
-    return Identity(getattr(order, "kind", type(order).__qualname__), len(order), getattr(order, "seed", None))
+    seed = getattr(order, "seed", None)
+    return Identity(
+        getattr(order, "kind", type(order).__qualname__), len(order), None if seed is None else Shuffled(1, seed).seed
+    )
 
 
 class OrderFeed:
@@ -92,8 +95,10 @@ class OrderFeed:
         while left:
             batches = min(left, max(1, block // size))
             indices = draw(epoch, offset, min(offset + batches * size, self.batching.length))
-            if not indices:
-                return
+            if len(indices) != min(batches * size, self.batching.length - offset):
+                raise _miscounted(
+                    self.identity, epoch, min(batches * size, self.batching.length - offset), len(indices)
+                )
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
             left, offset, block = left - batches, offset + batches * size, min(2 * block, _BLOCK)
@@ -150,7 +155,12 @@ class BatchSamplerFeed:
         self._verified = True
         size = self.batching.batch_size
         if offset % size == 0:
-            yield from islice(draws, offset // size, None)
+            left, given = self.batching.batches_left(offset), 0
+            for batch in islice(draws, offset // size, None):
+                given += 1
+                yield batch
+            if given < left:
+                raise _miscounted(self.identity, epoch, left, given)
             return
         indices = islice(chain.from_iterable(draws), offset, None)
         for _ in range(self.batching.batches_left(offset)):
@@ -189,6 +199,17 @@ class ResumableSampler(Sampler[Any]):
         while True:
             yield from self.feed.batches(epoch, offset)
             epoch, offset = epoch + 1, 0
+
+
+def _miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:
+    return ReplayError(
+        explain(
+            f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} than its length promises, "
+            "so no place in it could be told.",
+            [("epoch", epoch), ("asked for", wanted), ("given", given)],
+            "Let its __len__ tell how much an epoch yields.",
+        )
+    )
 
 
 def _cannot_adopt(saved: Identity, current: Identity) -> MismatchError:

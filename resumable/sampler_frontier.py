@@ -26,6 +26,8 @@ class SamplerFrontier:
     order: Identity | None = None
     stretch: Stretch | None = None
     commits: bool = False
+    is_running: bool = False
+    knows_epochs: bool = False
 
     def __init__(self, sampler: DataSampler, trainer: Trainer | None) -> None:
         self._sampler = sampler
@@ -40,14 +42,11 @@ class SamplerFrontier:
         if self._trainer is not None and self._trainer.global_step != self._loaded_at:
             steps = self._trainer.global_step - self.init_global_step
             self._known = _whole(self._sampler.compute_consumed_samples(steps), "compute_consumed_samples()")
-        return Position(self._known, 0, self._known)
+        return Position(self._known)
 
     def places(self) -> tuple[Place, ...]:
         """A sampler has one place: its count."""
         return ()
-
-    def check_can_load(self) -> None:
-        """A sampler takes a position at any time."""
 
     def load(self, saved: Saved, /) -> Verdict:
         """Write the saved count into the sampler, in the attributes and the order in which the mixin writes them."""

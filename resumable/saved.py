@@ -124,8 +124,8 @@ def parse(state: object, /) -> Saved:
         epoch = offset = None
     else:
         epoch, offset = _count(fields, "epoch"), _count(fields, "offset")
-        _check_agreement(consumed, epoch, offset)
     order = _identity(_field(fields, "order"))
+    ledger = Ledger(tuple(_stretch(entry) for entry in _entries(fields, "ledger")))
     if order is not None and offset is not None and offset > order.length:
         raise StateError(
             explain(
@@ -134,6 +134,10 @@ def parse(state: object, /) -> Saved:
                 _START_AGAIN,
             )
         )
+    if epoch is not None and offset is not None:
+        lengths = [stretch.length for stretch in ledger] + ([] if order is None else [order.length])
+        _check_agreement(consumed, epoch, offset, max(lengths, default=None))
+    _check_ledger(ledger, consumed)
     return Saved(
         consumed,
         epoch,
@@ -141,13 +145,15 @@ def parse(state: object, /) -> Saved:
         order=order,
         commits=_flag(fields, "commits"),
         loaders=tuple(_place(entry) for entry in _entries(fields, "loaders")),
-        ledger=Ledger(tuple(_stretch(entry) for entry in _entries(fields, "ledger"))),
+        ledger=ledger,
     )
 
 
-def _check_agreement(consumed: int, epoch: int, offset: int) -> None:
-    # every finished epoch has trained at least one sample, and the first one all that was consumed
-    if consumed < epoch + offset or (epoch == 0 and consumed != offset):
+def _check_agreement(consumed: int, epoch: int, offset: int, longest: int | None) -> None:
+    # every finished epoch has trained a sample at least, its dataset's length at most, and the first one all so far
+    is_too_little = consumed < epoch + offset
+    is_too_much = longest is not None and consumed > epoch * longest + offset
+    if is_too_little or is_too_much or (epoch == 0 and consumed != offset):
         raise StateError(
             explain(
                 "The saved numbers contradict each other.",
@@ -155,6 +161,23 @@ def _check_agreement(consumed: int, epoch: int, offset: int) -> None:
                 _START_AGAIN,
             )
         )
+
+
+def _check_ledger(ledger: Ledger, consumed: int) -> None:
+    """Stretches follow each other, begin before the position, and have epochs that hold a batch."""
+    before: Stretch | None = None
+    for stretch in ledger:
+        follows = before is None or (before.sample < stretch.sample and before.step <= stretch.step)
+        has_epochs = stretch.offset <= stretch.length and stretch.batching.batches > 0
+        if not (follows and has_epochs and stretch.sample <= consumed):
+            raise StateError(
+                explain(
+                    "The saved ledger contradicts itself.",
+                    [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
+                    _START_AGAIN,
+                )
+            )
+        before = stretch
 
 
 def _field(fields: Mapping[str, object], key: str) -> object:

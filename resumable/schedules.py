@@ -118,8 +118,9 @@ class LinearRampup(Staged):
         """The step schedule with the same size at every consumed count.
 
         Newer Megatron-LM ignores `rampup_batch_size`; `to_steps().to_string(seq_length)` is the
-        `step_batch_size_schedule` with which it goes on with a run that was begun with a ramp-up. Raises
-        ConfigurationError where *divisor* leaves nothing of the first sizes.
+        `step_batch_size_schedule` with which it goes on with a run that was begun with a ramp-up. Sizes are already
+        rounded down to *divisor*, which a step schedule there does not do. Raises ConfigurationError where that leaves
+        nothing of the first sizes.
 
         >>> LinearRampup(start=4, end=16, increment=4, rampup_samples=30, divisor=8).to_steps()
         Traceback (most recent call last):
@@ -166,14 +167,16 @@ class LinearRampup(Staged):
         )
 
     def _increments_at(self, consumed: int) -> int:
-        """How often the size has grown by *consumed* samples: the calculator's own arithmetic, doubles included."""
+        """How often the size has grown by *consumed* samples: the calculator's own arithmetic, doubles included.
+
+        Only with more than 2**51 increments can it round to more than there are.
+        """
         samples, increments = self.rampup_samples, self._all_increments
         if not increments or not samples or consumed > samples:
             return increments
         if max(samples, increments) >= _FLOATS_END:
             return consumed * increments // samples
-        # The calculator refuses to run above the end size, which takes 2**51 increments.
-        return min(increments, int(consumed / (samples / increments)))
+        return int(consumed / (samples / increments))
 
     def _first_with(self, increments: int) -> int:
         """The first consumed count at which the size has grown *increments* times.
@@ -206,14 +209,14 @@ class StepSchedule(Staged):
     steps: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        given: Sequence[object] = tuple(self.steps)
         try:
+            given: Sequence[object] = tuple(self.steps)
             pairs = [(threshold, size) for threshold, size in self.steps]
         except (TypeError, ValueError):
             raise ConfigurationError(
                 explain(
                     "The steps of a schedule are pairs.",
-                    [("steps", given), ("expected", "((0, batch size), (threshold, batch size), ...)")],
+                    [("steps", self.steps), ("expected", "((0, batch size), (threshold, batch size), ...)")],
                     'Pass pairs, or read a text like "0:768 250B:1536" with StepSchedule.parse.',
                 )
             ) from None
@@ -239,8 +242,9 @@ class StepSchedule(Staged):
     def to_string(self, seq_length: int | None = None) -> str:
         """The text that newer Megatron-LM, told the same *seq_length* >= 1, reads as this schedule.
 
-        `parse(to_string(seq_length), seq_length)` is the same schedule. Where no text says it, since a number above
-        2**53 is no double, a ConfigurationError. `str` writes the thresholds in samples, in full, without that check.
+        `parse(to_string(seq_length), seq_length)` is the same schedule. A threshold or batch size above 2**52 of which
+        no number in the text could be read, since numbers are read as doubles, is refused with a ConfigurationError.
+        `str` writes the thresholds in samples and in full, whatever they are.
 
         >>> StepSchedule(((0, 768), (61035156, 1536))).to_string(seq_length=4096)
         '0:768 250B:1536'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from resumable.errors import ResumptionError, explain
 from resumable.ledger import Ledger, Stretch
@@ -50,12 +50,18 @@ class Frontier(Protocol):
         """The trainer's step count at the last rebase."""
         ...
 
+    @property
+    def knows_epochs(self) -> bool:
+        """Whether the position tells epoch and offset; else they follow from the consumed samples, once loaded."""
+        ...
+
     def places(self) -> tuple[Place, ...]:
         """Where further loaders stand; empty where one position says it all."""
         ...
 
-    def check_can_load(self) -> None:
-        """Raise where batches are on their way, which a loaded position would not know of."""
+    @property
+    def is_running(self) -> bool:
+        """Whether batches are on their way, which a loaded position would not know of."""
         ...
 
     def load(self, saved: Saved, /) -> Verdict:
@@ -97,7 +103,7 @@ class ResumptionState:
         self._saved = Saved()
         self._verdict = Verdict()
         self._noted: tuple[Stretch, Ledger] | None = None
-        self._dumped: tuple[_DumpKey, dict[str, Any]] | None = None
+        self._dumped: _Dumped | None = None
 
     @property
     def position(self) -> Position:
@@ -166,7 +172,7 @@ class ResumptionState:
         frontier.note_saved()
         fresh = self._dump_rest(frontier, ledger)
         fresh["consumed_samples"] = position.consumed_samples
-        fresh["epoch"], fresh["offset"] = position.epoch, position.offset
+        fresh["epoch"], fresh["offset"] = (position.epoch, position.offset) if frontier.knows_epochs else (None, None)
         return fresh
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -177,8 +183,14 @@ class ResumptionState:
             MismatchError: if it cannot go on exactly with the dataset, the seed or the order that are connected.
         """
         saved = parse(state_dict)
-        if self._frontier is not None:
-            self._frontier.check_can_load()
+        if self._frontier is not None and self._frontier.is_running:
+            raise ResumptionError(
+                explain(
+                    "A state cannot be loaded while the loader is being iterated: the batches on their way are others.",
+                    [("position", self.position)],
+                    "Load it before the loop (in Lightning: trainer.fit(ckpt_path=...)). Nothing was loaded.",
+                )
+            )
         self.load_snapshot(saved)
 
     def load_snapshot(self, saved: Saved, /) -> None:
@@ -187,10 +199,16 @@ class ResumptionState:
             self._verdict = self._frontier.load(saved)
         self._saved, self._noted = saved, None
 
-    def settle(self) -> None:
-        """Stand where the next pass would begin, before another loader takes over."""
+    def count_with(self, frontier: Frontier, /, *, later: bool = False) -> None:
+        """Let *frontier* count from where the present one would begin its next pass.
+
+        With *later*, a frontier that is running goes on counting until the other one begins.
+        """
+        if self._frontier is frontier or (later and self._frontier is not None and self._frontier.is_running):
+            return
         if self._frontier is not None:
             self._frontier.settle()
+        self.connect(frontier)
 
     def forget(self, trained_by: type[Any], /) -> None:
         """Leave whoever counted. A run that a *trained_by* counted is over: the next begins at the first sample.
@@ -220,8 +238,9 @@ class ResumptionState:
         if frontier is None:
             return self._saved
         at = frontier.position
+        epoch, offset = (at.epoch, at.offset) if frontier.knows_epochs else (None, None)
         return Saved(
-            at.consumed_samples, at.epoch, at.offset, frontier.order, frontier.commits, frontier.places(), self.ledger
+            at.consumed_samples, epoch, offset, frontier.order, frontier.commits, frontier.places(), self.ledger
         )
 
     def __getstate__(self) -> dict[str, object]:
@@ -247,10 +266,12 @@ class ResumptionState:
     def _dump_rest(self, frontier: Frontier, ledger: Ledger) -> dict[str, Any]:
         """All but the position, from the last dump where nothing of it has changed: a save may follow every batch."""
         places, order, commits = frontier.places(), frontier.order, frontier.commits
-        key = (id(ledger), id(order), commits)
-        if places or self._dumped is None or self._dumped[0] != key:
-            self._dumped = (key, dump(Saved(0, 0, 0, order, commits, places, ledger)))
-        dumped = self._dumped[1]
+        last = self._dumped
+        if last is None or places or last.ledger is not ledger or last.order is not order or last.commits != commits:
+            dumped = dump(Saved(0, 0, 0, order, commits, places, ledger))
+            self._dumped = _Dumped(ledger, order, commits, dumped)
+        else:
+            dumped = last.dumped
         fresh = dict(dumped)
         if order is not None:
             fresh["order"] = dict(dumped["order"])
@@ -259,4 +280,8 @@ class ResumptionState:
         return fresh
 
 
-_DumpKey = tuple[int, int, bool]
+class _Dumped(NamedTuple):
+    ledger: Ledger
+    order: Identity | None
+    commits: bool
+    dumped: dict[str, Any]

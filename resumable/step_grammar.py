@@ -130,6 +130,6 @@ def _written(threshold: int, size: int, length: int) -> str:
         explain(
             "Megatron-LM reads numbers as doubles, and none stands for this step.",
             [("threshold in samples", threshold), ("batch size", size), ("tokens for each sample", length)],
-            "Let the step begin at a sample, and have a batch size, that is a double: below 2**53 all are.",
+            "Let the step begin at another sample, or take another batch size: up to 2**52 all can be said.",
         )
     )

@@ -7,7 +7,6 @@ it saves nothing                              the batches behind the position ar
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from resumable.batching import UNBOUNDED, Batching
-from resumable.errors import MismatchError, ResumptionWarning, explain
+from resumable.errors import MismatchError, explain, warn
 from resumable.lanes import Lane, LaneSource, is_dataloader, resuming
-from resumable.loader import Iterate
+from resumable.resuming import Iterate
 from resumable.saved import Place
 from resumable.verdict import Identity
 
@@ -211,11 +210,9 @@ def _stateful(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def _warn_of_reading_again(why: str) -> None:
-    warnings.warn(
+    warn(
         f"This resume reads the stream again up to its position: {why}.\n"
-        "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds.",
-        ResumptionWarning,
-        stacklevel=3,
+        "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds."
     )
 
 

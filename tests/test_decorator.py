@@ -6,11 +6,11 @@ import io
 import pickle
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import lightning as L
 import pytest
@@ -80,7 +80,22 @@ class Child(Module):
 
 def trained(datamodule: Any, batches: int) -> list[list[int]]:
     """The next batches of a plain loop."""
-    return [batch.tolist() for batch in islice(datamodule.train_dataloader(), batches)]
+    return take(datamodule.train_dataloader(), batches)
+
+
+def take(loader: Any, batches: int) -> list[list[int]]:
+    """The next batches of one loader."""
+    return [batch.tolist() for batch in islice(loader, batches)]
+
+
+def returning(returned: Any) -> Any:
+    """A datamodule whose loader method returns *returned*."""
+
+    class Returning(Plain):
+        def train_dataloader(self) -> Any:
+            return returned
+
+    return Returning()
 
 
 def expected(batches: int, *, seed: int = 0, n: int = N) -> list[list[int]]:
@@ -116,7 +131,8 @@ def test_a_lightning_datamodule_without_a_trainer_counts_its_loop_too() -> None:
 def test_commits_through_the_datamodules_state() -> None:
     """`resumption_of(datamodule).commit()` is the loader's."""
     data = Plain()
-    for number, _ in enumerate(islice(data.train_dataloader(), 5), start=1):
+    loader: Any = data.train_dataloader()
+    for number, _ in enumerate(islice(loader, 5), start=1):
         if number == 2:
             resumption_of(data).commit()
     assert Position(4, 0, 4) == resumption_of(data).position
@@ -146,7 +162,7 @@ def test_one_loader_for_ever() -> None:
     """A class that keeps its loader gets it back changed once, and may return it as often as it likes."""
     kept: Any = DataLoader(numbers(N), batch_size=SIZE, shuffle=True)
     data = Plain()
-    cached: Any = type("Cached", (Plain,), {"train_dataloader": lambda _: kept})()
+    cached = returning(kept)
     assert trained(data, 3) + trained(data, 4) == trained(cached, 3) + trained(cached, 4)
     assert cached.train_dataloader() is kept
 
@@ -192,12 +208,12 @@ def test_a_load_that_fails_leaves_everything_as_it_was(make: Callable[[], Any], 
     """Nothing of it reaches the class, and the loop goes on as if nobody had tried."""
     data = make()
     loader = data.train_dataloader()
-    list(islice(loader, 3))
+    take(loader, 3)
     before = data.state_dict()
     with pytest.raises(StateError):
         data.load_state_dict(state)
     assert before == data.state_dict()
-    again = [batch.tolist() for batch in islice(loader, 2)]
+    again = take(loader, 2)
     assert expected(5, seed=3 if make is Module else 0)[3:] == again
     assert 10 == data.state_dict()["consumed_samples"]
 
@@ -214,12 +230,12 @@ def test_a_users_load_that_fails_leaves_everything_as_it_was() -> None:
     """The position is not moved by a load whose other half failed, and the loop's loader still counts."""
     data: Any = Refusing()
     loader = data.train_dataloader()
-    list(islice(loader, 3))
+    take(loader, 3)
     before = data.state_dict()
     with pytest.raises(RuntimeError, match=r"'mine'.* will not do"):
         data.load_state_dict({"consumed_samples": 10, "mine": 1})
     assert before == data.state_dict()
-    assert expected(5)[3:] == [batch.tolist() for batch in islice(loader, 2)]
+    assert expected(5)[3:] == take(loader, 2)
     assert 10 == data.state_dict()["consumed_samples"]
 
 
@@ -350,7 +366,7 @@ def test_hyperparameters_are_saved() -> None:
 
     grown = Grown(8, more="y")
     resumption_of(grown)
-    assert {"n": 8, "more": "y"} == dict(grown.hparams)
+    assert {"n": 8, "more": "y"} == {**cast("dict[str, Any]", grown.hparams)}
 
 
 @pytest.mark.parametrize("copied", COPIES)
@@ -387,7 +403,12 @@ def test_undecorated_subclasses_follow() -> None:
     assert expected(3, seed=3) == trained(data, 3)
     saved = data.state_dict()
     assert (6, 1) == (saved["consumed_samples"], saved["more"])
-    grandchild: Any = type("Grandchild", (Child,), {"load_state_dict": lambda *_: None})()
+
+    class Grandchild(Child):
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            """Nothing of its own."""
+
+    grandchild = Grandchild()
     grandchild.load_state_dict(saved)
     assert expected(5, seed=3)[3:] == trained(grandchild, 2)
 
@@ -662,6 +683,13 @@ def test_undecorated_things() -> None:
     assert isinstance(resumption_of(Plain()), ResumptionState)
 
 
+class Stream(IterableDataset[int]):
+    """A dataset without places."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(4))
+
+
 LOADERS: dict[str, tuple[Any, str]] = {
     "nothing": (None, "A train_dataloader returned something that cannot be iterated.\n  got: None"),
     "a number": (7, "A train_dataloader returned something that cannot be iterated.\n  got: 7"),
@@ -670,10 +698,10 @@ LOADERS: dict[str, tuple[Any, str]] = {
         "Outside Lightning, the position of one map-style train loader can be counted.",
     ),
     "a stream": (
-        DataLoader(type("Stream", (IterableDataset,), {"__iter__": lambda _: iter(range(4))})()),
+        DataLoader(Stream()),
         "Outside Lightning, the position of one map-style train loader can be counted.",
     ),
-    "no loaders": ([], "Outside Lightning, the position of one map-style train loader can be counted."),
+    "no loaders": ([], "A train_dataloader returned no loader.\n  got: []"),
 }
 
 
@@ -681,7 +709,7 @@ LOADERS: dict[str, tuple[Any, str]] = {
 def test_loaders_that_cannot_be_counted(what: str) -> None:
     """It is said when the loader is asked for, and the state stays as it was."""
     returned, message = LOADERS[what]
-    data: Any = type("Bad", (Plain,), {"train_dataloader": lambda _: returned})()
+    data = returning(returned)
     data.load_state_dict({"consumed_samples": 6})
     with pytest.raises(DecorationError) as caught:
         data.train_dataloader()
@@ -691,7 +719,7 @@ def test_loaders_that_cannot_be_counted(what: str) -> None:
 
 def test_an_empty_dataset() -> None:
     """Its loader could never yield anything."""
-    data: Any = type("Empty", (Plain,), {"train_dataloader": lambda _: DataLoader(numbers(0))})()
+    data = returning(DataLoader(numbers(0)))
     with pytest.raises(ResumptionError, match="is empty"):
         data.train_dataloader()
 
@@ -715,7 +743,7 @@ def test_states_go_between_loaders_and_datamodules() -> None:
     trained(data, 3)
     loader = Loader(range(N), batch_size=SIZE, shuffle=True)
     loader.load_state_dict(data.state_dict())
-    assert expected(5)[3:] == [batch.tolist() for batch in islice(loader, 2)]
+    assert expected(5)[3:] == take(loader, 2)
     fresh: Any = Plain()
     fresh.load_state_dict(loader.state_dict())
     assert expected(7)[5:] == trained(fresh, 2)

@@ -290,7 +290,7 @@ def test_whoever_commits_commits_in_resumed_runs_too() -> None:
 
 @pytest.mark.parametrize("state", [{"consumed_samples": 8}, cut(loader_of(), 2)[1]], ids=["bare", "whole"])
 def test_a_commit_before_the_loop_outlasts_a_load(state: dict[str, Any]) -> None:
-    """ "From the first call on": a state of a loop that did not commit takes nothing of it back."""
+    """It holds from the first call on: a state of a loop that did not commit takes nothing of it back."""
     loader = loader_of()
     loader.state.commit()
     loader.load_state_dict(state)
@@ -372,7 +372,7 @@ def test_pin_memory(options: dict[str, Any]) -> None:
 def test_batches_of_none() -> None:
     """`batch_size=None` yields single samples as the dataset gives them, and cuts between any two."""
     loader = loader_of(batch_size=None)
-    taken = list(islice(loader, 5))
+    taken: list[int] = list(islice(loader, 5))
     assert whole(order_of(N, shuffle=True, seed=5), 1)[:5] == taken
     again = restarted(loader.state_dict(), batch_size=None)
     rest = [sample for _ in range(2) for sample in again]

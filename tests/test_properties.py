@@ -85,7 +85,7 @@ def resumed(case: Case, session: Session, state: dict[str, Any]) -> Any:
     return loader
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(cases())
 def test_chains_of_kills_and_resumes(case: Case) -> None:
     """Every batch of every session is the one that the reference takes, and every saved place is the reference's."""
@@ -107,7 +107,7 @@ def test_chains_of_kills_and_resumes(case: Case) -> None:
         reference = at_the_save
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(cases(drop_last=False))
 def test_the_samples_trained_are_the_uninterrupted_runs(case: Case) -> None:
     """Where nothing is left out, the sessions' samples one after the other are a beginning of the global order."""
@@ -162,7 +162,7 @@ def step_through(loader: Any, window: Window, trained: list[int]) -> None:
             loader.state.commit()
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(st.integers(1, 20), st.booleans(), st.lists(windows, max_size=6))
 def test_commits_with_accumulation_and_exceptions(n: int, shuffle: bool, run: list[Window]) -> None:
     """What no optimizer step has trained comes again, after an exception in the same process as after a kill."""
@@ -191,7 +191,7 @@ def test_commits_with_accumulation_and_exceptions(n: int, shuffle: bool, run: li
     assert whole(order, len(trained) // n + 1)[: len(trained)] == trained
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(cases(drop_last=False), st.integers(1, 12))
 def test_the_ledger_of_a_chain(case: Case, batch_size: int) -> None:
     """Over any chain, the ledger finds every batch of the run again: step by sample, and sample by step."""
@@ -210,7 +210,7 @@ def test_the_ledger_of_a_chain(case: Case, batch_size: int) -> None:
         assert len(ledger) <= len(case.sessions)
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(cases(), st.integers(0, 30))
 def test_a_bare_count_is_enough_for_one_configuration(case: Case, batches: int) -> None:
     """Epoch and offset follow from the consumed samples wherever the run has always had one batch size."""
@@ -223,7 +223,7 @@ def test_a_bare_count_is_enough_for_one_configuration(case: Case, batches: int) 
         assert Position(*reference.place()) == loader.state.position
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(
     st.integers(1, 25),
     st.integers(1, 9),

@@ -250,7 +250,7 @@ def test_the_streams_are_put_back_between_the_draws_of_a_long_sampler() -> None:
     for sampler in (weighted, shuffled):
         alone = list(replay(sampler, 1, 0))
         torch.manual_seed(5)
-        own: list[float] = torch.rand(20).tolist()
+        own = cast("list[float]", torch.rand(20).tolist())
         torch.manual_seed(5)
         draws = replay(sampler, 1, 0)
         drawn: list[int] = []

@@ -88,7 +88,7 @@ def test_golden_values() -> None:
     assert expected == parse(GOLDEN["two stretches"])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(saveds())
 def test_reading_undoes_writing(saved: Saved) -> None:
     """Every state survives its saved form, through JSON too, with the same keys always."""

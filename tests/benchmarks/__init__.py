@@ -1,4 +1,4 @@
 """What resumption costs, next to a plain shuffled DataLoader in the same run. No tests: a table to be read.
 
-python -m tests.benchmarks
+Run them: python -m tests.benchmarks
 """

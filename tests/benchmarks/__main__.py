@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ def main(names: Sequence[str]) -> int:
     """Print the tables of *names*, else all; 1 where a target is not met."""
     console = Console(width=max(100, Console().width))
     console.print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}")
+    warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)  # torchdata, of torch
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     missed: list[Figure] = []
     for name in names or TABLES:

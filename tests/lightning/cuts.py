@@ -32,6 +32,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .recording import Recording
 
+also_with_workers = pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+"""For a grid of cases: workers take a second for each, so that one chain of cuts has to do in every run."""
+
 _FILE = "cut"
 _STEPS = ("training_step", "validation_step")
 """The places that no callback sees; the module itself tells when it comes there."""

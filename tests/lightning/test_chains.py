@@ -76,14 +76,15 @@ def regrouped(
     trained: list[list[list[int]]] = [[] for _ in orders]
     epoch, offset, ended = 0, 0, 0
     for size, batches in [*sessions, (last, 10**6)]:
-        done = 0
-        while epoch < len(orders) and done < batches:
-            trained[epoch].append(orders[epoch][offset : offset + size])
-            offset, done = offset + len(trained[epoch][-1]), done + 1
-            left = len(orders[epoch]) - offset
-            if left < (size if drop_last else 1):
+        while epoch < len(orders):
+            if len(orders[epoch]) - offset < (size if drop_last else 1):
                 epoch, offset = epoch + 1, 0
-        ended += epoch < len(orders)  # an exception behind its last batch comes only if there is another batch
+            elif batches:
+                trained[epoch].append(orders[epoch][offset : offset + size])
+                offset, batches = offset + len(trained[epoch][-1]), batches - 1
+            else:
+                break
+        ended += epoch < len(orders)  # the exception comes in one more batch, if there is one
     return trained, ended
 
 

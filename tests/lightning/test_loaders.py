@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ReplayError, ResumptionWarning
 
-from .cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
+from .cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
 from .harness import PlainNumbers, Scenario, check, resumed, uninterrupted
 
 Loaders = Callable[[Scenario], Any]
@@ -40,7 +40,13 @@ CUTS = [
 ]
 LIMITS = [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 15}]
 every_cut = pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
-with_workers = pytest.mark.parametrize("num_workers", [0, 2])
+some_cuts = pytest.mark.parametrize("cuts", CUTS[2:], ids=lambda cuts: "+".join(map(str, cuts)))
+
+
+def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """The *kinds* as parameters, all but the *quick* ones left to the longer proof."""
+    return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
 
 
 class EpochSampler(Sampler[int]):
@@ -132,7 +138,9 @@ def test_samplers_and_loaders_of_ones_own(map_style: Scenario, cuts: tuple[Cut, 
 
 
 @pytest.mark.filterwarnings(SET_VITAL)
-@pytest.mark.parametrize("kind", MAP_STYLE)
+@pytest.mark.parametrize(
+    "kind", mostly_slow(MAP_STYLE, "own sampler with set_epoch", "WeightedRandomSampler", "own batch sampler")
+)
 def test_samplers_and_loaders_of_ones_own_with_workers(kind: str) -> None:
     """The same with two workers, under max_steps."""
     scenario = Scenario(loaders=MAP_STYLE[kind], num_workers=2, trainer={"max_epochs": -1, "max_steps": 15})
@@ -170,7 +178,7 @@ def test_a_sampler_that_does_not_repeat_itself_is_refused() -> None:
         uninterrupted(Scenario(loaders=lambda s: s.loader(sampler=Remembers(s.samples))))
 
 
-@with_workers
+@also_with_workers
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 @every_cut
 def test_single_samples(cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int) -> None:
@@ -182,7 +190,7 @@ def test_single_samples(cuts: tuple[Cut, ...], limit: dict[str, int], num_worker
     )
 
 
-@every_cut
+@some_cuts
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 def test_persistent_workers(cuts: tuple[Cut, ...], limit: dict[str, int]) -> None:
     """Workers that live over the epochs' ends, prefetching more than usual."""
@@ -227,7 +235,7 @@ def test_several_loaders(several: Scenario, cuts: tuple[Cut, ...]) -> None:
     check(several, *cuts)
 
 
-@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize("kind", mostly_slow(SEVERAL, "list", "max_size, longer"))
 def test_several_loaders_with_workers(kind: str) -> None:
     """The same with two workers for each loader, under max_steps."""
     scenario = Scenario(loaders=SEVERAL[kind], num_workers=2, trainer={"max_epochs": -1, "max_steps": 15})
@@ -302,7 +310,7 @@ def streaming(cls: Callable[[int], Any], num_workers: int = 0, **options: Any) -
 
 @pytest.mark.filterwarnings("ignore:This resume reads the stream again", "ignore:Your `IterableDataset` has `__len__`")
 @pytest.mark.parametrize("cls", [Stream, SizedStream])
-@with_workers
+@also_with_workers
 @every_cut
 def test_streams_without_a_state(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
     """What lies behind is read again and dropped: slow, but exact."""
@@ -325,10 +333,20 @@ def test_streams_with_a_state(cuts: tuple[Cut, ...], limit: dict[str, int]) -> N
 
 
 @pytest.mark.filterwarnings(SET_VITAL)
-@every_cut
+@some_cuts
 def test_streams_with_a_state_in_workers(cuts: tuple[Cut, ...]) -> None:
     """In workers the stream's state is reached through torchdata."""
     check(streaming(StatefulStream, 2), *cuts)
+
+
+@pytest.mark.filterwarnings(SET_VITAL)
+@pytest.mark.parametrize("cls", [Stream, StatefulStream])
+@also_with_workers
+@every_cut
+def test_streams_in_torchdatas_loader(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
+    """Where the user's own loader is torchdata's, the state that it saves is carried along."""
+    loaders: Loaders = lambda s: s.loader(cls(s.samples), cls=StatefulDataLoader)
+    check(Scenario(num_workers=num_workers, shuffle=False, loaders=loaders), *cuts)
 
 
 @pytest.mark.parametrize("accumulate_grad_batches", [2, 3])
@@ -371,10 +389,10 @@ def test_a_stream_beside_a_map_style_dataset(cut: Cut) -> None:
     check(Scenario(loaders=loaders), cut)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize("cut", [saved_after_step(3), saved_at_epoch_end(0)], ids=str)
 def test_sessions_with_loaders_of_another_class(cut: Cut, num_workers: int) -> None:
-    """From a plain DataLoader to a subclass and with pinned options: the position does not depend on the loader."""
+    """From a DataLoader to a subclass of it: the position does not depend on the loader's class."""
     scenario = Scenario(num_workers=num_workers)
     then = replace(scenario, loaders=lambda s: s.loader("b", s.numbers, cls=NamedLoader))
     assert uninterrupted(scenario) == resumed(scenario, cut, then=then)

@@ -8,6 +8,7 @@ import pytest
 
 from .cuts import (
     Cut,
+    also_with_workers,
     interrupted,
     raised_in,
     saved_after_step,
@@ -23,10 +24,10 @@ from .recording import Budgeted, EndsEpochsEarly, Plateau, Scheduled, TwoOptimiz
 BATCHES = range(7)
 
 
-def accumulating(batches: int, *, limit: str = "max_epochs", num_workers: int = 0) -> Scenario:
+def accumulating(batches: int, *, limit: str = "max_epochs") -> Scenario:
     """28 samples by fours: seven batches an epoch, which windows of two and three do not divide."""
     limits = {"max_epochs": 3} if limit == "max_epochs" else {"max_epochs": -1, "max_steps": 21 // batches}
-    return Scenario(samples=28, num_workers=num_workers, trainer={**limits, "accumulate_grad_batches": batches})
+    return Scenario(samples=28, trainer={**limits, "accumulate_grad_batches": batches})
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -66,8 +67,9 @@ def test_saved_at_each_place_of_a_window_with_max_steps(windows_by_steps: Scenar
         (saved_after_step(2), saved_after_step(3)),
         (saved_at_epoch_end(0), saved_at_epoch_end(1)),
         (raised_in("training_step", (1, 2)), raised_in("training_step", (1, 2)), raised_in("training_step", (1, 4))),
-        (raised_in("on_train_batch_end", (0, 1)), raised_in("on_train_batch_end", (0, 4))),
+        (raised_in("on_train_batch_end", (0, 4)), raised_in("on_train_batch_end", (1, 1))),
         (stopped((0, 2)),),
+        (stopped((1, 0)),),
         (interrupted("training_step", (1, 1)),),
         (sigterm("training_step", (1, 1)),),
     ],
@@ -78,12 +80,6 @@ def test_accumulating_runs_cut_several_times(windows: Scenario, cuts: tuple[Cut,
     check(windows, *cuts)
 
 
-@pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (1, 2))], ids=str)
-def test_accumulating_with_workers(cut: Cut) -> None:
-    """The same with two workers reading ahead."""
-    check(accumulating(2, num_workers=2), cut)
-
-
 @pytest.mark.parametrize("batch", [0, 2, 5])
 def test_window_longer_than_the_epoch(batch: int) -> None:
     """Each epoch is one optimizer step: in mid-epoch, a resume goes back to its first batch."""
@@ -91,7 +87,7 @@ def test_window_longer_than_the_epoch(batch: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 30}], ids=str)
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize(
     "cut",
     [
@@ -144,7 +140,7 @@ def test_learning_rate_that_waits_for_a_metric(cut: Cut) -> None:
     check(Scenario(module=Plateau, trainer={"max_epochs": 4, "limit_val_batches": 1.0}), cut)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 16}], ids=str)
 @pytest.mark.parametrize(
     "cuts",
@@ -180,7 +176,7 @@ def test_on_train_batch_start_ends_the_epoch(cut: Cut) -> None:
     check(Scenario(module=EndsEpochsEarly), cut)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize(("limit_train_batches", "batches"), [(1, 1), (4, 4), (0.5, 3), (0.9, 5)])
 def test_limited_epochs(limit_train_batches: float, batches: int, num_workers: int) -> None:
     """`limit_train_batches`, a number or a share: the end of the limited epoch is an epoch's end like others."""
@@ -203,7 +199,7 @@ def test_sanity_checks(cut: Cut) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize(
     "cut",
     [saved_after_step(3), saved_after_step(6), saved_after_step(9), saved_at_epoch_end(0), saved_at_epoch_end(1)],
@@ -237,6 +233,25 @@ def test_validations_that_do_not_go_by_epochs(options: dict[str, int], cut: Cut)
     check(Scenario(trainer={"max_epochs": 4, "limit_val_batches": 1.0, **options}), cut)
 
 
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        accumulating(2),
+        Scenario(module=TwoOptimizers),
+        Scenario(module=Budgeted),
+        Scenario(module=EndsEpochsEarly),
+        Scenario(trainer={"limit_train_batches": 4}),
+        Scenario(trainer={"reload_dataloaders_every_n_epochs": 1}),
+        Scenario(trainer={"limit_val_batches": 1.0, "val_check_interval": 2, "num_sanity_val_steps": 2}),
+    ],
+    ids=["accumulating", "manual", "estimated", "ended early", "limited", "reloaded", "validated"],
+)
+def test_with_workers(scenario: Scenario) -> None:
+    """Each of these with two workers reading ahead, through an exception, an epoch's end and a step."""
+    scenario = replace(scenario, num_workers=2)
+    check(scenario, raised_in("training_step", (0, 2)), saved_at_epoch_end(0), raised_in("on_train_batch_end", (1, 2)))
+
+
 def test_a_finished_run_has_nothing_left_to_train() -> None:
     """The checkpoint of a run's end, resumed under the same limits, trains nothing and changes no count."""
     scenario = Scenario(trainer={"max_epochs": 2})
@@ -244,7 +259,7 @@ def test_a_finished_run_has_nothing_left_to_train() -> None:
     assert uninterrupted(scenario) == resumed(scenario, at_the_end)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@also_with_workers
 @pytest.mark.parametrize("end", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 6}, {"max_epochs": -1, "max_steps": 8}])
 def test_a_run_that_goes_on_under_later_limits(end: dict[str, int], num_workers: int) -> None:
     """A run that ended by its limits, at an epoch's end or not, goes on under later ones as if they had always held."""

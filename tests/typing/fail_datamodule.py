@@ -8,6 +8,7 @@ import lightning as L
 
 from resumable import is_resumable, resumable, resumption_of
 
+
 # expect mypy: Value of type variable "ClassWithTrainDataloaderAndTrainer" of "resumable" cannot be "NoTrainer"
 # expect pyright: (?s)"NoTrainer".*"trainer" is not present
 @resumable
@@ -38,14 +39,14 @@ class BlindTrainer:
     def train_dataloader(self) -> Any: ...
 
 
-# expect mypy: incompatible type "str"; expected .*Literal\['error', 'warn', 'adopt'\]
-# expect pyright: (?s)"typo".*OnMismatch
+# expect mypy: on_mismatch: Literal\['error', 'warn', 'adopt'\]
+# expect pyright: (?s)Literal\['typo'\].*"OnMismatch"
 @resumable(on_mismatch="typo")
 class Typo(L.LightningDataModule):
     def train_dataloader(self) -> Any: ...
 
 
-# expect mypy: "seed" .* has incompatible type "str"; expected "int \| None"
+# expect mypy: seed: int \| None
 # expect pyright: (?s)"seed" of type "int \| None"
 @resumable(seed="1")
 class TextSeed(L.LightningDataModule):
@@ -53,14 +54,14 @@ class TextSeed(L.LightningDataModule):
 
 
 # expect mypy: No overload variant of "resumable" matches argument type
-# expect pyright: No overloads for "resumable"
+# expect pyright: (?s)"Literal\[1\]" is not assignable to type "type\[ClassWithTrainDataloaderAndTrainer
 @resumable(1)
 class Positional(L.LightningDataModule):
     def train_dataloader(self) -> Any: ...
 
 
-# expect mypy: No overload variant of "resumable" matches argument type|[Uu]nexpected keyword argument "sed"
-# expect pyright: No overloads for "resumable"|No parameter named "sed"
+# expect mypy: Unexpected keyword argument "sed" for overloaded function "resumable"
+# expect pyright: No overloads for "resumable"
 @resumable(sed=1)
 class Misspelt(L.LightningDataModule):
     def train_dataloader(self) -> Any: ...
@@ -75,7 +76,7 @@ class Data(L.LightningDataModule):
 
 # expect mypy: "Data" has no attribute "foldr"
 # expect pyright: "foldr" for class "Data"
-Data().foldr
+_ = Data().foldr
 
 # expect mypy: incompatible type "int"; expected "SupportsTraining"
 # expect pyright: (?s)"Literal\[3\]".*"SupportsTraining"
@@ -87,7 +88,7 @@ resumption_of(Data)
 
 # expect mypy: "ResumptionState" has no attribute "consumed"
 # expect pyright: "consumed" for class "ResumptionState"
-resumption_of(Data()).consumed
+_ = resumption_of(Data()).consumed
 
 
 def look(thing: object) -> int:

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
+
 from torch.utils.data import TensorDataset
 
 from resumable import Order, ResumableLoader, Shuffled
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 data = TensorDataset()
 
 
 class NoLength:
-    def indices(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]: ...
+    def indices(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        raise NotImplementedError
 
 
 class Lists:
-    def __len__(self) -> int: ...
-    def indices(self, epoch: int, start: int, stop: int) -> list[int]: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def indices(self, epoch: int, start: int, stop: int) -> list[int]:
+        raise NotImplementedError
 
 
 class OneEpoch:
-    def __len__(self) -> int: ...
-    def indices(self, start: int, stop: int) -> NDArray[np.int64]: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def indices(self, start: int, stop: int) -> NDArray[np.int64]:
+        raise NotImplementedError
 
 
 # expect mypy: [Uu]nexpected keyword argument "num_worker"

@@ -23,7 +23,8 @@ class Texts:
     prev_consumed_samples: int = 0
     if_first_step: int = 0
 
-    def compute_consumed_samples(self, steps_since_resume: int) -> int: ...
+    def compute_consumed_samples(self, steps_since_resume: int) -> int:
+        raise NotImplementedError
 
 
 class Nones:
@@ -32,7 +33,8 @@ class Nones:
     prev_consumed_samples: int | None = None
     if_first_step: int = 0
 
-    def compute_consumed_samples(self, steps_since_resume: int) -> int: ...
+    def compute_consumed_samples(self, steps_since_resume: int) -> int:
+        raise NotImplementedError
 
 
 class ReadOnly:
@@ -41,8 +43,11 @@ class ReadOnly:
     if_first_step: int = 0
 
     @property
-    def prev_consumed_samples(self) -> int: ...
-    def compute_consumed_samples(self, steps_since_resume: int) -> int: ...
+    def prev_consumed_samples(self) -> int:
+        raise NotImplementedError
+
+    def compute_consumed_samples(self, steps_since_resume: int) -> int:
+        raise NotImplementedError
 
 
 class CountsNothing:
@@ -53,10 +58,12 @@ class CountsNothing:
 
 
 # expect mypy: incompatible type "Texts"; expected "DataSampler \| None"
+# expect mypy: init_consumed_samples: expected "SupportsInt", got "str"
 # expect pyright: (?s)"Texts".*"DataSampler".*"init_consumed_samples" is an incompatible type
 ResumptionState(Texts(), Counter())
 
 # expect mypy: incompatible type "Nones"; expected "DataSampler \| None"
+# expect mypy: prev_consumed_samples: expected "SupportsInt", got "int \| None"
 # expect pyright: (?s)"Nones".*"DataSampler".*"prev_consumed_samples" is an incompatible type
 ResumptionState(Nones(), Counter())
 
@@ -68,7 +75,7 @@ ResumptionState(ReadOnly(), Counter())
 # expect pyright: (?s)"CountsNothing".*"DataSampler".*"compute_consumed_samples" is not present
 ResumptionState(CountsNothing(), Counter())
 
-# expect mypy: Argument 2 to "ResumptionState" has incompatible type "NoSteps"; expected "Trainer \| None"
+# expect mypy: Argument "trainer" to "ResumptionState" has incompatible type "NoSteps"; expected "Trainer \| None"
 # expect pyright: (?s)"NoSteps".*"Trainer".*"global_step" is not present
 ResumptionState(trainer=NoSteps())
 

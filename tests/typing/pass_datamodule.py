@@ -27,7 +27,7 @@ class Bare(L.LightningDataModule):
         return DataLoader(TensorDataset(), batch_size=self.batch_size, shuffle=True)
 
     def lines(self) -> list[str]:
-        return [self.folder]
+        return [self.folder] * resumption_of(self).consumed_samples
 
 
 @resumable(seed=1)
@@ -80,6 +80,18 @@ class WithoutLightning:
         return [1]
 
 
+class KnowsItsTrainer:
+    @property
+    def trainer(self) -> L.Trainer:
+        raise RuntimeError("not attached")
+
+    def train_dataloader(self, shuffle: bool = True) -> dict[str, DataLoader[Any]]:
+        return {}
+
+
+DecoratedByCall = resumable(KnowsItsTrainer)
+
+
 @resumable
 class Untyped(L.LightningDataModule):
     def train_dataloader(self) -> Any:
@@ -106,6 +118,7 @@ assert_type(state.state_dict(), dict[str, Any])
 assert_type(resumption_of(Concrete()), ResumptionState)
 assert_type(resumption_of(WithoutLightning()), ResumptionState)
 assert_type(resumption_of(Untyped()), ResumptionState)
+assert_type(DecoratedByCall(), KnowsItsTrainer)
 
 
 def look(thing: object, several: Mapping[str, object]) -> int:

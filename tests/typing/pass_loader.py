@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 from typing_extensions import assert_type
 
 from resumable import Order, ResumableLoader, ResumptionState, Sequential, Shuffled
@@ -91,10 +91,12 @@ for order in orders:
 ResumableLoader(Words(), 4, True)
 ResumableLoader(Words(), batch_size=None)
 ResumableLoader(TensorDataset(torch.arange(3)))
+part = ResumableLoader(random_split(Words(), [6, 4])[0], batch_size=2, shuffle=True)
+numbers = ResumableLoader(range(1_000), batch_size=32, shuffle=True, seed=0, num_workers=2)
 
 for epoch in range(loader.epoch, 3):
     for batch in loader:
-        print(epoch, batch)
+        steps = [epoch, batch]
 
 
 def save(model: torch.nn.Module, loader: ResumableLoader[Any]) -> dict[str, Any]:
@@ -110,5 +112,16 @@ def train(loader: ResumableLoader[tuple[Tensor, Tensor]]) -> Tensor:
 
 train(ResumableLoader(TensorDataset(torch.zeros(3), torch.zeros(3)), batch_size=2))
 typed: ResumableLoader[list[str]] = ResumableLoader(Words(), batch_size=2)
-ResumableLoader(range(10), batch_size=2)
+for sentence in typed:
+    assert_type(sentence, list[str])
 ResumableLoader(["a", "b"], batch_size=2)
+
+
+class Sentences(ResumableLoader[list[str]]):
+    """A loader whose batches have a type."""
+
+    def longest(self) -> int:
+        return max(len(sentence) for sentence in self)
+
+
+assert_type(Sentences(Words(), batch_size=2).longest(), int)

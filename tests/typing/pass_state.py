@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.stateful import Stateful
 from typing_extensions import assert_type
 
 from resumable import (
@@ -23,6 +22,9 @@ from resumable import (
     StateError,
     Trainer,
 )
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 
 class Counter:

@@ -11,7 +11,7 @@ from typing import Any
 
 from resumable.adapters.lightning.combined import Combined, combine
 from resumable.adapters.lightning.loops import Trained, trained
-from resumable.errors import MismatchError, ResumptionError, explain
+from resumable.errors import MismatchError, explain
 from resumable.lanes import Lane, MapLane
 from resumable.ledger import Stretch
 from resumable.policy import refuse_or_warn, resolve
@@ -26,6 +26,7 @@ class LightningFrontier:
     """The frontier that Lightning's loop counters tell: an anchor, and the batches that were trained since."""
 
     init_global_step = 0
+    knows_epochs = True
 
     def __init__(self, trainer: Any, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
         self.trainer = trainer
@@ -62,17 +63,6 @@ class LightningFrontier:
         if len(self._combined.lanes) == 1 and self.primary.identity is not None:
             return ()
         return self._places_now()
-
-    def check_can_load(self) -> None:
-        """Refuse a load between two batches of a running fit."""
-        if self.is_running:
-            raise ResumptionError(
-                explain(
-                    "A state cannot be loaded while the trainer is fitting: the batches on their way are others.",
-                    [("position", self.position)],
-                    "Pass the checkpoint to trainer.fit(ckpt_path=...). Nothing was loaded.",
-                )
-            )
 
     def load(self, saved: Saved, /) -> Verdict:
         """Go on from *saved* with the present loaders."""

@@ -6,6 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader

@@ -76,11 +76,12 @@ def warn(message: str, /) -> None:
     """Give a `ResumptionWarning` that points at the line outside this package that led to it.
 
     >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
     ...     warn("This resume reads the stream again.")
     >>> caught[0].category.__name__
     'ResumptionWarning'
     """
-    frame, level = inspect.currentframe(), 0
+    frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, ResumptionWarning, stacklevel=level)

@@ -188,7 +188,7 @@ class ResumptionState:
                 explain(
                     "A state cannot be loaded while the loader is being iterated: the batches on their way are others.",
                     [("position", self.position)],
-                    "Load it before the loop (in Lightning: trainer.fit(ckpt_path=...)). Nothing was loaded.",
+                    "Load it before the loop, or leave the loop first. Nothing was loaded.",
                 )
             )
         self.load_snapshot(saved)

@@ -183,7 +183,7 @@ class ResumableSampler(Sampler[Any]):
         self._single = single
 
     def __len__(self) -> int:
-        return self.feed.batching.batches
+        return replace(self.feed.batching, limit=None).batches  # whoever set a limit applies it to this
 
     def __iter__(self) -> Iterator[Any]:
         # the place is read here and not at the first draw, since workers draw ahead and others may set it meanwhile

@@ -86,5 +86,6 @@ def test_an_uncommitted_end_of_an_epoch_does_not_bring_the_epoch_back() -> None:
 
 
 def test_a_place_at_the_end_of_an_epoch_is_the_start_of_the_next() -> None:
-    """Seeking gives a place its one form."""
-    assert Position(10, 1, 0) == Cursor(TEN, Position(10, 0, 10)).position
+    """Seeking gives a place its one form, whoever says what is trained."""
+    for commits in (False, True):
+        assert Position(10, 1, 0) == Cursor(TEN, Position(10, 0, 10), commits=commits).position

@@ -103,6 +103,18 @@ def test_several_resumes_in_one_epoch() -> None:
     assert expected(40) == taken + list(batches_of(restarted(state, n=40), EPOCHS))
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000, 5000, 20_000])
+@pytest.mark.parametrize("offset", [0, 1, 1023, 30_000])
+def test_long_epochs(offset: int, size: int) -> None:
+    """Indices are drawn in blocks, and where one block ends and the next begins is not to be seen."""
+    n = 50_000
+    loader = loader_of(n, batch_size=size)
+    loader.load_state_dict({"consumed_samples": offset})
+    loader.collate_fn = list
+    batches = [index for batch in loader for index in batch]
+    assert order_of(n, shuffle=True, seed=5).indices(0, offset, n).tolist() == batches
+
+
 def test_saving_after_every_batch_moves_nothing() -> None:
     """A run that saves is the run that does not."""
     loader = loader_of()

@@ -23,7 +23,8 @@ LENGTH, CONSUMED = 10**12, 10**11
 
 def figures() -> list[Figure]:
     """Measure in the middle of a long run with the longest of seeds, which takes the most digits."""
-    peer = StatefulDataLoader[Any](range(10**5), batch_size=32, shuffle=True)
+    data: Any = range(10**5)  # a stand-in for a dataset
+    peer = StatefulDataLoader[Any](data, batch_size=32, shuffle=True)
     peer_batches = iter(peer)
     next(peer_batches)
     state: dict[str, Any] = saved(LENGTH, CONSUMED)

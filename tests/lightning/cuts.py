@@ -47,7 +47,7 @@ class Killed(Exception):
     """What a session dies of."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cut:
     """A session ends in *hook*, the first time that *when* holds there, by *action*."""
 
@@ -59,7 +59,7 @@ class Cut:
     ends_with: type[BaseException] | None = Killed
     kills_process: bool = False
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name
 
     def carry_out(self, train: Callable[..., L.Trainer], folder: Path) -> None:

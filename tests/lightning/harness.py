@@ -52,10 +52,10 @@ class Scenario:
     num_workers: int = 0
     shuffle: bool = True
     drop_last: bool = False
-    loaders: Callable[[Scenario], Any] = lambda scenario: scenario.loader()
-    data: Callable[[Scenario], L.LightningDataModule] = lambda scenario: Numbers(scenario)
-    module: Callable[[], Recording] = Recording
-    callbacks: Callable[[], list[L.Callback]] = list
+    loaders: Callable[[Scenario], Any] = field(default=lambda scenario: scenario.loader(), repr=False)
+    data: Callable[[Scenario], L.LightningDataModule] = field(default=lambda scenario: Numbers(scenario), repr=False)
+    module: Callable[[], Recording] = field(default=Recording, repr=False)
+    callbacks: Callable[[], list[L.Callback]] = field(default=list, repr=False)
     trainer: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property

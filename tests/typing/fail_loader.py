@@ -48,8 +48,8 @@ ResumableLoader(data, batch_size=4, sampler=None)
 # expect pyright: "num_workers" of type "int"
 ResumableLoader(data, batch_size=4, num_workers="2")
 
-# expect mypy: "batch_size" .* has incompatible type "str"; expected "int \| None"
-# expect pyright: "batch_size" of type "int \| None"
+# expect mypy: "batch_size" .* has incompatible type "str"; expected "SupportsIndex \| None"
+# expect pyright: "batch_size" of type "SupportsIndex \| None"
 ResumableLoader(data, batch_size="4")
 
 # expect mypy: "seed" .* has incompatible type "float"; expected "int \| None"

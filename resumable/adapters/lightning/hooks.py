@@ -52,6 +52,7 @@ class Hooks:
         """Counting begins with the first batch."""
         if self.frontier is not None:
             self.frontier.batch_starts()
+            self.placement.batch_starts(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """What was counted is folded, before another callback saves a checkpoint."""

@@ -41,6 +41,13 @@ class Placement:
             self.first_epoch_batches = None
             fit.max_batches = frontier.primary.batching.batches
 
+    def batch_starts(self, trainer: Any, pl_module: Any) -> None:
+        """Open the progress bar of an epoch that goes on, which Lightning does only where an epoch begins."""
+        if self.form == "middle":
+            self.form = None
+            if (bar := trainer.progress_bar_callback) is not None:
+                bar.on_train_epoch_start(trainer, pl_module)
+
     def epoch_ends(self, fit: Any) -> None:
         """Clear the mark of a restart, as Lightning does behind a batch: a finished epoch has none left."""
         if self.form == "end":

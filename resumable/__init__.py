@@ -29,15 +29,18 @@ if TYPE_CHECKING:
     from .order import Sequential, Shuffled
     from .position import Position
     from .protocols import BatchSchedule, DataSampler, Order, Trainer
+    from .schedules import ConstantBatchSize, LinearRampup, StepSchedule
     from .state import ResumptionState
     from .verdict import Verdict
 
 __all__ = [
     "BatchSchedule",
     "ConfigurationError",
+    "ConstantBatchSize",
     "DataSampler",
     "DecorationError",
     "Ledger",
+    "LinearRampup",
     "MismatchError",
     "Order",
     "Position",
@@ -49,6 +52,7 @@ __all__ = [
     "Sequential",
     "Shuffled",
     "StateError",
+    "StepSchedule",
     "Trainer",
     "Verdict",
     "is_resumable",
@@ -60,9 +64,11 @@ __all__ = [
 _HOME: Final = {
     "BatchSchedule": "protocols",
     "ConfigurationError": "errors",
+    "ConstantBatchSize": "schedules",
     "DataSampler": "protocols",
     "DecorationError": "errors",
     "Ledger": "ledger",
+    "LinearRampup": "schedules",
     "MismatchError": "errors",
     "Order": "protocols",
     "Position": "position",
@@ -74,6 +80,7 @@ _HOME: Final = {
     "Sequential": "order",
     "Shuffled": "order",
     "StateError": "errors",
+    "StepSchedule": "schedules",
     "Trainer": "protocols",
     "Verdict": "verdict",
     "is_resumable": "decorator",

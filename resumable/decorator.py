@@ -73,6 +73,7 @@ def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mi
     def decorate(decorated: type[Any]) -> type[Any]:
         _check(decorated)
         _wrap_methods(decorated)
+        _add_rebase(decorated)
         setattr(decorated, MARK, options)
         _follow_subclasses(decorated)
         return decorated
@@ -166,6 +167,26 @@ def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) ->
 
 
 _inside: set[tuple[int, int, str]] = set()
+
+
+class _InitGlobalStep:
+    """The state's `init_global_step`, read from the instance; old code that sets its own goes on doing so."""
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        return self if instance is None else resumption_of(instance).init_global_step
+
+
+def _add_rebase(cls: type[Any]) -> None:
+    """Give the class what BioNeMo's mixin gave it, so that old loader methods that call it keep working."""
+
+    def update_init_global_step(self: Any) -> None:
+        """Count from the trainer's present step on. Needed never, harmless always."""
+        resumption_of(self).update_init_global_step()
+
+    if not hasattr(cls, "update_init_global_step"):
+        cls.update_init_global_step = update_init_global_step
+    if not hasattr(cls, "init_global_step"):
+        cls.init_global_step = _InitGlobalStep()
 
 
 def _forward(cls: type[object], name: str) -> Any:

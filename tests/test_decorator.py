@@ -345,9 +345,34 @@ def test_no_hook_is_added() -> None:
     after = {name: is_overridden(name, Bare(), L.LightningDataModule) for name in hooks()}
     assert before == after
     assert not after["val_dataloader"]
-    assert {"train_dataloader", "state_dict", "load_state_dict", "__init_subclass__", "__resumable_options__"} == set(
-        vars(Bare)
-    ) - {"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__jit_unused_properties__"}
+    added = {"state_dict", "load_state_dict", "__init_subclass__", "__resumable_options__"}
+    rebase = {"update_init_global_step", "init_global_step"}
+    assert {"train_dataloader"} | added | rebase == set(vars(Bare)) - {
+        "__module__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__jit_unused_properties__",
+    }
+
+
+def test_old_code_may_go_on_calling_the_mixins_rebase() -> None:
+    """`update_init_global_step()` in a loader method changes nothing, and an own `init_global_step` is kept."""
+
+    @resumable
+    class Old:
+        trainer = None
+
+        def train_dataloader(self) -> Any:
+            cast("Any", self).update_init_global_step()
+            return DataLoader(numbers(N), batch_size=SIZE, shuffle=True)
+
+    data: Any = Old()
+    assert expected(3) == trained(data, 3)
+    data.update_init_global_step()
+    assert (0, 6) == (data.init_global_step, resumption_of(data).consumed_samples)
+    data.init_global_step = 7
+    assert 7 == data.init_global_step
 
 
 def hooks() -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from typing_extensions import TypeIs
 
 from resumable.errors import DecorationError, explain
-from resumable.protocols import SavesState, SupportsTraining
+from resumable.protocols import SupportsTraining
 from resumable.state import ResumptionState
 
 __all__ = ["MARK", "Resumable", "is_resumable", "resumption_of"]
@@ -17,8 +17,13 @@ MARK = "__resumable_options__"
 _HELD = "_resumption_state"
 
 
-class Resumable(SupportsTraining, SavesState, Protocol):
+class Resumable(SupportsTraining, Protocol):
     """What an instance of a decorated class offers."""
+
+    @property
+    def __resumable_options__(self) -> object:
+        """The decorator's options. No undecorated class has them, so that `is_resumable` tells the two apart."""
+        ...
 
 
 def is_resumable(thing: object, /) -> TypeIs[Resumable]:

@@ -95,6 +95,9 @@ class Batching:
         Position(consumed_samples=14, epoch=1, offset=4)
         """
         consumed, epoch, offset = position.consumed_samples, position.epoch, position.offset
+        after = offset + batches * self.batch_size
+        if self.limit is None and after + self.batch_size <= self.length:  # a whole batch follows: the same epoch
+            return Position(consumed + after - offset, epoch, after)
         left = self.batches_left(offset)
         if batches >= left:
             self._refuse_empty_epochs()

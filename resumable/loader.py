@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, SupportsIndex, TypeVar, cast
+from typing import Any, SupportsIndex, cast
 
 from torch.utils.data import Dataset, IterableDataset
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import TypedDict, TypeVar, Unpack
 
 from resumable.batching import Batching
 from resumable.errors import ConfigurationError, explain
@@ -23,7 +23,7 @@ from resumable.verdict import OnMismatch
 
 __all__ = ["LoaderOptions", "ResumableLoader"]
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class LoaderOptions(TypedDict, total=False):

@@ -46,6 +46,8 @@ EIGHT_ROUNDS_LENGTHS: Final = 1 << 20
 """Up to this length the network takes eight rounds, above it six."""
 
 BLOCK: Final = 16_384  # values that go through the rounds together: four uint32 arrays of it stay in a core's cache
+FEW: Final = 8  # values that walk one by one
+_LOW_32: Final = (1 << 32) - 1
 _WORD: Final = (1 << 64) - 1
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _MIX: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -180,13 +182,30 @@ class Network:
     def _walk(self, values: NDArray[np.uint64]) -> None:
         """Send what lies at or above the length through again. The cycles are finite, so all come back below it."""
         outside = np.flatnonzero(values >= self.wide_length)
-        while outside.size:
+        while outside.size > FEW:
             again = values[outside]
             high = np.right_shift(again, self.wide_low_shift).astype(np.uint32)
             low = np.bitwise_and(again.astype(np.uint32), self.low_mask)
             self._apply(high, low, again)
             values[outside] = again
             outside = outside[again >= self.wide_length]
+        for place in outside.tolist():
+            values[place] = self._walked(int(values[place]))
+
+    def _walked(self, value: int) -> int:
+        """The same for one value: NumPy's calls would take as long for it as for hundreds."""
+        keys, high_size = [int(key) for key in self.round_keys], int(self.high_size)
+        high, low = divmod(value, 1 << self.low_bits)
+        while value >= self.length:
+            for number, key in enumerate(keys):
+                hashed = ((high if number % 2 else low) ^ key) * 0x9E3779B1 & _LOW_32
+                hashed = (hashed ^ hashed >> 15) * 0x85EBCA77 & _LOW_32
+                if number % 2:
+                    low ^= hashed >> 32 - self.low_bits
+                else:
+                    high = (high + (hashed * high_size >> 32)) % high_size
+            value = high << self.low_bits | low
+        return value
 
     def _apply(self, high: NDArray[np.uint32], low: NDArray[np.uint32], values: NDArray[np.uint64]) -> None:
         """Turn (high, low) through every round, in place, and join them in *values*."""

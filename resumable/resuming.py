@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.utils.data import DataLoader
+from typing_extensions import TypeVar
 
 from resumable.cursor import Cursor, Pass
 from resumable.ledger import Stretch
@@ -21,7 +22,7 @@ from resumable.verdict import Identity, OnMismatch, Verdict
 
 __all__ = ["Iterate", "LoaderFrontier", "Resuming", "install"]
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 Iterate = Callable[[], Iterator[T]]
 """Torch's own `DataLoader.__iter__`, bound to its loader."""
 

@@ -19,7 +19,7 @@ from resumable.verdict import Identity
 
 __all__ = ["BatchSamplerFeed", "Feed", "OrderFeed", "ResumableSampler", "identity_of"]
 
-_FIRST_BLOCK, _BLOCK = 1024, 16_384
+_FIRST_BLOCK, _BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
 
 
@@ -89,7 +89,7 @@ class OrderFeed:
             raise _cannot_adopt(identity, self.identity)
 
     def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
-        """The batches of *epoch* from *offset* to its end, drawn in blocks that grow."""
+        """The batches of *epoch* from *offset* to its end, drawn in blocks, the first one small."""
         size, draw = self.batching.batch_size, self._draw
         left, block = self.batching.batches_left(offset), _FIRST_BLOCK
         while left:
@@ -101,7 +101,7 @@ class OrderFeed:
                 )
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
-            left, offset, block = left - batches, offset + batches * size, min(2 * block, _BLOCK)
+            left, offset, block = left - batches, offset + batches * size, _BLOCK
 
 
 class ReplayedSampler:

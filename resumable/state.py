@@ -275,8 +275,8 @@ class ResumptionState:
         fresh = dict(dumped)
         if order is not None:
             fresh["order"] = dict(dumped["order"])
-        fresh["loaders"] = [dict(place) for place in dumped["loaders"]]
-        fresh["ledger"] = [dict(stretch) for stretch in dumped["ledger"]]
+        fresh["loaders"] = list(map(dict, dumped["loaders"]))
+        fresh["ledger"] = list(map(dict, dumped["ledger"]))
         return fresh
 
 

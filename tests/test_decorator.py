@@ -130,9 +130,9 @@ def test_a_lightning_datamodule_without_a_trainer_counts_its_loop_too() -> None:
 
 def test_commits_through_the_datamodules_state() -> None:
     """`resumption_of(datamodule).commit()` is the loader's."""
-    data = Plain()
-    loader: Any = data.train_dataloader()
-    for number, _ in enumerate(islice(loader, 5), start=1):
+    data: Any = Plain()
+    batches: Iterator[Any] = islice(data.train_dataloader(), 5)
+    for number, _ in enumerate(batches, start=1):
         if number == 2:
             resumption_of(data).commit()
     assert Position(4, 0, 4) == resumption_of(data).position

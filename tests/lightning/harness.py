@@ -119,9 +119,7 @@ class Run:
 
     def ids(self, epoch: int) -> list[int]:
         """The ids that *epoch* trained, in their order."""
-        return [
-            number for step in self.steps if step.epoch == epoch for _, ids in step.batches for number in flat(ids)
-        ]
+        return [number for step in self.steps if step.epoch == epoch for _, ids in step.batches for number in flat(ids)]
 
     def batches(self, epoch: int) -> int:
         """How many batches *epoch* trained."""
@@ -170,9 +168,7 @@ def repeated_and_lost(expected: Run, actual: Run) -> tuple[list[tuple[int, int]]
     return sorted((got - wanted).elements()), sorted((wanted - got).elements())
 
 
-def train(
-    scenario: Scenario, checkpoint: Path | None = None, *callbacks: L.Callback, session: int = 0
-) -> L.Trainer:
+def train(scenario: Scenario, checkpoint: Path | None = None, *callbacks: L.Callback, session: int = 0) -> L.Trainer:
     """One session: train *scenario*, from *checkpoint* if there is one, until its own limits or a callback end it."""
     _own_random_streams(session)
     trainer = trainer_of(scenario, *callbacks)
@@ -188,9 +184,7 @@ def trainer_of(scenario: Scenario, *callbacks: L.Callback, **options: Any) -> L.
     """The trainer of one session, which says nothing and saves only by the callbacks that it is given."""
     used = [*scenario.callbacks(), *callbacks]
     saves = any(isinstance(callback, Checkpoint) for callback in used)  # else Lightning would bring its own
-    return L.Trainer(
-        **{**_QUIET, **scenario.trainer, **options, "callbacks": used, "enable_checkpointing": saves}
-    )
+    return L.Trainer(**{**_QUIET, **scenario.trainer, **options, "callbacks": used, "enable_checkpointing": saves})
 
 
 def run_of(trainer: L.Trainer) -> Run:

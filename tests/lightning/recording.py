@@ -102,7 +102,10 @@ class Scheduled(Recording):
         optimizer = SGD(self.parameters(), lr=0.05, momentum=0.9)
         each_step = CosineAnnealingLR(optimizer, T_max=40)
         each_epoch = StepLR(optimizer, step_size=1, gamma=0.7)
-        return [optimizer], [{"scheduler": each_step, "interval": "step"}, {"scheduler": each_epoch, "interval": "epoch"}]
+        return [optimizer], [
+            {"scheduler": each_step, "interval": "step"},
+            {"scheduler": each_epoch, "interval": "epoch"},
+        ]
 
 
 class Plateau(Recording):

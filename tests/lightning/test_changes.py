@@ -16,6 +16,7 @@ from resumable import MismatchError
 from .cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
 from .harness import Run, Scenario, check, repeated_and_lost, resumed, uninterrupted
 
+
 def regrouped(order: list[int], old: list[list[int]], size: int, *, drop_last: bool) -> list[list[int]]:
     """The batches of an epoch whose *old* batches are trained and whose rest is cut into batches of *size*."""
     rest = order[sum(map(len, old)) :]

@@ -52,7 +52,9 @@ def test_saved_on_the_way_out_of_an_exception(limit: str, cut: Cut) -> None:
     check(BOTH[limit], cut)
 
 
-@pytest.mark.parametrize("cut", [interrupted(hook, (1, 2)) for hook in ("training_step", "on_train_batch_end")], ids=str)
+@pytest.mark.parametrize(
+    "cut", [interrupted(hook, (1, 2)) for hook in ("training_step", "on_train_batch_end")], ids=str
+)
 def test_saved_on_ctrl_c(cut: Cut) -> None:
     """A KeyboardInterrupt is an exception like others."""
     check(EPOCHS, cut)
@@ -89,7 +91,9 @@ def test_saved_by_hand_in_a_hook(limit: str, cut: Cut) -> None:
 
 
 @pytest.mark.parametrize("limit", BOTH)
-@pytest.mark.parametrize("cut", [raised_in("on_train_epoch_start", (1, 5)), raised_in("on_train_epoch_end", (1, 5))], ids=str)
+@pytest.mark.parametrize(
+    "cut", [raised_in("on_train_epoch_start", (1, 5)), raised_in("on_train_epoch_end", (1, 5))], ids=str
+)
 def test_exception_between_two_epochs(limit: str, cut: Cut) -> None:
     """Between the last batch of an epoch and the first of the next, all of the epoch is trained and none of the next.
 
@@ -111,7 +115,11 @@ def test_stopped_by_the_trainer_and_saved_afterwards(limit: str, place: tuple[in
         (saved_after_step(1), saved_after_step(2), saved_after_step(4)),
         (raised_in("training_step", (1, 1)), raised_in("training_step", (1, 2)), raised_in("training_step", (1, 4))),
         (saved_after_step(8), raised_in("on_train_batch_start", (1, 3)), raised_in("on_train_batch_end", (1, 3))),
-        (raised_in("training_step", (1, 3)), raised_in("on_train_batch_start", (1, 3)), raised_in("training_step", (1, 3))),
+        (
+            raised_in("training_step", (1, 3)),
+            raised_in("on_train_batch_start", (1, 3)),
+            raised_in("training_step", (1, 3)),
+        ),
         (saved_after_step(6), saved_after_step(12)),
         (saved_at_epoch_end(0), saved_at_epoch_end(1)),
         (saved_after_step(6), saved_at_epoch_end(1)),
@@ -152,7 +160,9 @@ def test_with_workers(limit: str, cuts: tuple[Cut, ...]) -> None:
 @pytest.mark.parametrize("limit", BOTH)
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("cut", [saved_after_step(5), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str)
+@pytest.mark.parametrize(
+    "cut", [saved_after_step(5), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str
+)
 def test_other_orders(limit: str, shuffle: bool, drop_last: bool, cut: Cut) -> None:
     """With drop_last an epoch is five batches: a checkpoint after the fifth is one on its last batch."""
     check(replace(BOTH[limit], shuffle=shuffle, drop_last=drop_last), cut)
@@ -193,6 +203,8 @@ def test_saved_at_the_end_of_a_validation(limit: str, interval: float, place: tu
 @pytest.mark.parametrize("limit", BOTH)
 @pytest.mark.parametrize("hook", [*HOOKS, "on_before_backward", "on_before_zero_grad"])
 @pytest.mark.parametrize("place", [(epoch, batch) for epoch in (0, 1) for batch in range(6)][1:], ids=str)
-def test_exception_in_every_hook_of_every_batch(hook: str, place: tuple[int, int], limit: str, num_workers: int) -> None:
+def test_exception_in_every_hook_of_every_batch(
+    hook: str, place: tuple[int, int], limit: str, num_workers: int
+) -> None:
     """The whole grid."""
     check(replace(BOTH[limit], num_workers=num_workers), raised_in(hook, place))

@@ -77,7 +77,9 @@ def test_sigterm_to_the_whole_process_group(tmp_path: Path) -> None:
     """A scheduler signals the workers too. In a new process, and resumed in another, the run is the same."""
     command = [sys.executable, "-m", "tests.lightning.test_signals", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ended = subprocess.run(command, env=environment, start_new_session=True, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, env=environment, start_new_session=True, capture_output=True, timeout=120, check=False
+    )
     checkpoint = tmp_path / "cut.ckpt"
     assert checkpoint.exists(), ended.stderr.decode()
     assert uninterrupted(WORKERS) == run_of(train(WORKERS, checkpoint, session=1))
@@ -87,8 +89,6 @@ def _session_of_a_process_group(folder: Path) -> None:
     cut = sigterm("training_step", (1, 2))
     cut = replace(cut, action=lambda trainer: os.killpg(0, signal.SIGTERM), ends_with=BaseException)
     cut.carry_out(lambda *callbacks: train(WORKERS, None, *callbacks), folder)
-
-
 
 
 if __name__ == "__main__":

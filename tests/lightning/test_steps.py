@@ -132,7 +132,12 @@ def test_learning_rates_while_accumulating(cut: Cut) -> None:
 
 @pytest.mark.parametrize(
     "cut",
-    [saved_after_step(3), saved_after_step(8), raised_in("training_step", (1, 3)), saved_in("on_train_batch_end", (1, 1))],
+    [
+        saved_after_step(3),
+        saved_after_step(8),
+        raised_in("training_step", (1, 3)),
+        saved_in("on_train_batch_end", (1, 1)),
+    ],
     ids=str,
 )
 def test_learning_rate_that_waits_for_a_metric(cut: Cut) -> None:
@@ -192,7 +197,9 @@ def test_a_limited_epoch_is_a_prefix_of_the_whole() -> None:
     assert {epoch: whole.ids(epoch)[:16] for epoch in range(3)} == {epoch: limited.ids(epoch) for epoch in range(3)}
 
 
-@pytest.mark.parametrize("cut", [saved_after_step(3), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str)
+@pytest.mark.parametrize(
+    "cut", [saved_after_step(3), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str
+)
 def test_sanity_checks(cut: Cut) -> None:
     """The validation batches that Lightning tries at first move nothing."""
     check(Scenario(trainer={"max_epochs": 3, "limit_val_batches": 1.0, "num_sanity_val_steps": 2}), cut)
@@ -207,9 +214,7 @@ def test_sanity_checks(cut: Cut) -> None:
 )
 def test_reloaded_loaders(every: int, num_workers: int, cut: Cut) -> None:
     """`reload_dataloaders_every_n_epochs` asks for new loaders, each of which stands where the training stands."""
-    check(
-        Scenario(num_workers=num_workers, trainer={"max_epochs": 4, "reload_dataloaders_every_n_epochs": every}), cut
-    )
+    check(Scenario(num_workers=num_workers, trainer={"max_epochs": 4, "reload_dataloaders_every_n_epochs": every}), cut)
 
 
 EVERY_OTHER_EPOCH = {"check_val_every_n_epoch": 2}
@@ -260,7 +265,9 @@ def test_a_finished_run_has_nothing_left_to_train() -> None:
 
 
 @also_with_workers
-@pytest.mark.parametrize("end", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 6}, {"max_epochs": -1, "max_steps": 8}])
+@pytest.mark.parametrize(
+    "end", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 6}, {"max_epochs": -1, "max_steps": 8}]
+)
 def test_a_run_that_goes_on_under_later_limits(end: dict[str, int], num_workers: int) -> None:
     """A run that ended by its limits, at an epoch's end or not, goes on under later ones as if they had always held."""
     whole = Scenario(num_workers=num_workers, trainer={"max_epochs": 3})

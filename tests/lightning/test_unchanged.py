@@ -99,7 +99,9 @@ def bars(scenario: Scenario, *cuts: Cut) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("options", [{}, {"limit_train_batches": 4}], ids=str)
-@pytest.mark.parametrize("cut", [saved_after_step(3), saved_at_epoch_end(0), raised_in("training_step", (1, 2))], ids=str)
+@pytest.mark.parametrize(
+    "cut", [saved_after_step(3), saved_at_epoch_end(0), raised_in("training_step", (1, 2))], ids=str
+)
 def test_progress_bars_end_at_their_totals(cut: Cut, options: dict[str, Any]) -> None:
     """In the resumed epoch and after it, the progress bar runs to the same end as in any other run."""
     scenario = Scenario(trainer=options)

@@ -95,14 +95,14 @@ class _InHook(L.Callback):
         self.done = False
         self._hook, self._when, self._action = hook, when, action
         if hook not in _STEPS:
-            setattr(self, hook, lambda trainer, *_: self._reach(trainer))
+            setattr(self, hook, self._reach)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._hook in _STEPS:
             assert isinstance(pl_module, Recording)
             pl_module.reached = lambda place: self._reach(trainer) if place == self._hook else None
 
-    def _reach(self, trainer: L.Trainer) -> None:
+    def _reach(self, trainer: L.Trainer, *_: object, **__: object) -> None:
         if not self.done and self._when(trainer):
             self.done = True
             self._action(trainer)

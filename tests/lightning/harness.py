@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from resumable import resumable
 
@@ -43,39 +43,9 @@ _QUIET: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Scenario:
-    """What is trained, on what, and how. `trainer` holds the options of Lightning's Trainer that the case is about."""
-
-    samples: int = 22
-    batch_size: int = 4
-    num_workers: int = 0
-    shuffle: bool = True
-    drop_last: bool = False
-    loaders: Callable[[Scenario], Any] = field(default=lambda scenario: scenario.loader(), repr=False)
-    data: Callable[[Scenario], L.LightningDataModule] = field(default=lambda scenario: Numbers(scenario), repr=False)
-    module: Callable[[], Recording] = field(default=Recording, repr=False)
-    callbacks: Callable[[], list[L.Callback]] = field(default=list, repr=False)
-    trainer: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    @property
-    def numbers(self) -> range:
-        """The dataset: each sample is its own id."""
-        return range(self.samples)
-
-    def loader(self, *dataset: Any, cls: Callable[..., Any] = DataLoader, **options: Any) -> Any:
-        """The scenario's DataLoader, over *dataset* in place of its numbers and with *options* in place of its own."""
-        own = {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "shuffle": self.shuffle,
-            "drop_last": self.drop_last,
-        }
-        if {"sampler", "batch_sampler"} & set(options):
-            del own["shuffle"]
-        if "batch_sampler" in options:
-            del own["batch_size"], own["drop_last"]
-        return cls(*(dataset or (self.numbers,)), **{**own, **options})
+def numbers(*bounds: int) -> Dataset[int]:
+    """A dataset whose samples are their own ids, from 0 or the first of *bounds* to the last."""
+    return cast("Dataset[int]", range(*bounds))  # torch takes whatever has __getitem__ and __len__
 
 
 class PlainNumbers(L.LightningDataModule):
@@ -89,7 +59,7 @@ class PlainNumbers(L.LightningDataModule):
         return self.scenario.loaders(self.scenario)
 
     def val_dataloader(self) -> Any:
-        return DataLoader(range(100, 106), batch_size=2)
+        return DataLoader(numbers(100, 106), batch_size=2)
 
 
 @resumable
@@ -104,7 +74,37 @@ class Numbers(L.LightningDataModule):
         return self.scenario.loaders(self.scenario)
 
     def val_dataloader(self) -> Any:
-        return DataLoader(range(100, 106), batch_size=2)
+        return DataLoader(numbers(100, 106), batch_size=2)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scenario:
+    """What is trained, on what, and how. `trainer` holds the options of Lightning's Trainer that the case is about."""
+
+    samples: int = 22
+    batch_size: int = 4
+    num_workers: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    loaders: Callable[[Scenario], Any] = field(default=lambda scenario: scenario.loader(), repr=False)
+    data: Callable[[Scenario], L.LightningDataModule] = field(default=Numbers, repr=False)
+    module: Callable[[], Recording] = field(default=Recording, repr=False)
+    callbacks: Callable[[], list[L.Callback]] = field(default=list, repr=False)
+    trainer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def loader(self, *dataset: Any, cls: Callable[..., Any] = DataLoader, **options: Any) -> Any:
+        """The scenario's DataLoader, over *dataset* in place of its numbers and with *options* in place of its own."""
+        own = {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+        }
+        if {"sampler", "batch_sampler"} & set(options):
+            del own["shuffle"]
+        if "batch_sampler" in options:
+            del own["batch_size"], own["drop_last"]
+        return cls(*(dataset or (numbers(self.samples),)), **{**own, **options})
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def uninterrupted(scenario: Scenario) -> Run:
 
 def resumed(scenario: Scenario, *cuts: Cut, then: Scenario | None = None) -> Run:
     """The run of *scenario* whose sessions end by *cuts*; those after the first go on as *then*, if given."""
-    return changed(list(zip([scenario, *[then or scenario] * len(cuts)], cuts)), then or scenario)
+    then = then or scenario
+    return changed([(then if number else scenario, cut) for number, cut in enumerate(cuts)], then)
 
 
 def changed(sessions: list[tuple[Scenario, Cut]], last: Scenario) -> Run:
@@ -184,7 +185,8 @@ def trainer_of(scenario: Scenario, *callbacks: L.Callback, **options: Any) -> L.
     """The trainer of one session, which says nothing and saves only by the callbacks that it is given."""
     used = [*scenario.callbacks(), *callbacks]
     saves = any(isinstance(callback, Checkpoint) for callback in used)  # else Lightning would bring its own
-    return L.Trainer(**{**_QUIET, **scenario.trainer, **options, "callbacks": used, "enable_checkpointing": saves})
+    together = {**_QUIET, **scenario.trainer, **options}
+    return L.Trainer(callbacks=used, enable_checkpointing=saves, **together)
 
 
 def run_of(trainer: L.Trainer) -> Run:

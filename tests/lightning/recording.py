@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 import lightning as L
 import torch
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
@@ -160,7 +161,7 @@ class EndsEpochsEarly(Recording):
 def ids_of(batch: Any) -> Ids:
     """The ids in *batch*, which may be a tensor, or a list, dict or None where several loaders give it."""
     if isinstance(batch, Tensor):
-        return tuple(batch.reshape(-1).tolist())
+        return tuple(cast("list[int]", batch.reshape(-1).tolist()))
     if isinstance(batch, Mapping):
         return tuple((key, ids_of(value)) for key, value in cast("Mapping[str, Any]", batch).items())
     if isinstance(batch, (list, tuple)):
@@ -171,7 +172,7 @@ def ids_of(batch: Any) -> Ids:
 def flat(ids: Ids) -> list[int]:
     """The ids alone, of all loaders."""
     if isinstance(ids, tuple):
-        return [number for entry in cast("tuple[Any, ...]", ids) for number in flat(entry)]
+        return [number for entry in cast("tuple[object, ...]", ids) for number in flat(entry)]
     return [ids] if isinstance(ids, int) else []
 
 
@@ -187,6 +188,5 @@ def _tensors(batch: Any) -> list[Tensor]:
 
 def _lengths(trainer: L.Trainer) -> tuple[object, ...]:
     """What Lightning, its progress bars and the user see: batches of the epoch, and the length of each loader."""
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None
-    return trainer.num_training_batches, *map(sized_len, combined.flattened)
+    loaders = CombinedLoader(trainer.train_dataloader).flattened
+    return trainer.num_training_batches, *map(sized_len, loaders)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .cuts import Cut, interrupted, on_any_exception, raised_after, raised_in, saved_in, stopped
+from .cuts import Cut, Place, interrupted, on_any_exception, raised_after, raised_in, saved_in, stopped
 from .harness import Run, Scenario, changed, check, uninterrupted
 
 EPOCHS = 3
-ENDS = [
+ENDS: list[Callable[[Place], Cut]] = [
     lambda place: raised_in("on_train_batch_start", place, on_any_exception),
     lambda place: raised_in("training_step", place, on_any_exception),
     lambda place: raised_in("on_train_batch_end", place, on_any_exception),
@@ -45,8 +46,7 @@ def cut_scenarios(draw: st.DrawFn) -> tuple[Scenario, list[Cut]]:
     """A scenario and up to three cuts of it, each at a later batch than the one before."""
     scenario = draw(scenarios())
     per_epoch = uninterrupted(scenario).batches(0)
-    batches = st.integers(0, EPOCHS * per_epoch - 2) if EPOCHS * per_epoch > 1 else st.nothing()
-    numbers = sorted(draw(st.sets(batches, min_size=1, max_size=3)))
+    numbers = sorted(draw(st.sets(st.integers(0, EPOCHS * per_epoch - 2), min_size=1, max_size=3)))
     return scenario, [draw(st.sampled_from(ENDS))(divmod(number, per_epoch)) for number in numbers]
 
 
@@ -76,12 +76,13 @@ def regrouped(
     trained: list[list[list[int]]] = [[] for _ in orders]
     epoch, offset, ended = 0, 0, 0
     for size, batches in [*sessions, (last, 10**6)]:
+        done = 0
         while epoch < len(orders):
             if len(orders[epoch]) - offset < (size if drop_last else 1):
                 epoch, offset = epoch + 1, 0
-            elif batches:
+            elif done < batches:
                 trained[epoch].append(orders[epoch][offset : offset + size])
-                offset, batches = offset + len(trained[epoch][-1]), batches - 1
+                offset, done = offset + len(trained[epoch][-1]), done + 1
             else:
                 break
         ended += epoch < len(orders)  # the exception comes in one more batch, if there is one

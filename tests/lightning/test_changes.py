@@ -8,13 +8,14 @@ batches of the new size. Only `drop_last` drops samples, and only what does not 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from resumable import MismatchError
 
 from .cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
-from .harness import Run, Scenario, check, repeated_and_lost, resumed, uninterrupted
+from .harness import Run, Scenario, repeated_and_lost, resumed, uninterrupted
 
 
 def regrouped(order: list[int], old: list[list[int]], size: int, *, drop_last: bool) -> list[list[int]]:
@@ -157,7 +158,7 @@ def test_more_epochs_than_at_first() -> None:
 
 
 @pytest.mark.parametrize("change", [{"samples": 23}, {"shuffle": False}])
-def test_another_order_is_refused(change: dict[str, int]) -> None:
+def test_another_order_is_refused(change: dict[str, Any]) -> None:
     """Another dataset or order cannot go on exactly: an error says so, instead of samples that come twice."""
     with pytest.raises(MismatchError, match="cannot go on exactly"):
         resumed(EPOCHS, saved_after_step(3), then=replace(EPOCHS, **change))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,19 @@ from torch.utils.data import DataLoader
 from resumable import is_resumable, resumable, resumption_of
 
 from .cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end, saved_in
-from .harness import Numbers, PlainNumbers, Run, Scenario, check, resumed, run_of, train, trainer_of, uninterrupted
+from .harness import (
+    Numbers,
+    PlainNumbers,
+    Run,
+    Scenario,
+    check,
+    numbers,
+    resumed,
+    run_of,
+    train,
+    trainer_of,
+    uninterrupted,
+)
 from .recording import Recording
 
 pytestmark = pytest.mark.filterwarnings(
@@ -38,6 +50,11 @@ def checkpoint(tmp_path: Path) -> Path:
 def ids_by_epoch(run: Run) -> list[list[int]]:
     """The ids of each epoch, in their order."""
     return [run.ids(epoch) for epoch in run.epochs]
+
+
+def datamodule_of(trainer: L.Trainer) -> Any:
+    """The datamodule of a running fit, which Lightning's types leave out."""
+    return trainer.datamodule  # type: ignore[attr-defined]
 
 
 class Sub(Numbers):
@@ -106,10 +123,10 @@ class WithSetup(L.LightningDataModule):
         self.scenario = scenario
 
     def setup(self, stage: str) -> None:
-        self.numbers = self.scenario.numbers
+        self.dataset = numbers(self.scenario.samples)
 
     def train_dataloader(self) -> Any:
-        return self.scenario.loader(self.numbers)
+        return self.scenario.loader(self.dataset)
 
 
 KINDS = [Sub, DecoratedAgain, Inherits, WithOptions, WithHyperparameters, ChildWithHyperparameters, WithSetup]
@@ -124,7 +141,7 @@ def test_kinds_of_classes(kind: type[Any], cuts: tuple[Cut, ...]) -> None:
 
 def test_hyperparameters_are_those_that_were_passed() -> None:
     """The decorator does not come between `__init__` and Lightning, which looks at frames."""
-    assert {"name": "b", "size": 5} == dict(ChildWithHyperparameters(Scenario(), size=5).hparams)
+    assert {"name": "b", "size": 5} == ChildWithHyperparameters(Scenario(), size=5).hparams
 
 
 def test_the_seed_of_the_decorator_makes_another_order() -> None:
@@ -161,7 +178,8 @@ class OwnState(PlainNumbers):
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario)
-        self.calls, self.loaded = 0, None
+        self.calls = 0
+        self.loaded: dict[str, Any] = {}
 
     def train_dataloader(self) -> Any:
         self.calls += 1
@@ -186,7 +204,6 @@ def test_a_state_of_its_own_comes_back(cuts: tuple[Cut, ...]) -> None:
 
     check(Scenario(data=data), *cuts)
     loaded = made[-1].loaded
-    assert loaded is not None
     assert {"calls", "table", "nested"} == set(loaded)
     assert ([0, 1, 2], {"consumed_samples": 1}, len(cuts)) == (
         loaded["table"].tolist(),
@@ -216,7 +233,7 @@ def test_a_run_inside_a_run() -> None:
     """A fit of other data in a callback, as a tuner may do it, moves nothing of the outer one."""
 
     class FitsAnother(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
             if trainer.fit_loop.batch_idx == 2:
                 train(replace(Scenario(), trainer={"max_epochs": 1}))
 
@@ -338,16 +355,16 @@ Evaluated.__qualname__ = Numbers.__qualname__  # Lightning keys saved states by 
 class AsksForLoaders(L.Callback):
     """Asks for loaders in the midst of training, and looks into them."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.fit_loop.batch_idx in (0, 2, 5):
             self.ask(trainer)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         self.ask(trainer)
 
     def ask(self, trainer: L.Trainer) -> None:
         """Ask for each, more than once."""
-        dm: Any = getattr(trainer, "datamodule")
+        dm = datamodule_of(trainer)
         for _ in range(2):
             dm.val_dataloader()
             dm.train_dataloader()
@@ -358,8 +375,9 @@ class LooksIntoLoaders(AsksForLoaders):
 
     def ask(self, trainer: L.Trainer) -> None:
         """Take two batches of a new train loader."""
-        batches: Iterator[Any] = iter(getattr(trainer, "datamodule").train_dataloader())
-        next(batches, None), next(batches, None)  # the epoch may end there
+        batches: Iterator[Any] = iter(datamodule_of(trainer).train_dataloader())
+        for _ in range(2):
+            next(batches, None)  # the epoch may end here
 
 
 @pytest.mark.parametrize("callback", [AsksForLoaders, LooksIntoLoaders])
@@ -394,8 +412,16 @@ def test_loaders_asked_for_before_the_fit() -> None:
     check(scenario, saved_after_step(3), raised_in("training_step", (1, 2)))
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda dm: pickle.loads(pickle.dumps(dm))])
-def test_copies_of_a_datamodule(copied: Any) -> None:
+def pickled(thing: Any) -> Any:
+    """What another process gets."""
+    return pickle.loads(pickle.dumps(thing))
+
+
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, pickled]
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_copies_of_a_datamodule(copied: Callable[[Any], Any]) -> None:
     """A copy is another datamodule at the same place: its training moves nothing of the original, nor the reverse."""
     original = PickledNumbers(22)
     fresh, expected = copied(original), uninterrupted(Scenario())
@@ -415,7 +441,7 @@ class PickledNumbers(L.LightningDataModule):
         self.samples = samples
 
     def train_dataloader(self) -> DataLoader[int]:
-        return DataLoader(range(self.samples), batch_size=4, shuffle=True)  # type: ignore[arg-type]  # a range is one
+        return DataLoader(numbers(self.samples), batch_size=4, shuffle=True)
 
 
 def test_a_copy_holds_the_loaded_position(checkpoint: Path) -> None:
@@ -423,8 +449,8 @@ def test_a_copy_holds_the_loaded_position(checkpoint: Path) -> None:
     state = torch.load(checkpoint, weights_only=True)["Numbers"]
     dm = PickledNumbers(22)
     dm.load_state_dict(state)
-    for copied in (copy.copy(dm), copy.deepcopy(dm), pickle.loads(pickle.dumps(dm))):
-        assert state == copied.state_dict() | {"ledger": state["ledger"]}
+    for copied in COPIES:
+        assert state == copied(dm).state_dict() | {"ledger": state["ledger"]}
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"])
@@ -433,7 +459,7 @@ def test_saving_is_pure(hook: str) -> None:
 
     class Saves(L.Callback):
         def save(self, trainer: L.Trainer, *_: object) -> None:
-            dm: Any = getattr(trainer, "datamodule")
+            dm = datamodule_of(trainer)
             assert dm.state_dict() == dm.state_dict()
 
     setattr(Saves, hook, Saves.save)
@@ -447,8 +473,8 @@ def test_the_position_while_training() -> None:
     seen: list[tuple[int, int, int]] = []
 
     class Looks(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-            position = resumption_of(getattr(trainer, "datamodule")).position
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+            position = resumption_of(datamodule_of(trainer)).position
             seen.append((position.consumed_samples, position.epoch, position.offset))
 
     train(Scenario(callbacks=lambda: [Looks()], num_workers=2, trainer={"max_epochs": 2}))
@@ -488,7 +514,7 @@ def test_a_class_is_what_it_was() -> None:
         def train_dataloader(self) -> Any:
             return None
 
-    before = {name for name in vars(Plain)}
+    before = set(vars(Plain))
     assert Plain is resumable(Plain)
     assert is_resumable(Plain())
     assert not is_resumable(PlainNumbers(Scenario()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -44,12 +45,12 @@ def test_lightnings_warning_of_a_loader_that_is_not_resumable_is_an_error_here()
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 under torch 2.13
 def test_a_stateful_loader_is_seen_to_lose_an_epoch() -> None:
-    """torchdata 0.11, saved on the last batch of an epoch: the loader's position stays at the end, and an epoch is lost."""
-    scenario = replace(
-        PLAIN,
-        loaders=lambda scenario: scenario.loader(cls=StatefulDataLoader),
-        trainer={"max_epochs": 2},
-    )
+    """With torchdata 0.11, saved on the last batch of an epoch: the loader's position stays at the end, and an epoch is lost."""
+
+    def loaders(scenario: Scenario) -> Any:
+        return scenario.loader(cls=StatefulDataLoader)
+
+    scenario = replace(PLAIN, loaders=loaders, trainer={"max_epochs": 2})
     assert (0, 64) == counts(scenario, saved_after_step(16))
 
 
@@ -60,7 +61,11 @@ def test_what_a_dead_session_trained_behind_its_checkpoint_is_not_counted() -> N
 
 def test_weights_tell_another_order() -> None:
     """The same samples in another order end in other weights."""
-    backwards = replace(PLAIN, loaders=lambda scenario: scenario.loader(sampler=list(range(63, -1, -1))))
+
+    def loaders(scenario: Scenario) -> Any:
+        return scenario.loader(sampler=list(range(63, -1, -1)))
+
+    backwards = replace(PLAIN, loaders=loaders)
     there, back = uninterrupted(PLAIN), uninterrupted(backwards)
     assert ([], []) == repeated_and_lost(there, back)
     assert there.weights != back.weights
@@ -70,7 +75,7 @@ def test_ids_in_an_unfinished_accumulation_window_are_not_counted() -> None:
     """Gradients are not saved: what was only accumulated has not been trained."""
 
     class Stops(Recording):
-        def on_train_batch_end(self, *_: object) -> None:
+        def on_train_batch_end(self, *_: Any, **__: Any) -> None:
             self.trainer.should_stop = self.trainer.global_step == 1 and self.trainer.fit_loop.batch_idx == 2
 
     run = uninterrupted(replace(PLAIN, module=Stops, trainer={"max_epochs": 1, "accumulate_grad_batches": 2}))

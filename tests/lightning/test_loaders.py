@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -28,7 +30,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from resumable import ReplayError, ResumptionWarning
 
 from .cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
-from .harness import PlainNumbers, Scenario, check, resumed, uninterrupted
+from .harness import PlainNumbers, Scenario, check, numbers, resumed, uninterrupted
 
 Loaders = Callable[[Scenario], Any]
 
@@ -48,6 +50,11 @@ def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
     return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
 
 
+def permuted(length: int, generator: torch.Generator | None = None) -> list[int]:
+    """The numbers below *length* in a random order, from torch's global stream if there is no *generator*."""
+    return cast("list[int]", torch.randperm(length, generator=generator).tolist())
+
+
 class EpochSampler(Sampler[int]):
     """A user's own sampler: its order follows from the epoch that it is told."""
 
@@ -58,8 +65,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.epoch)
-        return iter(torch.randperm(self.samples, generator=generator).tolist())
+        return iter(permuted(self.samples, torch.Generator().manual_seed(self.epoch)))
 
     def __len__(self) -> int:
         return self.samples
@@ -71,7 +77,8 @@ class GlobalRandomSampler(EpochSampler):
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.samples))
         random.shuffle(order)
-        return iter(np.array(order)[np.random.permutation(self.samples)].tolist())
+        np.random.shuffle(order)  # noqa: NPY002  # the global stream is what this one is about
+        return iter(order)
 
 
 class EvenAndOdd(Sampler[list[int]]):
@@ -81,7 +88,7 @@ class EvenAndOdd(Sampler[list[int]]):
         self.samples = samples
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in torch.randperm(len(self)).tolist():
+        for start in permuted(len(self)):
             yield list(range(self.samples))[start :: len(self)]
 
     def __len__(self) -> int:
@@ -91,9 +98,14 @@ class EvenAndOdd(Sampler[list[int]]):
 class NamedLoader(DataLoader[int]):
     """A subclass whose constructor takes something else."""
 
-    def __init__(self, name: str, numbers: range, **options: Any) -> None:
+    def __init__(self, name: str, dataset: Dataset[int], **options: Any) -> None:
         self.name = name
-        super().__init__(numbers, **options)
+        super().__init__(dataset, **options)
+
+
+def twice(ids: list[int]) -> dict[str, torch.Tensor]:
+    """A collate function of one's own."""
+    return {"ids": torch.tensor(ids), "first": torch.tensor(ids[:1])}
 
 
 MAP_STYLE: dict[str, Loaders] = {
@@ -116,11 +128,11 @@ MAP_STYLE: dict[str, Loaders] = {
         batch_sampler=BatchSampler(EpochSampler(s.samples), s.batch_size, drop_last=False)
     ),
     "own batch sampler": lambda s: s.loader(batch_sampler=EvenAndOdd(s.samples)),
-    "subclass with its own __init__": lambda s: s.loader("a", s.numbers, cls=NamedLoader),
-    "Subset of a dataset": lambda s: s.loader(Subset(range(50), range(7, 29))),
+    "subclass with its own __init__": lambda s: s.loader("a", numbers(22), cls=NamedLoader),
+    "Subset of a dataset": lambda s: s.loader(Subset(numbers(50), range(7, 29))),
     "StatefulDataLoader": lambda s: s.loader(cls=StatefulDataLoader),
     "shuffled by a generator": lambda s: s.loader(generator=torch.Generator().manual_seed(5)),
-    "collate_fn": lambda s: s.loader(collate_fn=lambda ids: {"ids": torch.tensor(ids), "again": torch.tensor(ids[:1])}),
+    "collate_fn": lambda s: s.loader(collate_fn=twice),
 }
 SET_VITAL = "ignore:'set_vital' is deprecated:UserWarning"  # torchdata 0.11 under torch 2.13
 
@@ -203,16 +215,21 @@ def test_persistent_workers(cuts: tuple[Cut, ...], limit: dict[str, int]) -> Non
     check(scenario, *cuts)
 
 
-SHORT, LONG = range(22), range(100, 113)
+SHORT, LONG = numbers(22), numbers(100, 113)
+
+
+def combined(mode: str, other: int, s: Scenario) -> CombinedLoader:
+    """The 22 samples beside so many *other* ones."""
+    return CombinedLoader({"a": s.loader(SHORT), "b": s.loader(numbers(100, 100 + other))}, mode)  # type: ignore[arg-type]  # its four literals
+
+
 SEVERAL: dict[str, Loaders] = {
     "list": lambda s: [s.loader(SHORT), s.loader(LONG, batch_size=3)],
     "dict": lambda s: {"a": s.loader(SHORT), "b": s.loader(LONG, batch_size=2)},
-    "nested": lambda s: {"a": [s.loader(SHORT), s.loader(LONG)], "b": s.loader(range(200, 205))},
+    "nested": lambda s: {"a": [s.loader(SHORT), s.loader(LONG)], "b": s.loader(numbers(200, 205))},
     "one in a list": lambda s: [s.loader(SHORT)],
     **{
-        f"{mode}, {name}": lambda s, mode=mode, other=other: CombinedLoader(
-            {"a": s.loader(SHORT), "b": s.loader(range(100, 100 + other))}, mode
-        )
+        f"{mode}, {name}": partial(combined, mode, other)
         for mode in ("min_size", "max_size", "max_size_cycle")
         for name, other in (("shorter", 9), ("equal", 22), ("longer", 31))
     },
@@ -316,9 +333,11 @@ class RewindingStream(StatefulStream):
         self.given, self.pass_number = 0, self.pass_number + 1
 
 
-def streaming(cls: Callable[[int], Any], num_workers: int = 0, **options: Any) -> Scenario:
+def streaming(cls: Callable[[int], Any], num_workers: int = 0, *, loader: Any = DataLoader, **options: Any) -> Scenario:
     """A scenario over a stream."""
-    return Scenario(num_workers=num_workers, shuffle=False, loaders=lambda s: s.loader(cls(s.samples)), **options)
+    return Scenario(
+        num_workers=num_workers, shuffle=False, loaders=lambda s: s.loader(cls(s.samples), cls=loader), **options
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This resume reads the stream again", "ignore:Your `IterableDataset` has `__len__`")
@@ -359,8 +378,7 @@ def test_streams_with_a_state_in_workers(cuts: tuple[Cut, ...]) -> None:
 @every_cut
 def test_streams_in_torchdatas_loader(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
     """Where the user's own loader is torchdata's, the state that it saves is carried along."""
-    loaders: Loaders = lambda s: s.loader(cls(s.samples), cls=StatefulDataLoader)
-    check(Scenario(num_workers=num_workers, shuffle=False, loaders=loaders), *cuts)
+    check(streaming(cls, num_workers, loader=StatefulDataLoader), *cuts)
 
 
 @pytest.mark.parametrize("accumulate_grad_batches", [2, 3])
@@ -390,7 +408,7 @@ def test_an_iterable_that_is_no_loader(cuts: tuple[Cut, ...]) -> None:
 
     class Batches:
         def __iter__(self) -> Iterator[torch.Tensor]:
-            return iter(torch.arange(24).split(4))
+            return iter(torch.arange(24).reshape(6, 4))
 
     check(Scenario(loaders=lambda s: Batches()), *cuts)
 
@@ -399,8 +417,9 @@ def test_an_iterable_that_is_no_loader(cuts: tuple[Cut, ...]) -> None:
 @pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (1, 1))], ids=str)
 def test_a_stream_beside_a_map_style_dataset(cut: Cut) -> None:
     """A stream cycled beside a map-style dataset; each goes on at its own place."""
-    loaders: Loaders = lambda s: CombinedLoader([s.loader(), s.loader(Stream(40), shuffle=False)], "min_size")
-    check(Scenario(loaders=loaders), cut)
+    check(
+        Scenario(loaders=lambda s: CombinedLoader([s.loader(), s.loader(Stream(40), shuffle=False)], "min_size")), cut
+    )
 
 
 @also_with_workers
@@ -408,5 +427,5 @@ def test_a_stream_beside_a_map_style_dataset(cut: Cut) -> None:
 def test_sessions_with_loaders_of_another_class(cut: Cut, num_workers: int) -> None:
     """From a DataLoader to a subclass of it: the position does not depend on the loader's class."""
     scenario = Scenario(num_workers=num_workers)
-    then = replace(scenario, loaders=lambda s: s.loader("b", s.numbers, cls=NamedLoader))
+    then = replace(scenario, loaders=MAP_STYLE["subclass with its own __init__"])
     assert uninterrupted(scenario) == resumed(scenario, cut, then=then)

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from .cuts import Cut, interrupted, sigkill, sigterm
 from .harness import Scenario, check, run_of, train, uninterrupted
+
+if TYPE_CHECKING:
+    import lightning as L
 
 WORKERS = Scenario(num_workers=2)
 
@@ -85,9 +89,13 @@ def test_sigterm_to_the_whole_process_group(tmp_path: Path) -> None:
     assert uninterrupted(WORKERS) == run_of(train(WORKERS, checkpoint, session=1))
 
 
+def _signal_the_group(_: L.Trainer) -> None:
+    os.killpg(0, signal.SIGTERM)
+
+
 def _session_of_a_process_group(folder: Path) -> None:
     cut = sigterm("training_step", (1, 2))
-    cut = replace(cut, action=lambda trainer: os.killpg(0, signal.SIGTERM), ends_with=BaseException)
+    cut = replace(cut, action=_signal_the_group, ends_with=BaseException)
     cut.carry_out(lambda *callbacks: train(WORKERS, None, *callbacks), folder)
 
 

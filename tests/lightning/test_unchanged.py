@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import pytest
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import CombinedLoader
 
 from .cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
-from .harness import PlainNumbers, Run, Scenario, resumed, train, uninterrupted
+from .harness import PlainNumbers, Run, Scenario, numbers, resumed, train, uninterrupted
 from .recording import EndsEpochsEarly, Recording, Scheduled, TwoOptimizers
+
+if TYPE_CHECKING:
+    import lightning as L
 
 OPTIONS: list[dict[str, Any]] = [
     {"max_epochs": 3},
@@ -61,17 +64,20 @@ def test_modules(module: type[Recording]) -> None:
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
 
 
+def combined(mode: str, other: int, s: Scenario) -> CombinedLoader:
+    """The 22 samples beside so many *other* ones."""
+    return CombinedLoader([s.loader(), s.loader(numbers(100, 100 + other))], mode)  # type: ignore[arg-type]  # its four literals
+
+
 LOADERS: dict[str, Callable[[Scenario], Any]] = {
-    "list": lambda s: [s.loader(), s.loader(range(100, 109))],
-    "dict": lambda s: {"a": s.loader(), "b": s.loader(range(100, 131))},
+    "list": lambda s: [s.loader(), s.loader(numbers(100, 109))],
+    "dict": lambda s: {"a": s.loader(), "b": s.loader(numbers(100, 131))},
     **{
-        f"{mode} of 22 and {other}": lambda s, mode=mode, other=other: CombinedLoader(
-            [s.loader(), s.loader(range(100, 100 + other))], mode
-        )
+        f"{mode} of 22 and {other}": partial(combined, mode, other)
         for mode in ("min_size", "max_size", "max_size_cycle")
         for other in (9, 22, 31)
     },
-    "single samples": lambda s: s.loader(range(6), batch_size=None, drop_last=False),
+    "single samples": lambda s: s.loader(numbers(6), batch_size=None, drop_last=False),
     "workers": lambda s: s.loader(num_workers=2),
 }
 
@@ -84,9 +90,9 @@ def test_loaders(kind: str, options: dict[str, Any]) -> None:
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
 
 
-def bars(scenario: Scenario, *cuts: Cut) -> dict[int, tuple[int, int]]:
+def bars(scenario: Scenario, *cuts: Cut) -> dict[int, tuple[float, float | None]]:
     """For each epoch that the last session trained: where the progress bar ended, and its total."""
-    seen: dict[int, tuple[int, int]] = {}
+    seen: dict[int, tuple[float, float | None]] = {}
 
     class Bar(TQDMProgressBar):
         def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

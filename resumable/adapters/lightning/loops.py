@@ -63,12 +63,14 @@ def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: in
         steps_logged += 1  # Lightning counts the last step only behind the hooks in which checkpoints are saved
 
     taken_back = max(0, raw - batches) if form == "middle" and same_batches else 0
-    if form == "begin" and in_epoch and not ended:
+    if form == "begin" and not ended:
         taken_back = raw
     total = min(batch["total"]["started"], batch["total"]["processed"]) - taken_back
 
     for counters in (epoch["current"], epoch["total"]):
-        behind = counters["processed"] - (0 if in_epoch or form == "begin" else 1)
+        # an epoch that was stopped before its end counts as processed, and is to be gone on with
+        was_stopped = not in_epoch and counters["processed"] > 0 and (form == "middle" or not ended)
+        behind = counters["processed"] - was_stopped
         opened = behind if form == "begin" else behind + 1
         counters.update(ready=opened, started=opened, processed=behind, completed=behind)
 

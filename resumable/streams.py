@@ -76,15 +76,18 @@ class StreamLane:
         return next((state for number, state in self._states if number == batches), None)
 
     def _with_state(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        self._keeper = _keeper(loader)
-        if self._keeper is None and (kept := _keeper(loader.dataset)) is not None:
-            if not loader.num_workers:
-                self._keeper = kept
-            elif find_spec("torchdata") is not None:
-                loader = _stateful(loader)
-                self._keeper = _keeper(loader)
-            else:
-                _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
+        dataset = _keeper(loader.dataset)
+        is_torchdatas = type(loader).__module__.startswith("torchdata.")
+        if not is_torchdatas and (own := _keeper(loader)) is not None:
+            self._keeper = own
+        elif dataset is None or not loader.num_workers:
+            # torchdata's loader too: at an epoch's end, or without a state to save, it would lose its place
+            self._keeper = dataset
+        elif is_torchdatas or find_spec("torchdata") is not None:
+            loader = loader if is_torchdatas else _stateful(loader)
+            self._keeper = _keeper(loader)
+        else:
+            _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
         return loader
 
     def _pass(self, iterate: Iterate[Any]) -> Iterator[Any]:

@@ -15,9 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resumable.batching import Batching
+from resumable.errors import warn
 from resumable.position import Position
 
 __all__ = ["Cursor", "Pass"]
+
+_LOOKED_TWICE = (
+    "Two passes were left after one batch: such a pass is taken for a look at the data, and the next one begins with "
+    "the same batch.\nKeep one iterator, or call loader.state.commit() after the step to train single batches."
+)
 
 
 class Pass:
@@ -49,7 +55,7 @@ class Cursor:
     Position(consumed_samples=4, epoch=0, offset=4)
     """
 
-    __slots__ = ("_committed", "_saved_at", "batching", "commits", "current")
+    __slots__ = ("_committed", "_looks", "_saved_at", "batching", "commits", "current")
 
     def __init__(self, batching: Batching, position: Position = Position(), /, *, commits: bool = False) -> None:
         self.batching = batching
@@ -61,6 +67,7 @@ class Cursor:
         self.current = Pass(self.batching.canonical(position))
         self._committed = self.current.begun_at
         self._saved_at = -1
+        self._looks = 0
 
     @property
     def read(self) -> Position:
@@ -89,11 +96,18 @@ class Cursor:
             return self.read
         if self.commits:
             return self._committed
-        is_a_look = last.taken == 1 and self._saved_at != 1
-        return last.begun_at if is_a_look else self.read
+        return last.begun_at if self._was_a_look else self.read
+
+    @property
+    def _was_a_look(self) -> bool:
+        last = self.current
+        return last.taken == 1 and not last.ended and not self.commits and self._saved_at != 1
 
     def begin(self) -> Pass:
-        """Open a pass at `next_start`."""
+        """Open a pass at `next_start`; warn where one batch is looked at again and again."""
+        self._looks = self._looks + 1 if self._was_a_look else 0
+        if self._looks == 2:
+            warn(_LOOKED_TWICE)
         self.current = Pass(self.next_start)
         self._saved_at = -1
         return self.current

@@ -248,7 +248,7 @@ class LightningFrontier:
         """
         batching, now = self.primary.batching, self._now()
         per_epoch = batching.offset_after(0, batching.batches)
-        epoch = now.epoch + (now.ended or (not now.in_epoch and now.batches > 0))
+        epoch = now.epoch + now.ended
         offset = 0 if epoch > now.epoch else batching.offset_after(0, now.batches)
         position = Position(epoch * per_epoch + offset, epoch, offset)
         order = self.primary.identity

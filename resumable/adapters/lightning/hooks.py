@@ -94,5 +94,7 @@ def hooks_of(trainer: Any, state: ResumptionState) -> Hooks:
         if base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
     )
     hooks = _hooks(package, state)
-    trainer.callbacks = [hooks, *trainer.callbacks]  # a new list: somebody may be iterating over the old one
+    # a new list, since somebody may be iterating over the old one; the learning rate finder looks for itself at its head
+    heads = 1 if hasattr(next(iter(trainer.callbacks), None), "lrs") else 0
+    trainer.callbacks = [*trainer.callbacks[:heads], hooks, *trainer.callbacks[heads:]]
     return hooks

@@ -12,7 +12,10 @@ So there are three forms here, and every checkpoint is brought into one of them:
 
     begin     nothing of an epoch is trained
     middle    the first batches of an epoch are trained, up to a whole optimizer step
-    end       all of an epoch is trained, and its end (the hooks) is still to come
+    end       all of an epoch is trained and validated, and its end (the hooks) is still to come
+
+A checkpoint that is saved on an epoch's last batch, before the validation, begins with the next epoch, as in Lightning:
+the metrics that the epoch's end would need are not saved.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: in
     for counters in (epoch["current"], epoch["total"]):
         # an epoch that was stopped before its end counts as processed, and is to be gone on with
         was_stopped = not in_epoch and counters["processed"] > 0 and (form == "middle" or not ended)
-        behind = counters["processed"] - was_stopped
+        behind = counters["processed"] - was_stopped + (form == "begin" and in_epoch and ended)
         opened = behind if form == "begin" else behind + 1
         counters.update(ready=opened, started=opened, processed=behind, completed=behind)
 

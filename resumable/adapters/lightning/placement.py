@@ -8,14 +8,23 @@ from typing import Any
 from resumable.adapters.lightning.frontier import LightningFrontier
 from resumable.adapters.lightning.loops import Form, rewrite
 from resumable.batching import UNBOUNDED
+from resumable.errors import warn
 from resumable.saved import Saved
 
 __all__ = ["Placement", "place"]
+
+_PLATEAU = (
+    "This checkpoint was saved on an epoch's last batch, before its validation: Lightning does not save the metrics, "
+    "so the step of ReduceLROnPlateau at that epoch's end is left out.\n"
+    "Save at the epoch's end or at the validation's end instead, and the resume is exact."
+)
 
 
 @dataclass(slots=True)
 class Placement:
     """What the counters cannot say: the form that they were brought into, and the length of a first, shorter epoch.
+
+    *built_at_epoch* is what `train_dataloader` saw as the current epoch, before the counters were set.
 
     The first epoch is shorter than its number of batches where the rest of it is trained in batches of another size
     and whole accumulation windows, or by a trainer that counts from 0.
@@ -23,6 +32,7 @@ class Placement:
 
     form: Form | None = None
     first_epoch_batches: int | None = None
+    built_at_epoch: int | None = None
 
     def train_starts(self, fit: Any) -> None:
         """Set what Lightning derives from its counters and cannot know."""
@@ -32,6 +42,8 @@ class Placement:
             fit.epoch_loop.restarting = False  # with max_steps, Lightning takes every restored epoch for a begun one
         if self.form in ("begin", "middle"):
             fit._restarting = False  # or the epoch's end would leave out schedulers that wait for a metric
+        if self.built_at_epoch is not None:
+            fit._last_train_dl_reload_epoch = self.built_at_epoch  # the epoch that train_dataloader saw
         if self.first_epoch_batches is not None:
             fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
 
@@ -63,6 +75,7 @@ def place(frontier: LightningFrontier, loops: dict[str, Any] | None, saved: Save
     fit, batching, offset = frontier.trainer.fit_loop, frontier.primary.batching, frontier.anchor.offset
     left, whole = batching.batches_left(offset), batching.batches
     behind = whole - left if batching.length < UNBOUNDED else offset // batching.batch_size
+    built_at_epoch = frontier.trainer.current_epoch
     if fit.is_resuming:
         loops = fit.state_dict()
     if loops is None:
@@ -73,7 +86,7 @@ def place(frontier: LightningFrontier, loops: dict[str, Any] | None, saved: Save
         if fit.is_resuming:
             fit.load_state_dict(loops)
     is_whole = not offset or behind + left == whole or batching.length >= UNBOUNDED
-    return Placement(form, None if is_whole else behind + left)
+    return Placement(form, None if is_whole else behind + left, built_at_epoch)
 
 
 def _rewrite(frontier: LightningFrontier, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
@@ -83,7 +96,10 @@ def _rewrite(frontier: LightningFrontier, loops: dict[str, Any], behind: int, sa
     if frontier.anchor.offset:
         form = "middle"
     elif epoch["started"] > epoch["processed"] and (ended or saved.offset):
-        form = "end"
+        is_validated = batch["current"]["completed"] == batch["current"]["processed"]
+        form = "end" if is_validated else "begin"
+        if not is_validated and any(config.reduce_on_plateau for config in frontier.trainer.lr_scheduler_configs):
+            warn(_PLATEAU)
     batching = frontier.primary.batching
     then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
     rewrite(

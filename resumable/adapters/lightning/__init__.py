@@ -51,7 +51,6 @@ def connect(
     if frontier is None:
         state.forget(LightningFrontier)
         frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
-    _follow_accumulation_schedule(trainer)
     before = frontier.with_lanes(lanes, mode)
     try:
         saved = state.snapshot()
@@ -66,11 +65,3 @@ def connect(
     if not frontier.is_running:
         hooks.placement = place(frontier, hooks.loops, saved)
     hooks.loops, hooks.is_loaded = None, False
-
-
-def _follow_accumulation_schedule(trainer: Any) -> None:
-    """Set what a GradientAccumulationScheduler sets when an epoch begins: Lightning leaves it out in mid-epoch."""
-    for callback in trainer.callbacks:
-        factor_at = getattr(callback, "get_accumulate_grad_batches", None)
-        if factor_at is not None and trainer.fit_loop.is_resuming:
-            trainer.accumulate_grad_batches = factor_at(trainer.fit_loop.epoch_progress.current.processed)

@@ -54,11 +54,14 @@ class Placement:
             fit.max_batches = frontier.primary.batching.batches
 
     def batch_starts(self, trainer: Any, pl_module: Any) -> None:
-        """Open the progress bar of an epoch that goes on, which Lightning does only where an epoch begins."""
-        if self.form == "middle":
-            self.form = None
-            if (bar := trainer.progress_bar_callback) is not None:
-                bar.on_train_epoch_start(trainer, pl_module)
+        """Tell those callbacks of an epoch that goes on who need to know, which Lightning does where one begins."""
+        if self.form != "middle":
+            return
+        self.form = None
+        for callback in trainer.callbacks:
+            is_progress_bar = callback is trainer.progress_bar_callback
+            if is_progress_bar or hasattr(callback, "get_accumulate_grad_batches"):
+                callback.on_train_epoch_start(trainer, pl_module)
 
     def epoch_ends(self, fit: Any) -> None:
         """Clear the mark of a restart, as Lightning does behind a batch: a finished epoch has none left."""

@@ -76,6 +76,9 @@ class Recording(L.LightningModule):
         self.reached("validation_step")
         self.log("validation_loss", self.loss(batch))
 
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        self._window = self._window[-1:]  # Lightning clears what no step has used behind the loss of the next batch
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         steps_before, rate = self.trainer.global_step, float(self.trainer.optimizers[0].param_groups[0]["lr"])
         super().optimizer_step(*args, **kwargs)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 
 from resumable import Position, resumption_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
+from matplotlib import image
 from rich.console import Console
 
 from resumable.errors import ConfigurationError
@@ -129,7 +129,7 @@ def test_the_table_tells_the_counts() -> None:
 
 def pixels_of(picture: Path, colour: tuple[int, int, int]) -> int:
     """How many pixels of *picture*, its legend left out, have *colour*."""
-    pixels: NDArray[np.float32] = np.asarray(imread(picture), dtype=np.float32)
+    pixels: NDArray[np.float32] = np.asarray(image.imread(picture), dtype=np.float32)
     return int((np.rint(pixels[:600, :, :3] * 255) == colour).all(axis=-1).sum())
 
 

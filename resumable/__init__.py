@@ -14,11 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from .agreement import agree_to_stop
     from .decorator import is_resumable, resumable, resumption_of
     from .errors import (
         ConfigurationError,
         DecorationError,
         MismatchError,
+        MissingExtraError,
+        MissingStateError,
         ReplayError,
         ResumptionError,
         ResumptionWarning,
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
     from .loader import ResumableLoader
     from .order import Sequential, Shuffled
     from .position import Position
-    from .protocols import BatchSchedule, DataSampler, Order, Trainer
+    from .preemption import stop_on
+    from .protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Order, Trainer
     from .schedules import ConstantBatchSize, LinearRampup, StepSchedule
+    from .shielded import shield
     from .state import ResumptionState
     from .verdict import Verdict
 
@@ -41,7 +46,10 @@ __all__ = [
     "DecorationError",
     "Ledger",
     "LinearRampup",
+    "MicrobatchCalculator",
     "MismatchError",
+    "MissingExtraError",
+    "MissingStateError",
     "Order",
     "Position",
     "ReplayError",
@@ -55,9 +63,12 @@ __all__ = [
     "StepSchedule",
     "Trainer",
     "Verdict",
+    "agree_to_stop",
     "is_resumable",
     "resumable",
     "resumption_of",
+    "shield",
+    "stop_on",
 ]
 
 # Where each public name lives. A test holds this table, __all__ and the imports for type checkers together.
@@ -69,7 +80,10 @@ _HOME: Final = {
     "DecorationError": "errors",
     "Ledger": "ledger",
     "LinearRampup": "schedules",
+    "MicrobatchCalculator": "protocols",
     "MismatchError": "errors",
+    "MissingExtraError": "errors",
+    "MissingStateError": "errors",
     "Order": "protocols",
     "Position": "position",
     "ReplayError": "errors",
@@ -83,9 +97,12 @@ _HOME: Final = {
     "StepSchedule": "schedules",
     "Trainer": "protocols",
     "Verdict": "verdict",
+    "agree_to_stop": "agreement",
     "is_resumable": "decorator",
     "resumable": "decorator",
     "resumption_of": "decorator",
+    "shield": "shielded",
+    "stop_on": "preemption",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any

@@ -9,27 +9,45 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from torch.utils.data import IterableDataset
 from typing_extensions import TypeIs
 
+from resumable.access import Resumable, calculators_of, is_lightning, sampler_of
+from resumable.arguments import schedule_of
 from resumable.errors import DecorationError, explain
 from resumable.lanes import Lane, MapLane, is_dataloader, seed_of_lane
 from resumable.ledger import Stretch
+from resumable.loader import ResumableLoader
+from resumable.placed_sampler import Transforming, placed
+from resumable.protocols import BatchSchedule, DataSampler
 from resumable.resuming import LoaderFrontier
+from resumable.sampler_frontier import SamplerFrontier
+from resumable.sharing import Shard
+from resumable.shielded import shield
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-__all__ = ["attach", "before_load", "is_lightning"]
+__all__ = ["attach", "attach_sampled", "before_load"]
 
 
-def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | None, on_mismatch: OnMismatch) -> Any:
+def attach(
+    returned: Any,
+    trainer: Any,
+    state: ResumptionState,
+    *,
+    seed: int | None,
+    on_mismatch: OnMismatch,
+    schedule: BatchSchedule | None = None,
+) -> Any:
     """The loaders in *returned*, changed in place (or wrapped, where they are no DataLoaders) to follow *state*.
 
     Raises:
-        DecorationError: for a loader that cannot be made resumable.
+        DecorationError: for a loader that cannot be made resumable, or a *schedule* that nobody can follow.
+        ConfigurationError: for a schedule whose sizes do not fall into whole batches.
         MismatchError: if the state cannot go on exactly with these loaders, and *on_mismatch* is "error".
     """
     lanes: list[Lane] = []
+    shard = _shard_of(trainer)
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
     def replace(loader: Any) -> Any:
@@ -43,7 +61,9 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | N
             )
         if not is_lightning(trainer) and (lanes or not _is_map_style(loader)):
             raise _only_in_lightning(loader)
-        lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes))))
+        if is_lightning(trainer):
+            _check_steps(loader)
+        lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes)), shard))
         return lanes[-1].loader
 
     returned, mode = _replaced(returned, replace)
@@ -54,37 +74,96 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, *, seed: int | N
     if is_lightning(trainer):
         from resumable.adapters import lightning
 
+        if schedule is not None:
+            raise _accumulates_evenly(schedule)
         lightning.connect(state, trainer, lanes, mode, seed_is_given=seed is not None, on_mismatch=on_mismatch)
     else:
-        _connect_loop(state, cast("MapLane", lanes[0]), seed_is_given=seed is not None, on_mismatch=on_mismatch)
+        lane = cast("MapLane", lanes[0])
+        _connect_loop(state, lane, schedule, seed_is_given=seed is not None, on_mismatch=on_mismatch)
     return returned
 
 
-def before_load(trainer: Any, state: ResumptionState) -> bool:
+def attach_sampled(build: Callable[[], Any], datamodule: Resumable, trainer: Any, state: ResumptionState) -> Any:
+    """What *build* returns: train loaders that a data sampler places, or that a strategy lets it place later.
+
+    Raises:
+        MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
+    """
+    if is_lightning(trainer):
+        frontier: SamplerFrontier = _follow_sampler(datamodule, trainer, state)
+    else:
+        frontier = cast("SamplerFrontier", state.frontier)
+    sampler: Any = frontier.sampler
+    transforming = Transforming.of(sampler, frontier, _shielded)
+    frontier.rebase()  # a loader that is built in mid-training begins there
+
+    def take(loader: Any) -> Any:
+        if transforming is not None:
+            transforming.note(loader)
+        return _shielded(placed(loader, sampler, frontier))
+
+    if transforming is None:
+        returned = build()
+    else:
+        with transforming.building():
+            returned = build()
+    returned, _ = _replaced(returned, take)
+    frontier.tell_calculator()
+    if is_lightning(trainer):
+        from resumable.adapters import lightning
+
+        lightning.connect_sampled(state, trainer)
+    return returned
+
+
+def _shielded(loader: Any) -> Any:
+    return shield(loader) if is_dataloader(loader) else loader
+
+
+def before_load(trainer: Any, state: ResumptionState, datamodule: Resumable) -> bool:
     """Make ready for a state to be loaded; False where it is not the training's (an evaluation from a checkpoint)."""
     if not is_lightning(trainer):
         return True
     from resumable.adapters import lightning
 
-    return lightning.before_load(state, trainer)
+    if not lightning.before_load(state, trainer):
+        return False
+    if sampler_of(datamodule) is not None:
+        _follow_sampler(datamodule, trainer, state)
+    return True
 
 
-def is_lightning(trainer: Any) -> bool:
-    """Whether *trainer* is a Lightning Trainer, told by its class's bases, so that Lightning need not be imported."""
-    return any(
-        base.__name__ == "Trainer" and base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
-        for base in type(trainer).__mro__
+def _follow_sampler(datamodule: Resumable, trainer: Any, state: ResumptionState) -> SamplerFrontier:
+    from resumable.adapters import lightning
+
+    options = datamodule.__resumable_options__
+    return lightning.follow_sampler(
+        state,
+        trainer,
+        cast("DataSampler", sampler_of(datamodule)),
+        schedule=options.schedule,
+        calculator=calculators_of(datamodule),
+        on_mismatch=options.on_mismatch,
     )
 
 
-def _connect_loop(state: ResumptionState, lane: MapLane, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
+def _connect_loop(
+    state: ResumptionState,
+    lane: MapLane,
+    schedule: BatchSchedule | None,
+    *,
+    seed_is_given: bool,
+    on_mismatch: OnMismatch,
+) -> None:
     """Count what a loop without Lightning yields, as a ResumableLoader does."""
     batching = lane.batching
     stretch = Stretch(
         length=batching.length,
-        micro_batch_size=batching.batch_size,
+        micro_batch_size=lane.micro_batch_size,
+        data_parallel_size=lane.shard.size,
         num_workers=lane.num_workers,
         drop_last=batching.drop_last,
+        schedule=schedule_of(schedule, batching.batch_size, rounds_down=False),
     )
     frontier = LoaderFrontier(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     lane.follow_loop(frontier, state)
@@ -93,6 +172,34 @@ def _connect_loop(state: ResumptionState, lane: MapLane, *, seed_is_given: bool,
 
 def _is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
     return is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset)
+
+
+def _check_steps(loader: Any) -> None:
+    """Refuse what a ResumableLoader does in a loop and Lightning's own steps and epochs would not follow."""
+    if not isinstance(loader, ResumableLoader):
+        return
+    stretch = None if loader.state.frontier is None else loader.state.frontier.stretch
+    if stretch is not None and stretch.schedule is not None:
+        raise _accumulates_evenly(stretch.schedule)
+    if stretch is not None and stretch.drop_last == "carry":
+        raise DecorationError(
+            explain(
+                "Lightning ends its epochs where the data does, so none can be carried into the next.",
+                [("drop_last", "carry")],
+                "Pass drop_last=False or True, or train in a loop of your own.",
+            )
+        )
+
+
+def _accumulates_evenly(schedule: object) -> DecorationError:
+    return DecorationError(
+        explain(
+            "Lightning accumulates as many batches for each optimizer step, so it cannot follow a schedule by itself.",
+            [("schedule", schedule)],
+            "Let a data sampler follow it (sampler=), change accumulate_grad_batches by a GradientAccumulationScheduler, "
+            "or train in a loop of your own.",
+        )
+    )
 
 
 def _only_in_lightning(loader: object) -> DecorationError:
@@ -105,12 +212,21 @@ def _only_in_lightning(loader: object) -> DecorationError:
     )
 
 
-def _lane(loader: Any, seed: int) -> Lane:
+def _shard_of(trainer: Any) -> Shard:
+    """Outside Lightning nobody shares the data out but a loader's own DistributedSampler."""
+    if not is_lightning(trainer):
+        return Shard()
+    from resumable.adapters import lightning
+
+    return lightning.shard_of(trainer)
+
+
+def _lane(loader: Any, seed: int, shard: Shard) -> Lane:
     if _is_map_style(loader):
-        return MapLane(loader, seed)
+        return MapLane(loader, seed, shard)
     from resumable.streams import StreamLane  # brings the progress bar of a fast-forward
 
-    return StreamLane(loader)
+    return StreamLane(loader, shard)
 
 
 def _replaced(tree: Any, replace: Callable[[Any], Any]) -> tuple[Any, str]:

@@ -1,7 +1,8 @@
 """How an epoch falls into batches, and where a number of batches leads: closed forms over whole numbers.
 
     offset 0          offset            length
-      |  b  |  b  |  b  | · · ·  |  b  |tail|        the tail is a short batch, or dropped
+      |  b  |  b  |  b  | · · ·  |  b  |tail|        the tail is a short batch, or dropped,
+                                       |  b  |       or filled with the beginning of the next epoch ("carry")
 
 A batch is what all data-parallel ranks load at once: micro batch size times data-parallel size.
 """
@@ -9,14 +10,18 @@ A batch is what all data-parallel ranks load at once: micro batch size times dat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from resumable.errors import ConfigurationError, explain
 from resumable.position import Position
 
-__all__ = ["UNBOUNDED", "Batching"]
+__all__ = ["UNBOUNDED", "Batching", "DropLast", "no_batch"]
 
 UNBOUNDED = 2**62
 """The length of a stream whose end nobody knows."""
+
+DropLast: TypeAlias = bool | Literal["carry"]
+"""What becomes of an epoch's tail that fills no batch: a short batch, nothing, or a part of the next epoch's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,13 @@ class Batching:
     3
     >>> Batching(length=10, batch_size=4, drop_last=True).batches
     2
+    >>> Batching(length=10, batch_size=4, drop_last="carry").advance(Position(8, 0, 8), 1)
+    Position(consumed_samples=12, epoch=1, offset=2)
     """
 
     length: int
     batch_size: int
-    drop_last: bool = False
+    drop_last: DropLast = False
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +64,16 @@ class Batching:
         """Batches of a whole epoch."""
         return self.batches_left(0)
 
+    @property
+    def carries(self) -> bool:
+        """Whether the stream runs across the ends of its epochs."""
+        return self.drop_last == "carry"
+
+    @property
+    def reach(self) -> int:
+        """Samples of an epoch's order that a limit leaves."""
+        return self.length if self.limit is None else min(self.length, self.limit * self.batch_size)
+
     def batches_left(self, offset: int, /) -> int:
         """Batches of the epoch that follow *offset*.
 
@@ -68,6 +85,8 @@ class Batching:
         >>> Batching(length=64, batch_size=8, limit=5).batches_left(24)
         2
         """
+        if self.carries:
+            return -(-max(0, self.reach - offset) // self.batch_size)
         remaining = max(0, self.length - offset)
         left = remaining // self.batch_size if self.drop_last else -(-remaining // self.batch_size)
         if self.limit is None:
@@ -84,6 +103,9 @@ class Batching:
         >>> Batching(length=10, batch_size=4).canonical(Position(10, epoch=0, offset=10))
         Position(consumed_samples=10, epoch=1, offset=0)
         """
+        if self.carries and position.offset >= self.reach > 0:
+            epochs, offset = divmod(position.offset, self.reach)
+            return Position(position.consumed_samples, position.epoch + epochs, offset)
         if position.offset and not self.batches_left(position.offset):
             return Position(position.consumed_samples, position.epoch + 1, 0)
         return position
@@ -98,6 +120,9 @@ class Batching:
         after = offset + batches * self.batch_size
         if self.limit is None and after + self.batch_size <= self.length:  # a whole batch follows: the same epoch
             return Position(consumed + after - offset, epoch, after)
+        if self.carries:
+            self._refuse_empty_epochs()
+            return self.canonical(Position(consumed + after - offset, epoch, after))
         left = self.batches_left(offset)
         if batches >= left:
             self._refuse_empty_epochs()
@@ -118,17 +143,21 @@ class Batching:
         epoch, offset = divmod(consumed_samples, self.offset_after(0, self.batches))
         return self.canonical(Position(consumed_samples, epoch, offset))
 
+    def step_batches(self, position: Position, /) -> int:
+        """Without a schedule each batch is a step by itself: 1, wherever it begins."""
+        return 1
+
     def _refuse_empty_epochs(self) -> None:
         if not self.batches:
-            raise ConfigurationError(
-                explain(
-                    "An epoch has no batch, so the run could never end.",
-                    [
-                        ("dataset length", self.length),
-                        ("batch size", self.batch_size),
-                        ("drop_last", self.drop_last),
-                        ("limit", self.limit),
-                    ],
-                    "Use a smaller batch size, or drop_last=False.",
-                )
-            )
+            raise no_batch(self.length, self.batch_size, self.drop_last, self.limit)
+
+
+def no_batch(length: int, batch_size: int, drop_last: DropLast, limit: int | None = None) -> ConfigurationError:
+    """The error for epochs without a batch."""
+    return ConfigurationError(
+        explain(
+            "An epoch has no batch, so the run could never end.",
+            [("dataset length", length), ("batch size", batch_size), ("drop_last", drop_last), ("limit", limit)],
+            "Use a smaller batch size, or drop_last=False.",
+        )
+    )

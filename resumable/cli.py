@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from resumable.errors import ConfigurationError
+from resumable.errors import ConfigurationError, MissingExtraError
+from resumable.extras import naming_the_extra
 
 __all__ = ["main"]
 
@@ -61,13 +62,13 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(f"The demo needs what is not installed: {', '.join(missing)}.", file=sys.stderr)
         print('Install it with: pip install "resumable[demo]"', file=sys.stderr)
         return _WRONG_USE
-    from resumable.demo.main import run_demo
-    from resumable.demo.settings import Settings
-
     try:
+        with naming_the_extra():  # a folder of that name passes for the package, up to here
+            from resumable.demo.main import run_demo
+            from resumable.demo.settings import Settings
         settings = Settings(seed=arguments.seed, kills=arguments.kills)
         arguments.out.mkdir(parents=True, exist_ok=True)
-    except (ConfigurationError, OSError) as error:
+    except (ConfigurationError, MissingExtraError, OSError) as error:
         print(error, file=sys.stderr)
         return _WRONG_USE
     return run_demo(settings, arguments.out)

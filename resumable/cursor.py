@@ -8,6 +8,9 @@
 A loop that calls `commit()` after its optimizer steps says itself what is trained. In any other loop a batch
 that was yielded counts as trained, but for one case: a pass that was left after a single batch, with nothing
 saved since, was a look at the data (`next(iter(loader))`) and moves nothing.
+
+Where a schedule groups batches into optimizer steps, the trained frontier is always where a step begins: a step
+counts when its last batch was yielded, or is committed then.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resumable.batching import Batching
-from resumable.errors import warn
+from resumable.errors import ResumptionError, explain, warn
 from resumable.position import Position
+from resumable.scheduled import Scheduled, Step
 
 __all__ = ["Cursor", "Pass"]
 
@@ -27,22 +31,31 @@ _LOOKED_TWICE = (
 
 
 class Pass:
-    """One iteration over the rest of an epoch. The loader adds to *taken* as it yields."""
+    """One iteration over the rest of an epoch. The loader adds to *taken* as it yields.
 
-    __slots__ = ("begun_at", "ended", "is_running", "taken")
+    With a schedule, *step* is the step that the last batch belongs to, and what was taken before it.
+    """
+
+    __slots__ = ("begun_at", "ended", "is_running", "step", "taken")
 
     def __init__(self, begun_at: Position, /) -> None:
         self.begun_at = begun_at
         self.taken = 0
         self.ended = False
+        self.step: tuple[Step, int] | None = None
         self.is_running: Callable[[], bool] = _never
 
-    def __getstate__(self) -> tuple[Position, int, bool]:
-        return self.begun_at, self.taken, self.ended
+    def __getstate__(self) -> tuple[Position, int, bool, tuple[Step, int] | None]:
+        return self.begun_at, self.taken, self.ended, self.step
 
-    def __setstate__(self, kept: tuple[Position, int, bool]) -> None:
-        self.begun_at, self.taken, self.ended = kept
+    def __setstate__(self, kept: tuple[Position, int, bool, tuple[Step, int] | None]) -> None:
+        self.begun_at, self.taken, self.ended, self.step = kept
         self.is_running = _never  # a copy has nobody who iterates it
+
+    @property
+    def of_step(self) -> int:
+        """Batches that were yielded of the present step."""
+        return self.taken if self.step is None else self.taken - self.step[1]
 
 
 class Cursor:
@@ -57,7 +70,9 @@ class Cursor:
 
     __slots__ = ("_committed", "_looks", "_saved_at", "batching", "commits", "current")
 
-    def __init__(self, batching: Batching, position: Position = Position(), /, *, commits: bool = False) -> None:
+    def __init__(
+        self, batching: Batching | Scheduled, position: Position = Position(), /, *, commits: bool = False
+    ) -> None:
         self.batching = batching
         self.seek(position, commits=commits)
 
@@ -71,16 +86,46 @@ class Cursor:
 
     @property
     def read(self) -> Position:
-        """The place behind the last batch that was yielded."""
-        return self.batching.advance(self.current.begun_at, self.current.taken)
+        """The place behind the last batch that was yielded; with a schedule, behind the last step that is complete."""
+        this = self.current
+        if this.step is None:
+            return self.batching.advance(this.begun_at, this.taken)
+        step, before = this.step
+        return step.ends if this.taken - before == step.batches else step.begins
+
+    @property
+    def step_batches(self) -> int:
+        """Batches of the optimizer step that is being trained, or of the next one where that is committed or over."""
+        this = self.current
+        if this.step is not None and this.is_running():
+            step, _ = this.step
+            if not (self.commits and self._committed == step.ends):
+                return step.batches
+        return self.batching.step_batches(self.next_start)
 
     @property
     def position(self) -> Position:
         """The trained frontier."""
-        return self._committed if self.commits else self.read
+        if self.commits:
+            return self._committed
+        this = self.current  # `read`, written out: a state saved after every batch asks for it each time
+        return self.batching.advance(this.begun_at, this.taken) if this.step is None else self.read
 
     def commit(self) -> None:
-        """Everything yielded so far is trained; from now on only what is committed counts."""
+        """Everything yielded so far is trained; from now on only what is committed counts.
+
+        Raises:
+            ResumptionError: in the middle of a step whose size a schedule tells.
+        """
+        this = self.current
+        if this.step is not None and 0 < this.of_step < this.step[0].batches:
+            raise ResumptionError(
+                explain(
+                    "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
+                    [("micro batches of the step", this.step[0].batches), ("yielded of them", this.of_step)],
+                    "Accumulate loader.num_microbatches of them, then step and commit.",
+                )
+            )
         self.commits = True
         self._committed = self.read
 

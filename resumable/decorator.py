@@ -13,44 +13,66 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from contextlib import nullcontext
+from typing import Any, Literal, TypeVar, overload
 
-from resumable.access import MARK, is_resumable, resumption_of
+from resumable.access import MARK, Options, is_resumable, resumption_of, sampler_of
+from resumable.class_checks import check_class, check_seed
 from resumable.errors import DecorationError, ResumptionError, explain
 from resumable.policy import check_policy
-from resumable.protocols import SupportsTraining
+from resumable.protocols import BatchSchedule, MicrobatchCalculator, SupportsSampling, SupportsTraining
+from resumable.sampler_frontier import unchanged_on_error
 from resumable.saved import KEYS
 from resumable.verdict import OnMismatch
 
 __all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
 
 _WRAPPED = "__resumable_wrapped__"
-_FRAMEWORKS = ("lightning", "pytorch_lightning")
 
 # mypy prints the name of this variable, and only that, where a class does not fit
 ClassWithTrainDataloaderAndTrainer = TypeVar("ClassWithTrainDataloaderAndTrainer", bound=SupportsTraining)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the decorator was given. *seed* is None where it follows from `seed_everything`, else 0."""
-
-    seed: int | None = None
-    on_mismatch: OnMismatch = "error"
+ClassWithDataSamplerOfNeMosShape = TypeVar("ClassWithDataSamplerOfNeMosShape", bound=SupportsSampling)
 
 
 @overload
 def resumable(cls: type[ClassWithTrainDataloaderAndTrainer], /) -> type[ClassWithTrainDataloaderAndTrainer]: ...
 @overload
+def resumable(  # type: ignore[overload-overlap]  # under this name the class is asked for more
+    *,
+    sampler: Literal["data_sampler"],
+    schedule: BatchSchedule | None = ...,
+    calculator: MicrobatchCalculator | None = ...,
+    seed: int | None = ...,
+    on_mismatch: OnMismatch = ...,
+) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
+@overload
 def resumable(
-    *, seed: int | None = ..., on_mismatch: OnMismatch = ...
+    *,
+    sampler: str | None = ...,
+    schedule: BatchSchedule | None = ...,
+    calculator: MicrobatchCalculator | None = ...,
+    seed: int | None = ...,
+    on_mismatch: OnMismatch = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
-def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mismatch: OnMismatch = "error") -> Any:
+def resumable(
+    cls: type[Any] | None = None,
+    /,
+    *,
+    sampler: str | None = None,
+    schedule: BatchSchedule | None = None,
+    calculator: MicrobatchCalculator | None = None,
+    seed: int | None = None,
+    on_mismatch: OnMismatch = "error",
+) -> Any:
     """Make a datamodule go on with the exact next sample.
 
     Args:
         cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
+        sampler: the attribute that holds a data sampler of NeMo's shape, which then counts and places the samples.
+            Without it an attribute `data_sampler` is found by itself.
+        schedule: the global batch sizes, where they vary and the sampler's `rampup_batch_size` does not say them. In a
+            loop without Lightning the train loader then tells by `num_microbatches` how many of its batches a step takes.
+        calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
         seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, else 0, and a loaded
             state's seed is taken over.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
@@ -67,11 +89,11 @@ def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mi
     True
     """
     check_policy(on_mismatch)
-    _check_seed(seed)
-    options = Options(seed, on_mismatch)
+    check_seed(seed)
+    options = Options(seed, on_mismatch, sampler, schedule, calculator)
 
     def decorate(decorated: type[Any]) -> type[Any]:
-        _check(decorated)
+        check_class(decorated)
         _wrap_methods(decorated)
         _add_rebase(decorated)
         setattr(decorated, MARK, options)
@@ -79,54 +101,6 @@ def resumable(cls: type[Any] | None = None, /, *, seed: int | None = None, on_mi
         return decorated
 
     return decorate if cls is None else decorate(cls)
-
-
-def _check_seed(seed: object) -> None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
-        raise ResumptionError(
-            explain("An impossible seed.", [("expected", "0 to 2**64 - 1"), ("seed", seed)], "Pass another one.")
-        )
-
-
-def _check(cls: object) -> None:
-    if not isinstance(cls, type):
-        raise DecorationError(
-            explain(
-                "@resumable decorates a class.",
-                [("got", cls)],
-                "Put it above a class; give its options by name: @resumable(seed=1).",
-            )
-        )
-    name = cls.__qualname__
-    if not cls.__dictoffset__:
-        raise DecorationError(
-            explain(
-                f"{name} has __slots__ and no __dict__, so its instances cannot hold a state.",
-                [("__slots__", getattr(cls, "__slots__", ()))],
-                "Add '__dict__' to its __slots__.",
-            )
-        )
-    if any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__):
-        raise DecorationError(
-            explain(
-                f"{name} is a torch module: its state_dict holds weights.",
-                [("class", name)],
-                "Move train_dataloader into a LightningDataModule and decorate that.",
-            )
-        )
-    loader = getattr(cls, "train_dataloader", None)
-    if loader is None or _of_framework(loader):
-        raise DecorationError(
-            explain(
-                f"{name} has no train_dataloader of its own.",
-                [("class", name), ("train_dataloader", loader)],
-                "Define it (an abstract method will do), or decorate the subclass that defines it.",
-            )
-        )
-
-
-def _of_framework(method: object) -> bool:
-    return str(getattr(method, "__module__", None)).partition(".")[0] in _FRAMEWORKS
 
 
 def _wrap_methods(cls: type[Any]) -> None:
@@ -206,15 +180,20 @@ def _forward(cls: type[object], name: str) -> Any:
 
 
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    from resumable.attach import attach  # torch comes with the first loader, not with the decorator
+    from resumable.attach import attach, attach_sampled  # torch comes with the first loader, not with the decorator
 
     options: Options = getattr(self, MARK)
-    returned = method(*args, **kwargs)
-    trainer = getattr(self, "trainer", None)
-    return attach(returned, trainer, resumption_of(self), seed=options.seed, on_mismatch=options.on_mismatch)
+    state, trainer = resumption_of(self), getattr(self, "trainer", None)
+    build = functools.partial(method, *args, **kwargs)
+    if sampler_of(self) is not None:
+        return attach_sampled(build, self, trainer, state)
+    return attach(
+        build(), trainer, state, seed=options.seed, on_mismatch=options.on_mismatch, schedule=options.schedule
+    )
 
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    state = resumption_of(self)
     theirs: dict[str, Any] = method(*args, **kwargs) or {}
     taken = [key for key in KEYS if key in theirs and key != "consumed_samples"]
     if taken:
@@ -225,7 +204,7 @@ def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
                 "Give them other names.",
             )
         )
-    return {**theirs, **resumption_of(self).state_dict()}
+    return {**theirs, **state.state_dict()}
 
 
 class _Theirs(dict[str, Any]):
@@ -244,15 +223,21 @@ class _Theirs(dict[str, Any]):
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
     from resumable.attach import before_load
 
-    state = resumption_of(self)
+    state, sampler = resumption_of(self), sampler_of(self)
     before = state.snapshot()
-    if before_load(getattr(self, "trainer", None), state):
-        state.load_state_dict(state_dict)
-    try:
-        method(_Theirs(state_dict))
-    except BaseException:
-        state.load_snapshot(before)
-        raise
+    with nullcontext() if sampler is None else unchanged_on_error(sampler):
+        if before_load(getattr(self, "trainer", None), state, self):
+            state.load_state_dict(state_dict)
+        try:
+            method(_Theirs(state_dict))
+        except AttributeError as error:
+            # a mixin's load tells a calculator that is not there yet: it is told with the train loader
+            if sampler is None or error.obj is not None or error.name != "update":
+                state.load_snapshot(before)
+                raise
+        except BaseException:
+            state.load_snapshot(before)
+            raise
 
 
 _AROUND: dict[str, Callable[..., Any]] = {

@@ -4,8 +4,10 @@
       ├── ConfigurationError   an argument is wrong          (also a ValueError)
       ├── DecorationError      a class cannot be decorated   (also a TypeError)
       ├── StateError           a saved state cannot be read  (also a ValueError)
+      │     └── MissingStateError   nothing was saved yet   (also a FileNotFoundError)
       ├── MismatchError        saved and current differ      (carries the verdict)
-      └── ReplayError          a sampler does not repeat itself
+      ├── ReplayError          a sampler does not repeat itself
+      └── MissingExtraError    a package is not there    (also an ImportError)
     ResumptionWarning          a limit, named where it bites
 
 All of them survive pickling, since DataLoader workers send their errors to the parent.
@@ -21,6 +23,8 @@ __all__ = [
     "ConfigurationError",
     "DecorationError",
     "MismatchError",
+    "MissingExtraError",
+    "MissingStateError",
     "ReplayError",
     "ResumptionError",
     "ResumptionWarning",
@@ -46,12 +50,20 @@ class StateError(ResumptionError, ValueError):
     """A saved state is damaged, contradictory or newer than this package. Nothing of it was loaded."""
 
 
+class MissingStateError(StateError, FileNotFoundError):
+    """There is no state file and none before it (also a FileNotFoundError): a first run, or another path."""
+
+
 class MismatchError(ResumptionError):
     """What was saved and what is running differ so that the resume cannot be exact."""
 
 
 class ReplayError(ResumptionError):
     """A sampler gave other indices when it was asked for the same epoch again."""
+
+
+class MissingExtraError(ResumptionError, ImportError):
+    """An optional package is not installed. The message names the extra that brings it."""
 
 
 class ResumptionWarning(UserWarning):

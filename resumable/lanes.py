@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 from typing_extensions import TypeIs
 
 from resumable.batching import Batching
 from resumable.errors import ConfigurationError, DecorationError, explain
-from resumable.order import Sequential, Shuffled
+from resumable.feeds import feed_of, in_order
 from resumable.permutation import stream_key
 from resumable.resuming import Iterate, LoaderFrontier, Resuming, install
-from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ReplayedSampler, ResumableSampler
+from resumable.sampler import Feed, ResumableSampler
 from resumable.saved import Place
+from resumable.sharing import RankSampler, SequentialRankSampler, Shard
 from resumable.state import ResumptionState
 from resumable.verdict import Identity
 
@@ -36,10 +37,16 @@ class Lane(Protocol):
 
     loader: Any
     num_workers: int
+    shard: Shard
 
     @property
     def batching(self) -> Batching:
-        """How an epoch falls into batches."""
+        """How an epoch falls into batches of all ranks together."""
+        ...
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch on one rank."""
         ...
 
     @property
@@ -65,9 +72,9 @@ class Lane(Protocol):
 
 
 class MapLane:
-    """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere."""
+    """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere, on any rank."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+    def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard) -> None:
         if loader.num_workers and not getattr(loader, "in_order", True):
             raise DecorationError(
                 explain(
@@ -76,15 +83,24 @@ class MapLane:
                     "Leave in_order=True in the train loader.",
                 )
             )
-        self.feed = feed = _feed(loader, seed)
+        self.feed, self.shard = feed_of(loader, seed, shard)
+        if not self.feed.batching.batches and self.shard.size > 1:
+            raise _no_round(self.feed, self.shard)
         self.num_workers = loader.num_workers
-        self._sampler = ResumableSampler(feed, single=loader.batch_sampler is None)
+        self._is_single = loader.batch_sampler is None
+        self._sampler = ResumableSampler(self.feed, single=self._is_single)
+        self._shown = RankSampler
         self.loader = resuming(loader)
 
     @property
     def batching(self) -> Batching:
-        """How an epoch falls into batches."""
+        """How an epoch falls into batches of all ranks together."""
         return self.feed.batching
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch on one rank."""
+        return self.feed.micro_batch_size
 
     def limit(self, batches: int, /) -> None:
         """Let an epoch have at most so many batches."""
@@ -109,6 +125,8 @@ class MapLane:
             return iterate()
 
         install(self.loader, self._sampler, passes)
+        if self.shard.is_guarded or self._shown is SequentialRankSampler:
+            vars(self.loader)["sampler"] = self._shown(self._sampler, self.shard, single=self._is_single)
 
     def follow_loop(self, frontier: LoaderFrontier, state: ResumptionState, /) -> None:
         """Start each pass where a loop's own count stands, and count it; the loader saves and loads *state*.
@@ -121,7 +139,11 @@ class MapLane:
             return frontier.passes(self._sampler, iterate)
 
         install(self.loader, self._sampler, passes)
-        vars(self.loader).update(state_dict=state.state_dict, load_state_dict=state.load_state_dict)
+        vars(self.loader).update(
+            state_dict=state.state_dict,
+            load_state_dict=state.load_state_dict,
+            _resumable_schedule=None if frontier.stretch.schedule is None else frontier,
+        )
 
     def state_at(self, batches: int, /) -> object:
         """A map-style dataset has no state of its own."""
@@ -129,8 +151,23 @@ class MapLane:
 
     def in_order(self) -> None:
         """Leave out the shuffling, as Lightning asks for when it overfits some batches on purpose."""
-        self.feed = self._sampler.feed = OrderFeed(Sequential(self.batching.length), self.batching)
-        vars(self.loader)["sampler"] = SequentialSampler(range(self.batching.length))
+        self.feed = self._sampler.feed = in_order(self.feed, self.shard)
+        self._shown = SequentialRankSampler
+
+
+def _no_round(feed: Feed, shard: Shard) -> ConfigurationError:
+    return ConfigurationError(
+        explain(
+            "An epoch has no batch for every rank, so the run could never end.",
+            [
+                ("dataset length", feed.batching.length),
+                ("batch_size", feed.micro_batch_size),
+                ("ranks", shard.size),
+                ("drop_last", feed.batching.drop_last),
+            ],
+            "Use fewer ranks or a smaller batch_size, or drop_last=False.",
+        )
+    )
 
 
 def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
@@ -169,59 +206,6 @@ def _nothing() -> dict[str, Any]:
 
 def _ignore(state_dict: object) -> None:
     """What an older checkpoint holds of the loader's own place is superseded by the datamodule's position."""
-
-
-def _feed(loader: DataLoader[Any], seed: int) -> Feed:
-    sampler, batches = cast("Any", loader.sampler), cast("Any", loader.batch_sampler)
-    for own in (sampler, batches):
-        if isinstance(own, ResumableSampler):
-            return own.feed
-    if batches is not None and type(batches) is not BatchSampler:
-        return BatchSamplerFeed(batches, seed, _batching_of(batches, loader))
-    if type(batches) is BatchSampler:
-        sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
-    else:
-        size, drop_last = 1, False
-    order = _order_of(sampler, seed)
-    return OrderFeed(order, Batching(len(order), size, drop_last))
-
-
-def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSampler:
-    if type(sampler) is SequentialSampler:
-        return Sequential(_sized(sampler.data_source))
-    plain = type(sampler) is RandomSampler and not sampler.replacement
-    if plain and sampler.num_samples == len(sampler.data_source):
-        return Shuffled(_sized(sampler.data_source), seed)
-    _sized(sampler)
-    return ReplayedSampler(sampler, seed)
-
-
-def _batching_of(batches: Any, loader: DataLoader[Any]) -> Batching:
-    """The batching of a user's batch sampler, whose batches count as samples by its `batch_size`, else as one each."""
-    number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
-    candidates: tuple[Any, ...] = (getattr(batches, "sampler", None), loader.dataset)
-    for samples in candidates:
-        length = len(samples) if hasattr(samples, "__len__") else 0
-        for drop_last in (False, True):
-            if length and Batching(length, size, drop_last).batches == number:
-                return Batching(length, size, drop_last)
-    return Batching(number * size, size)
-
-
-def _sized(thing: Any) -> int:
-    if not hasattr(thing, "__len__"):
-        raise DecorationError(
-            explain(
-                f"{type(thing).__name__} has no length, so no place in it could be told.",
-                [("needed", "__len__"), ("got", type(thing).__name__)],
-                "Give it a __len__.",
-            )
-        )
-    if not len(thing):
-        raise ConfigurationError(
-            explain(f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample.")
-        )
-    return len(thing)
 
 
 def seed_of_lane(seed: int, number: int, /) -> int:

@@ -13,8 +13,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-from resumable.batching import Batching
+from resumable.batching import Batching, DropLast
 from resumable.position import Position
+from resumable.recorded import Named, Recorded
+from resumable.scheduled import Scheduled
 
 __all__ = ["Ledger", "Stretch"]
 
@@ -24,7 +26,8 @@ class Stretch:
     """A part of the run with one configuration, from its first step on.
 
     An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size*
-    ranks; the steps begin anew with each epoch, so an epoch's last step may take fewer.
+    ranks; the steps begin anew with each epoch, so an epoch's last step may take fewer. With a *schedule*, that says
+    what a step takes.
     """
 
     step: int = 0
@@ -36,8 +39,23 @@ class Stretch:
     data_parallel_size: int = 1
     accumulation: int = 1
     num_workers: int = 0
-    drop_last: bool = False
+    drop_last: DropLast = False
     limit: int | None = None
+    schedule: Recorded | None = None
+
+    @property
+    def begins(self) -> Position:
+        """The stretch's first place."""
+        return Position(self.sample, self.epoch, self.offset)
+
+    @property
+    def plan(self) -> Batching | Scheduled:
+        """The batches that a loader yields, grouped into steps where a schedule says how."""
+        return self.batching if self.schedule is None else self._scheduled(self.schedule)
+
+    def _scheduled(self, schedule: Recorded) -> Scheduled:
+        known = schedule.schedule if isinstance(schedule, Named) and schedule.schedule is not None else schedule
+        return Scheduled(self.length, self.micro_batch_size, known, self.data_parallel_size, self.drop_last, self.limit)
 
     @property
     def batching(self) -> Batching:
@@ -49,13 +67,22 @@ class Stretch:
         """Samples of a whole optimizer step."""
         return self.micro_batch_size * self.data_parallel_size * self.accumulation
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only another program knows the sizes of the steps."""
+        return isinstance(self.schedule, Named) and self.schedule.schedule is None
+
     def same_configuration(self, other: Stretch, /) -> bool:
         """Whether the two differ at most in where they begin."""
         return self == replace(other, step=self.step, sample=self.sample, epoch=self.epoch, offset=self.offset)
 
     def position_after(self, steps: int, /) -> Position:
         """Where *steps* optimizer steps lead from the stretch's beginning."""
+        if self.schedule is not None:
+            return self._scheduled(self.schedule).after(self.begins, steps)
         batching = self.batching
+        if batching.carries:
+            return batching.advance(self.begins, steps * self.accumulation)
         first = batching.batches_left(self.offset)
         first_steps = -(-first // self.accumulation)
         if steps < first_steps:
@@ -63,11 +90,15 @@ class Stretch:
         else:
             whole, rest = divmod(steps - first_steps, -(-batching.batches // self.accumulation))
             batches = first + whole * batching.batches + rest * self.accumulation
-        return batching.advance(Position(self.sample, self.epoch, self.offset), batches)
+        return batching.advance(self.begins, batches)
 
     def steps_within(self, samples: int, /) -> int:
         """Optimizer steps that *samples* samples after the stretch's beginning complete."""
+        if self.schedule is not None:
+            return self._scheduled(self.schedule).steps_within(self.begins, samples)
         batching = self.batching
+        if batching.carries:
+            return samples // self.global_batch_size
         first = batching.batches_left(self.offset)
         first_samples = batching.offset_after(self.offset, first) - self.offset
         if samples < first_samples:
@@ -104,8 +135,30 @@ class Ledger:
             return Ledger((*kept, self.stretches[len(kept)]))
         return Ledger((*kept, stretch))
 
+    def going_on(self, stretch: Stretch, /) -> Ledger:
+        """The ledger of a run that goes on as *stretch* says, its first step counted from what is known here.
+
+        Where the run was trained by a schedule of which nobody knows more than the name, and goes on with another,
+        steps are counted from the beginning of that one's stretch.
+        """
+        ledger = self._knowing(stretch.schedule)
+        before = [s for s in ledger if s.sample <= stretch.sample][-1:]
+        is_known = not before or not before[0].is_unknown
+        step = ledger.global_step_at(stretch.sample) if is_known else before[0].step
+        return ledger.note(replace(stretch, step=step))
+
+    def _knowing(self, schedule: Recorded | None) -> Ledger:
+        """The same, with *schedule* in the place of its name."""
+        if not isinstance(schedule, Named) or not any(s.is_unknown and s.schedule == schedule for s in self):
+            return self
+        return Ledger(tuple(replace(s, schedule=schedule) if s.schedule == schedule else s for s in self))
+
     def consumed_samples_at(self, global_step: int, /) -> int:
-        """Samples consumed when *global_step* optimizer steps were complete."""
+        """Samples consumed when *global_step* optimizer steps were complete.
+
+        Raises:
+            StateError: within a stretch whose schedule is known by its name alone, as does `global_step_at`.
+        """
         at = bisect_right(self.stretches, global_step, key=lambda stretch: stretch.step) - 1
         if at < 0:
             return 0

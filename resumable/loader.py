@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from torch.utils.data import Dataset, IterableDataset
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from resumable.batching import Batching
-from resumable.errors import ConfigurationError, explain
+from resumable.arguments import (
+    check_batches_come_in_order,
+    length_of,
+    micro_batch_size_of,
+    order_of,
+    rank_of,
+    schedule_of,
+    tail_of,
+)
+from resumable.batching import Batching, DropLast
 from resumable.ledger import Stretch
-from resumable.order import Sequential, Shuffled
 from resumable.policy import check_policy
-from resumable.protocols import Order
+from resumable.protocols import BatchSchedule, Order
 from resumable.resuming import LoaderFrontier, Resuming, install
 from resumable.sampler import OrderFeed, ResumableSampler
+from resumable.shards import ShardedFeed
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 __all__ = ["LoaderOptions", "ResumableLoader"]
 
@@ -46,6 +55,12 @@ class ResumableLoader(Resuming[T]):
 
     Iterating it yields the rest of the epoch; the next iteration is the next epoch. `len()` is that of a whole epoch.
 
+    On several ranks, a round is batch_size * data_parallel_size consecutive samples, and rank r takes its r-th micro
+    batch. Every rank yields equally many batches, and position, state and ledger are the same on each.
+
+    With a *schedule*, each optimizer step takes as many samples over all ranks as it says: `num_microbatches` of the
+    batches that the loader yields.
+
     Args:
         dataset: map-style: `len(dataset)` and `dataset[index]`.
         batch_size: samples that one iteration yields on this rank, its micro batch; None yields single samples,
@@ -53,12 +68,23 @@ class ResumableLoader(Resuming[T]):
         shuffle: a new permutation in each epoch; else the dataset's own order.
         seed: of the permutations, 0 to 2**64 - 1. Without one it is 0, and a loaded state's seed is taken over.
         order: an order of one's own, in the place of *shuffle* and *seed*.
-        drop_last: leave out an epoch's last batch where it would be short.
+        schedule: how many samples an optimizer step takes over all ranks: a `BatchSchedule`. Without one each round
+            counts as a step.
+        data_parallel_rank: this process among those that share the data, 0 to data_parallel_size - 1.
+        data_parallel_size: how many processes share the data.
+        drop_last: what becomes of an epoch's tail that fills no round, or with a schedule no global batch. False trains
+            it as a short one, shared out among the ranks (see `padded_samples`). True leaves it out. "carry" fills it
+            with the beginning of the next epoch: nothing is lost, and a pass ends with the step that reaches the next
+            epoch or crosses into it; where steps are larger than the dataset, it leads over several.
+        decrease_batch_size_if_needed: round the schedule's sizes down to whole rounds, as megatron-core's option of that
+            name does, instead of refusing others.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
-        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, or an epoch without a batch.
+        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, an epoch without a batch, a
+            rank that is none, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
+            when it is loaded are looked at when the first batch is asked for.
 
     >>> loader = ResumableLoader(range(10), batch_size=4, shuffle=True)
     >>> first = next(iter(loader))
@@ -74,26 +100,33 @@ class ResumableLoader(Resuming[T]):
         *,
         seed: int | None = None,
         order: Order | None = None,
-        drop_last: bool = False,
+        schedule: BatchSchedule | None = None,
+        data_parallel_rank: int = 0,
+        data_parallel_size: int = 1,
+        drop_last: DropLast = False,
+        decrease_batch_size_if_needed: bool = False,
         on_mismatch: OnMismatch = "error",
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_policy(on_mismatch)
-        _check_order_of_batches(options)
-        length = _length(dataset)
-        feed = OrderFeed(
-            _order(length, shuffle, seed, order),
-            Batching(length, _whole_batch_size(batch_size), drop_last),
-        )
-        if not feed.batching.batches:
-            feed.batching.position_at(0)
-        size = None if batch_size is None else feed.batching.batch_size
-        super().__init__(dataset, batch_size=size, drop_last=drop_last, **options)
+        check_batches_come_in_order(options)
+        length, tail = length_of(dataset), tail_of(drop_last)
+        followed = order_of(length, shuffle, seed, order)
+        rank, size = rank_of(data_parallel_rank, data_parallel_size)
+        micro = micro_batch_size_of(batch_size)
+        batching = Batching(length, micro * size, tail)
+        batching.position_at(0)  # raises where an epoch has no batch
+        is_plain = size == 1 and tail != "carry"
+        feed = OrderFeed(followed, batching) if is_plain else ShardedFeed(followed, batching, rank=rank, size=size)
+        per_batch = None if batch_size is None else micro
+        super().__init__(dataset, batch_size=per_batch, drop_last=tail is True, **options)
         stretch = Stretch(
             length=length,
-            micro_batch_size=feed.batching.batch_size,
+            micro_batch_size=micro,
+            data_parallel_size=size,
             num_workers=self.num_workers,
-            drop_last=drop_last,
+            drop_last=tail,
+            schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
         )
         self._frontier = LoaderFrontier(
             feed, stretch, seed_is_given=seed is not None or order is not None, on_mismatch=on_mismatch
@@ -112,6 +145,31 @@ class ResumableLoader(Resuming[T]):
         """The position, to be saved, loaded and committed."""
         return self._state
 
+    def __len__(self) -> int:
+        """Batches of the whole present epoch, on this rank."""
+        return self._frontier.batches_in_epoch
+
+    @property
+    def num_microbatches(self) -> int:
+        """Batches of this rank that the present optimizer step takes; 1 without a schedule.
+
+        Present is the step whose batches are coming, up to its last one, and after `state.commit()` the next step. At an
+        epoch's tail it may have fewer than the schedule's others.
+
+        Raises:
+            ConfigurationError: if a step's size does not fall into whole rounds.
+        """
+        return self._frontier.num_microbatches
+
+    @property
+    def padded_samples(self) -> int:
+        """Samples that the end of the present epoch trains a second time, so that every rank gets equally many.
+
+        They are the first of the epoch's order, as with torch's DistributedSampler, fewer than there are ranks, and count
+        as consumed not at all. 0 with one rank, and where the tail is dropped or carried.
+        """
+        return self._frontier.padded_samples
+
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
@@ -124,67 +182,3 @@ class ResumableLoader(Resuming[T]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved position; see `ResumptionState.load_state_dict`."""
         self._state.load_state_dict(state_dict)
-
-
-def _length(dataset: Any) -> int:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ConfigurationError(
-            explain(
-                "A ResumableLoader needs a map-style dataset, since a place in a stream cannot be computed.",
-                [("needed", "__getitem__ and __len__"), ("got", type(cast("object", dataset)).__name__)],
-                "Use a map-style dataset; in a LightningDataModule, @resumable carries iterable datasets along.",
-            )
-        )
-    return len(dataset)
-
-
-def _order(length: int, shuffle: bool, seed: int | None, order: Order | None) -> Order:
-    if order is None:
-        shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nobody shuffles
-        return shuffled if shuffle else Sequential(length)
-    if not callable(getattr(order, "indices", None)):
-        raise ConfigurationError(
-            explain(
-                "An order says which indices come at which places.",
-                [("needed", "len(order) and order.indices(epoch, start, stop)"), ("order", type(order).__name__)],
-                "Pass an order, such as Sequential(n) or Shuffled(n, seed).",
-            )
-        )
-    if shuffle or seed is not None:
-        raise ConfigurationError(
-            explain(
-                "An order of one's own says itself how it shuffles.",
-                [("order", order), ("shuffle", shuffle), ("seed", seed)],
-                "Pass either order=, or shuffle= and seed=.",
-            )
-        )
-    if len(order) != length:
-        raise ConfigurationError(
-            explain(
-                "The order and the dataset have different lengths.",
-                [("len(order)", len(order)), ("len(dataset)", length)],
-                "Make the order as long as the dataset.",
-            )
-        )
-    return order
-
-
-def _whole_batch_size(batch_size: SupportsIndex | None) -> int:
-    if batch_size is None:
-        return 1
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
-        raise ConfigurationError(
-            explain("A batch size is a whole number.", [("batch_size", batch_size)], "Pass batch_size >= 1.")
-        )
-    return operator.index(batch_size)
-
-
-def _check_order_of_batches(options: LoaderOptions) -> None:
-    if options.get("num_workers", 0) and not options.get("in_order", True):
-        raise ConfigurationError(
-            explain(
-                "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
-                [("in_order", False), ("num_workers", options.get("num_workers", 0))],
-                "Leave in_order=True.",
-            )
-        )

@@ -10,13 +10,13 @@ libraries' versions or the number of restarts. Golden files hold it for ever.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
 from resumable.errors import ConfigurationError, explain
 from resumable.permutation import MAX_LENGTH, permuted
+from resumable.stages import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class Shuffled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _length(self.n))
-        seed = _whole_number("seed", self.seed)
+        seed = whole_number("seed", self.seed, least=None)
         if not 0 <= seed < _SEEDS:
             raise ConfigurationError(
                 explain(
@@ -105,26 +105,8 @@ class Shuffled:
         return permuted(self.n, self.seed, epoch, start, stop)
 
 
-def _whole_number(name: str, value: object) -> int:
-    """*value* as an int: NumPy's integers are taken, bool and float are not, since they come from a mistake."""
-    if type(value) is int:
-        return value
-    try:
-        if type(value) in (bool, np.bool_):  # both pass for an index, NumPy's in NumPy 1
-            raise TypeError
-        return index(value)  # type: ignore[arg-type]  # the TypeError is the question
-    except TypeError:
-        raise ConfigurationError(
-            explain(
-                f"{name} must be a whole number.",
-                [(name, value), ("type", type(value).__name__)],
-                f"Pass {name} as an int.",
-            )
-        ) from None
-
-
 def _length(value: object) -> int:
-    n = _whole_number("n", value)
+    n = whole_number("n", value, least=None)
     if n < 1:
         raise ConfigurationError(
             explain("An order needs at least one sample.", [("n", n)], "Pass a dataset that is not empty.")
@@ -137,7 +119,8 @@ def _length(value: object) -> int:
 
 
 def _places(n: int, epoch: object, start: object, stop: object) -> tuple[int, int, int]:
-    epoch, start, stop = _whole_number("epoch", epoch), _whole_number("start", start), _whole_number("stop", stop)
+    names = (("epoch", epoch), ("start", start), ("stop", stop))
+    epoch, start, stop = (whole_number(name, value, least=None) for name, value in names)
     if epoch < 0:
         raise ConfigurationError(explain("Epochs are counted from 0.", [("epoch", epoch)], "Pass epoch >= 0."))
     if not 0 <= start <= stop <= n:

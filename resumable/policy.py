@@ -46,14 +46,14 @@ def resolve(
         order = replace(order, seed=then.seed)
     if then is not None and on_mismatch == "adopt":
         order = replace(then, length=order.length)
-    batching = stretch.batching
+    plan = stretch.plan
     position = saved.position
     verdict = compare(
         then or order, order, offset=0 if position is None else position.offset, regrouped=_regrouped(saved, stretch)
     )
     refuse_or_warn(verdict, on_mismatch)
     return Resolution(
-        batching.position_at(saved.consumed_samples) if position is None else batching.canonical(position),
+        plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position),
         order,
         verdict,
     )
@@ -63,14 +63,21 @@ def _regrouped(saved: Saved, current: Stretch) -> tuple[Difference, ...]:
     if not saved.ledger.stretches:
         return ()
     last = saved.ledger.stretches[-1]
+    same = "The samples and their order stay the same."
+    counted_anew = f"{same} Only its own program can count the saved one's steps, so they are counted from here on."
     names = {
-        "micro_batch_size": "Another micro batch size.",
-        "data_parallel_size": "Another number of data-parallel ranks.",
-        "accumulation": "Another number of accumulated batches.",
+        "micro_batch_size": ("Another micro batch size.", same),
+        "data_parallel_size": ("Another number of data-parallel ranks.", same),
+        "accumulation": ("Another number of accumulated batches.", same),
+        "schedule": ("Another schedule of batch sizes.", counted_anew if last.is_unknown else same),
+        "drop_last": (
+            "Another rule for the end of an epoch.",
+            "The order stays the same; what its end trains may not.",
+        ),
     }
     return tuple(
-        Difference(what, getattr(last, name), getattr(current, name), "The samples and their order stay the same.")
-        for name, what in names.items()
+        Difference(what, getattr(last, name), getattr(current, name), advice)
+        for name, (what, advice) in names.items()
         if getattr(last, name) != getattr(current, name)
     )
 

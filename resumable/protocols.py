@@ -18,8 +18,10 @@ __all__ = [
     "BatchSchedule",
     "CountsSamples",
     "DataSampler",
+    "MicrobatchCalculator",
     "Order",
     "SavesState",
+    "SupportsSampling",
     "SupportsTraining",
     "Trainer",
 ]
@@ -94,6 +96,28 @@ class DataSampler(CountsSamples, Protocol):
     def if_first_step(self, value: int, /) -> None: ...
 
 
+class MicrobatchCalculator(Protocol):
+    """What a process knows of its batch size at this moment, where a framework keeps that in a global of its own.
+
+    A framework sets it up at some time after its import. Before that there is nothing to ask or to tell, so
+    `is_initialized` is asked first; the other two then raise an error.
+    """
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the framework has set it up in this process."""
+        ...
+
+    @property
+    def current_global_batch_size(self) -> int:
+        """Samples over all ranks that the step which begins now takes: as rounded, where the framework rounds it."""
+        ...
+
+    def update(self, consumed_samples: int, /) -> None:
+        """Move the batch size to that of the step which begins at *consumed_samples*."""
+        ...
+
+
 class SavesState(Protocol):
     """The two methods of `torch.distributed.checkpoint.stateful.Stateful`."""
 
@@ -107,3 +131,10 @@ class SupportsTraining(Protocol):
     @property
     def trainer(self) -> Trainer | None: ...
     def train_dataloader(self) -> Any: ...
+
+
+class SupportsSampling(SupportsTraining, Protocol):
+    """What `@resumable(sampler="data_sampler")` asks of a class besides: the sampler, in the attribute of that name."""
+
+    @property
+    def data_sampler(self) -> DataSampler: ...

@@ -7,22 +7,28 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader
 from typing_extensions import TypeVar
 
+from resumable.batching import Batching
 from resumable.cursor import Cursor, Pass
+from resumable.errors import ConfigurationError, explain
+from resumable.feasible import check_for_ever, check_from
 from resumable.ledger import Stretch
 from resumable.policy import resolve
 from resumable.position import Position
 from resumable.sampler import Feed, ResumableSampler
 from resumable.saved import Place, Saved
+from resumable.scheduled import Scheduled
+from resumable.shielded import Shielded
 from resumable.verdict import Identity, OnMismatch, Verdict
 
 __all__ = ["Iterate", "LoaderFrontier", "Resuming", "install"]
 
 T = TypeVar("T", default=Any)
+_SCHEDULE = "_resumable_schedule"
 Iterate = Callable[[], Iterator[T]]
 """Torch's own `DataLoader.__iter__`, bound to its loader."""
 
@@ -31,12 +37,15 @@ class LoaderFrontier:
     """The frontier of a loop: what its loader yielded, or what the loop committed."""
 
     init_global_step = 0
+    global_step: int | None = None
     knows_epochs = True
 
     def __init__(self, feed: Feed, stretch: Stretch, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
         self.feed = feed
         self.stretch = stretch
-        self.cursor = Cursor(feed.batching)
+        self.plan = feed.batching if stretch.schedule is None else stretch.plan
+        self.cursor = Cursor(self.plan)
+        self._is_checked = False
         self._seed_is_given = seed_is_given
         self._on_mismatch: OnMismatch = on_mismatch
 
@@ -73,11 +82,50 @@ class LoaderFrontier:
             seed_is_given=self._seed_is_given,
             on_mismatch=self._on_mismatch,
         )
-        self.feed.adopt(found.order)
-        self.cursor.seek(found.position, commits=saved.commits or self.commits)
         at = found.position
+        is_checked = _check(self.plan, at)
+        self.feed.adopt(found.order)
+        self.cursor.seek(at, commits=saved.commits or self.commits)
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
+        last = saved.ledger.stretches[-1:]
+        self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
+        self._is_checked = is_checked
         return found.verdict
+
+    @property
+    def num_microbatches(self) -> int:
+        """Batches of the optimizer step that is being trained, or of the next one."""
+        self._check_once()
+        return self.cursor.step_batches
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """Batches of the whole present epoch, those of a pass that goes on in its middle included."""
+        at, plan = self._begun_at, self.plan
+        per_round = self.stretch.batching.batch_size
+        if isinstance(plan, Batching):
+            return at.offset // per_round + plan.batches_left(at.offset) if plan.carries else plan.batches
+        behind = plan.carried_batches(at, self._origin) if plan.drop_last == "carry" else at.offset // per_round
+        return behind + plan.batches_left(at)
+
+    @property
+    def padded_samples(self) -> int:
+        """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
+        if self.stretch.drop_last:
+            return 0
+        return -(self.stretch.batching.reach - self._begun_at.offset) % self.stretch.data_parallel_size
+
+    @property
+    def _begun_at(self) -> Position:
+        """Where the present pass began, or the next one begins."""
+        this = self.cursor.current
+        return this.begun_at if this.taken and this.is_running() else self.cursor.next_start
+
+    def _check_once(self) -> None:
+        """See before the first step that all steps to come can be taken, if that was not seen yet."""
+        if isinstance(self.plan, Scheduled) and not self._is_checked:
+            check_from(self.plan, self.cursor.next_start)
+            self._is_checked = True
 
     def commit(self) -> None:
         """What was yielded so far is trained."""
@@ -96,11 +144,26 @@ class LoaderFrontier:
 
     def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
         """A pass from the frontier on, counted as it is yielded."""
+        self._check_once()
         this = self.cursor.begin()
         sampler.start = (this.begun_at.epoch, this.begun_at.offset)
-        counting = _count(iterate(), this)
+        if isinstance(self.plan, Scheduled):
+            sampler.count = self.plan.batches_left(this.begun_at)
+            counting = _count_steps(iterate(), this, self.plan)
+        else:
+            counting = _count(iterate(), this)
         this.is_running = partial(_is_alive, weakref.ref(counting))
         return counting
+
+
+def _check(plan: Batching | Scheduled, position: Position) -> bool:
+    """Look at all steps from *position* on; whether they can be taken, where a run at its beginning may be loaded yet."""
+    if not isinstance(plan, Scheduled):
+        return True
+    if not position.consumed_samples:
+        return check_for_ever(plan)
+    check_from(plan, position)
+    return True
 
 
 def _count(batches: Iterator[T], this: Pass) -> Generator[T, None, None]:
@@ -110,15 +173,59 @@ def _count(batches: Iterator[T], this: Pass) -> Generator[T, None, None]:
     this.ended = True
 
 
+def _count_steps(batches: Iterator[T], this: Pass, plan: Scheduled) -> Generator[T, None, None]:
+    """`_count` step by step; one assignment leads to the next step, so that a signal finds nothing in between."""
+    for step in plan.steps(this.begun_at):
+        this.step = step, this.taken
+        for batch in islice(batches, step.batches):
+            this.taken += 1
+            yield batch
+        if this.of_step < step.batches:
+            raise _contradicts_itself(plan, this, this.taken - this.of_step + step.batches)
+    for _ in batches:  # there are none, and torch's iterator learns that its pass is over
+        raise _contradicts_itself(plan, this, this.taken)
+    this.ended = True
+
+
+def _contradicts_itself(plan: Scheduled, this: Pass, taken: int) -> ConfigurationError:
+    return ConfigurationError(
+        explain(
+            "The schedule contradicts itself: its steps one by one are not those that it counts.",
+            [
+                ("schedule", plan.schedule),
+                ("from", this.begun_at),
+                ("micro batches by steps_between and samples_after", plan.batches_left(this.begun_at)),
+                ("micro batches of the steps that came, by batch_size_at", taken),
+            ],
+            "Let samples_after and steps_between follow from batch_size_at.",
+        )
+    )
+
+
 def _is_alive(iterator: weakref.ref[Generator[Any, None, None]]) -> bool:
     generator = iterator()
     return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED
 
 
-class Resuming(DataLoader[T]):
+class _Microbatches:
+    """Batches that the present optimizer step takes: see `ResumableLoader`. A user's own attribute goes before it."""
+
+    def __get__(self, loader: Any, owner: type[Any] | None = None) -> Any:
+        if loader is None:
+            return self
+        follows: Any = getattr(loader, _SCHEDULE)
+        return 1 if follows is None else follows.num_microbatches
+
+
+class Resuming(Shielded[T]):
     """A DataLoader whose passes somebody else begins, given torch's own way to iterate."""
 
     _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
+    _resumable_schedule: LoaderFrontier | None = None
+    num_microbatches: Any = _Microbatches()
+
+    def __len__(self) -> int:
+        return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
         return self._resumable_pass(super().__iter__)

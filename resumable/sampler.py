@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils.data import Sampler
 
@@ -17,9 +16,23 @@ from resumable.protocols import Order
 from resumable.replay import replay
 from resumable.verdict import Identity
 
-__all__ = ["BatchSamplerFeed", "Feed", "OrderFeed", "ResumableSampler", "identity_of"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-_FIRST_BLOCK, _BLOCK = 256, 16_384
+__all__ = [
+    "BLOCK",
+    "FIRST_BLOCK",
+    "BatchSamplerFeed",
+    "Feed",
+    "OrderFeed",
+    "ResumableSampler",
+    "cut",
+    "identity_of",
+    "miscounted",
+]
+
+FIRST_BLOCK, BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
 
 
@@ -27,6 +40,11 @@ class Feed(Protocol):
     """Where a loader's batches of indices come from, at any place of any epoch."""
 
     batching: Batching
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch on one rank."""
+        ...
 
     @property
     def identity(self) -> Identity:
@@ -37,14 +55,25 @@ class Feed(Protocol):
         """Go on in the order that *identity* tells."""
         ...
 
-    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
-        """The batches of *epoch* from *offset* to its end."""
+    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
+        """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         ...
 
 
-def _indices(order: Order, epoch: int, start: int, stop: int) -> list[Any]:
-    indices: list[Any] = order.indices(epoch, start, stop).tolist()
-    return indices
+def cut(indices: list[Any] | NDArray[np.int64], size: int) -> list[list[Any]]:
+    """*indices*, a list or an array, as batches of *size*; what is left over is a short batch.
+
+    >>> cut([3, 1, 4, 1, 5], 2)
+    [[3, 1], [4, 1], [5]]
+    """
+    if isinstance(indices, list):
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+    whole = len(indices) // size * size
+    # an array makes the lists of its rows in less time than slices of one long list take
+    batches: list[list[Any]] = indices[:whole].reshape(-1, size).tolist()
+    if whole < len(indices):
+        batches.append(indices[whole:].tolist())
+    return batches
 
 
 def identity_of(order: Order, /) -> Identity:
@@ -70,10 +99,15 @@ class OrderFeed:
         self.order = order
         if isinstance(order, ReplayedSampler):
             self.identity = Identity(order.kind, len(order), order.seed)
-            self._draw: Callable[[int, int, int], list[Any]] = order.draw
+            self._draw: Callable[[int, int, int], list[Any] | NDArray[np.int64]] = order.draw
         else:
             self.identity = identity_of(order)
-            self._draw = partial(_indices, order)
+            self._draw = order.indices
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch on one rank."""
+        return self.batching.batch_size
 
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed, and "sequential" for "shuffled" or the other way round."""
@@ -88,20 +122,22 @@ class OrderFeed:
         else:
             raise _cannot_adopt(identity, self.identity)
 
-    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
-        """The batches of *epoch* from *offset* to its end, drawn in blocks, the first one small."""
-        size, draw = self.batching.batch_size, self._draw
-        left, block = self.batching.batches_left(offset), _FIRST_BLOCK
+    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
+        """The *count* batches from *offset* of *epoch* on, drawn in blocks, the first one small."""
+        left = self.batching.batches_left(offset) if count is None else count
+        return chain.from_iterable(self._blocks(epoch, offset, left))
+
+    def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
+        size, length, draw = self.batching.batch_size, self.batching.length, self._draw
+        block = FIRST_BLOCK
         while left:
             batches = min(left, max(1, block // size))
-            indices = draw(epoch, offset, min(offset + batches * size, self.batching.length))
-            if len(indices) != min(batches * size, self.batching.length - offset):
-                raise _miscounted(
-                    self.identity, epoch, min(batches * size, self.batching.length - offset), len(indices)
-                )
-            for start in range(0, len(indices), size):
-                yield indices[start : start + size]
-            left, offset, block = left - batches, offset + batches * size, _BLOCK
+            stop = min(offset + batches * size, length)
+            indices = draw(epoch, offset, stop)
+            if len(indices) != stop - offset:
+                raise miscounted(self.identity, epoch, stop - offset, len(indices))
+            yield cut(indices, size)
+            left, offset, block = left - batches, stop, BLOCK
 
 
 class ReplayedSampler:
@@ -143,14 +179,22 @@ class BatchSamplerFeed:
         self._sampler = sampler
         self._verified = False
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch."""
+        return self.batching.batch_size
+
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed."""
         if replace(identity, seed=None) != replace(self.identity, seed=None):
             raise _cannot_adopt(identity, self.identity)
         self.identity = identity
 
-    def batches(self, epoch: int, offset: int, /) -> Iterator[list[Any]]:
-        """The batches of *epoch* from *offset* to its end."""
+    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
+        """The *count* batches from *offset* of *epoch* on; None means all to its end."""
+        return islice(self._batches(epoch, offset), count)
+
+    def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:
         draws = replay(self._sampler, self.identity.seed or 0, epoch, verify=not self._verified)
         self._verified = True
         size = self.batching.batch_size
@@ -160,7 +204,7 @@ class BatchSamplerFeed:
                 given += 1
                 yield batch
             if given < left:
-                raise _miscounted(self.identity, epoch, left, given)
+                raise miscounted(self.identity, epoch, left, given)
             return
         indices = islice(chain.from_iterable(draws), offset, None)
         for _ in range(self.batching.batches_left(offset)):
@@ -170,7 +214,7 @@ class BatchSamplerFeed:
 class ResumableSampler(Sampler[Any]):
     """What torch's DataLoader iterates: *feed*'s batches, from the place that was set last.
 
-    With *single*, it yields indices instead of lists of one (a DataLoader with `batch_size=None`). With *endless*,
+    *count* are the batches of a pass that does not end with its epoch. With *single*, it yields indices instead of lists of one (a DataLoader with `batch_size=None`). With *endless*,
     an epoch is followed by the next: Lightning cycles a shorter loader beside a longer one.
     """
 
@@ -178,8 +222,9 @@ class ResumableSampler(Sampler[Any]):
         self.feed = feed
         self.endless = False
         self.start: tuple[int, int] = (0, 0)
-        self.batch_size = feed.batching.batch_size
-        self.drop_last = feed.batching.drop_last
+        self.count: int | None = None
+        self.batch_size = feed.micro_batch_size
+        self.drop_last = feed.batching.drop_last is True
         self._single = single
 
     def __len__(self) -> int:
@@ -192,7 +237,7 @@ class ResumableSampler(Sampler[Any]):
 
     def _from(self, epoch: int, offset: int) -> Iterator[list[Any]]:
         if not self.endless:
-            return self.feed.batches(epoch, offset)
+            return self.feed.batches(epoch, offset, self.count)
         return self._endlessly(epoch, offset)
 
     def _endlessly(self, epoch: int, offset: int) -> Iterator[list[Any]]:
@@ -201,7 +246,8 @@ class ResumableSampler(Sampler[Any]):
             epoch, offset = epoch + 1, 0
 
 
-def _miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:
+def miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:
+    """The error for an order or a sampler that is not as long as it says."""
     return ReplayError(
         explain(
             f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} than its length promises, "

@@ -1,26 +1,44 @@
-"""Counting with a sampler of NeMo's shape and a trainer: the mixin's arithmetic, without the mixin."""
+"""Counting with a sampler of NeMo's shape and a trainer: the mixin's arithmetic, without the mixin.
+
+    count at the base ──► + what the steps since then took
+                            seen       the size that the calculator had when the step began
+                            scheduled  where it was not seen: in closed form
+                            counted    without a schedule: the sampler's own `compute_consumed_samples`
+
+The rule is that of BioNeMo's `MegatronDataModule` (sub-packages/bionemo-llm, data/datamodule.py), with step and count
+moved together: consumed samples are the sampler's count of the steps since the base, and a load writes
+`init_consumed_samples` and `prev_consumed_samples`, tells the calculator, and sets `if_first_step` to 1.
+"""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from resumable.errors import StateError, explain
+from resumable.errors import StateError, explain, warn
 from resumable.ledger import Stretch
+from resumable.placed_sampler import PlacedSampler
 from resumable.position import Position
-from resumable.protocols import DataSampler, Trainer
+from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.saved import Place, Saved
+from resumable.schedules import ConstantBatchSize, LinearRampup
 from resumable.verdict import Identity, Verdict
 
-__all__ = ["SamplerFrontier"]
+__all__ = ["ATTRIBUTES", "SamplerFrontier", "unchanged_on_error"]
+
+_COUNT = "compute_consumed_samples()"
+ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_samples", "if_first_step")
+"""What is written into a data sampler."""
 
 
 class SamplerFrontier:
-    """The frontier that a sampler counts from the trainer's steps since the last rebase.
+    """The frontier that a sampler and a trainer's steps tell.
 
-    The rule is that of BioNeMo's `MegatronDataModule`: consumed samples are
-    `sampler.compute_consumed_samples(trainer.global_step - init_global_step)`; a load writes `init_consumed_samples`
-    and `prev_consumed_samples` and sets `if_first_step` to 1.
+    *trainer* gives the trainer, or None while there is none: then the last known count stands. *calculator* gives
+    whoever has to be told where the run stands, and knows what a step takes; None where nobody has.
     """
 
     order: Identity | None = None
@@ -29,33 +47,70 @@ class SamplerFrontier:
     is_running: bool = False
     knows_epochs: bool = False
 
-    def __init__(self, sampler: DataSampler, trainer: Trainer | None) -> None:
-        self._sampler = sampler
-        self._trainer = trainer
-        self._known = 0
-        self._loaded_at: int | None = None
+    def __init__(
+        self,
+        sampler: DataSampler,
+        trainer: Callable[[], Trainer | None],
+        *,
+        schedule: BatchSchedule | None = None,
+        calculator: Callable[[], MicrobatchCalculator | None] = lambda: None,
+    ) -> None:
+        self.sampler = sampler
         self.init_global_step = 0
+        self._trainer = trainer
+        self._schedule = schedule
+        self._calculator = calculator
+        self._base = (_whole(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
+        self._last = self._base
+        self._seen: dict[int, int] = {}
+        self._untold: int | None = None
+        self._awaited: _Restore | None = None
+        self._loaded: tuple[int, int | None] = (0, None)
+
+    # -- the frontier, as the state asks for it
 
     @property
     def position(self) -> Position:
-        """The sampler's count; the last known one where there is no trainer, or no step since the load."""
-        if self._trainer is not None and self._trainer.global_step != self._loaded_at:
-            steps = self._trainer.global_step - self.init_global_step
-            self._known = _whole(self._sampler.compute_consumed_samples(steps), "compute_consumed_samples()")
-        return Position(self._known)
+        """The count of the steps so far; the last known one where there is no trainer, or no step since the load."""
+        return Position(self.consumed_samples)
+
+    @property
+    def consumed_samples(self) -> int:
+        """Samples whose optimizer step has completed, over all ranks."""
+        step = self.steps()
+        if step is None:
+            return self._last[0]
+        if self._awaited is not None:
+            self._settle_restore(self._awaited, step)
+        count = self.count(step)
+        self._last = (count, step)
+        return count
+
+    @property
+    def global_step(self) -> int | None:
+        """The trainer's step count at the position, which tells training from a trainer's restore behind the load."""
+        consumed, step = self._loaded
+        return step if step is not None and consumed == self.consumed_samples else self._trainer_step()
+
+    def _trainer_step(self) -> int | None:
+        trainer = self._trainer()
+        return None if trainer is None else trainer.global_step
 
     def places(self) -> tuple[Place, ...]:
         """A sampler has one place: its count."""
         return ()
 
     def load(self, saved: Saved, /) -> Verdict:
-        """Write the saved count into the sampler, in the attributes and the order in which the mixin writes them."""
-        self._known = saved.consumed_samples
-        if saved.consumed_samples or self._trainer is not None:
-            self._sampler.init_consumed_samples = saved.consumed_samples
-            self._sampler.prev_consumed_samples = saved.consumed_samples
-            self._sampler.if_first_step = 1
-        self._set_base()
+        """Write the saved count where the mixin writes it; after an error all is as it was."""
+        consumed, step = saved.consumed_samples, self.steps()
+        with unchanged_on_error(self.sampler):
+            self.sampler.init_consumed_samples = consumed
+            self.sampler.prev_consumed_samples = consumed
+            self._tell(consumed)
+            self.sampler.if_first_step = 1
+            self._set_base(consumed)
+        self._awaited = None if step else _Restore(saved.global_step)
+        self._loaded, self.order = (consumed, saved.global_step), saved.order
         return Verdict()
 
     def commit(self) -> None:
@@ -69,20 +124,152 @@ class SamplerFrontier:
 
     def rebase(self) -> None:
         """Move the step baseline and the count together, so that calling this at any time changes nothing."""
-        consumed = self.position.consumed_samples
-        self._sampler.init_consumed_samples = consumed
-        self._set_base()
+        step = self.steps()
+        if self._awaited is not None and self._awaited.global_step is None and step is not None:
+            self._awaited, consumed = None, self._base[0]  # BioNeMo's rule: the first call behind a load sets the step
+        else:
+            consumed = self.consumed_samples
+        seen, trained = self._seen, self.steps() or 0
+        self.sampler.init_consumed_samples = consumed
+        self._set_base(consumed)
+        self._seen = {number: size for number, size in seen.items() if number >= trained}  # of an open window
 
-    def _set_base(self) -> None:
-        self.init_global_step = 0 if self._trainer is None else self._trainer.global_step
-        self._sampler.init_global_step = self.init_global_step
-        self._loaded_at = None if self._trainer is None else self.init_global_step
+    # -- the loader
+
+    def place(self, sampler: PlacedSampler, /) -> None:
+        """Any loader will do: the place in it follows from the count."""
+
+    def start_of(self, sampler: PlacedSampler, /) -> tuple[int, int]:
+        """Epoch and offset, if every epoch is as long as *sampler*'s."""
+        return divmod(self.consumed_samples, len(sampler) * sampler.samples_per_batch)
+
+    # -- the steps
+
+    def steps(self) -> int | None:
+        """Steps that are trained; None while nobody counts any."""
+        return self._trainer_step()
+
+    def step_starts(self, step: int) -> None:
+        """Note what the step that begins when *step* others are trained takes, if the sizes vary and it can be told."""
+        calculator = self._calculator_of_sizes()
+        if calculator is None:
+            return
+        self._awaited = None if step == 0 else self._awaited  # a trainer that trains its first step is not restored
+        consumed = self.consumed_samples
+        trained = self.steps() or 0
+        self._base = (consumed, trained)
+        self._seen = {seen: size for seen, size in self._seen.items() if seen >= trained}
+        self._seen[step] = self._seen.get(step, 0) + calculator.current_global_batch_size
+
+    def set_calculator(self, step: int) -> None:
+        """Let the step that begins when *step* others are trained have the size of its place, whatever has moved it.
+
+        NeMo's sampler lets the calculator lag by the first batch in a fresh session and not in a resumed one, and moves
+        it behind validation steps: a resumed run would divide the same samples into other batches.
+        """
+        calculator = self._calculator_of_sizes()
+        if calculator is not None:
+            calculator.update(self.count(step))
+
+    def _calculator_of_sizes(self) -> MicrobatchCalculator | None:
+        calculator = self._calculator() if self.schedule is not None else None
+        return calculator if calculator is not None and calculator.is_initialized else None
+
+    @property
+    def schedule(self) -> BatchSchedule | None:
+        """The batch sizes to come, where they vary: as given, else by the sampler's `rampup_batch_size`."""
+        ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
+        if self._schedule is not None or not ramp:
+            return self._schedule
+        return LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
+
+    def tell_calculator(self) -> None:
+        """Tell the calculator where a loaded run stands, if it could not hear it when that was loaded."""
+        if self._untold is not None:
+            self._tell(self._untold)
+
+    def _tell(self, consumed: int) -> None:
+        calculator = self._calculator()
+        if calculator is not None and calculator.is_initialized:
+            calculator.update(consumed)
+        self._untold = None if calculator is None or calculator.is_initialized else consumed
+
+    def count(self, step: int) -> int:
+        """Consumed samples when *step* steps are trained."""
+        consumed, at = self._base
+        if step <= at:
+            return consumed
+        schedule = self.schedule
+        if schedule is None:
+            return self._own_count(step - at)
+        for seen, size in self._seen.items():
+            if seen >= step:
+                break
+            consumed, at = schedule.samples_after(seen - at, consumed) + size, seen + 1
+        return schedule.samples_after(step - at, consumed)
+
+    def _own_count(self, steps: int) -> int:
+        """The sampler's count; NeMo's gives 0 where it does not know, without a trainer of NeMo's."""
+        count = _whole(self.sampler.compute_consumed_samples(steps), _COUNT)
+        if count == 0:
+            size = getattr(self.sampler, "global_batch_size", None)
+            if isinstance(size, int) and size > 0:
+                return ConstantBatchSize(size).samples_after(steps, self._base[0])
+            if self._last[0]:
+                warn(f"{_COUNT} gave 0 after {steps} steps; the last known count, {self._last[0]}, is kept.")
+            return self._last[0]
+        known, at = self._last
+        if count < known and steps + self._base[1] >= at:
+            raise StateError(
+                explain(
+                    f"{_COUNT} went backwards.",
+                    [("before", known), ("now", count), ("steps since the last rebase", steps)],
+                    "Let it count from init_consumed_samples on. The last known position stands.",
+                )
+            )
+        return count
+
+    def _settle_restore(self, awaited: _Restore, step: int) -> None:
+        """A trainer that leaps to the step of the saved state, or beyond, was restored: those steps are no training."""
+        if step == 0:
+            return
+        if awaited.global_step is not None and 0 < awaited.global_step <= step:
+            self._set_base(self._base[0], awaited.global_step)
+        self._awaited = None
+
+    def _set_base(self, consumed: int, step: int | None = None) -> None:
+        now = self.steps() or 0 if step is None else step
+        self.init_global_step = (self._trainer_step() or 0) if step is None else step
+        self.sampler.init_global_step = self.init_global_step
+        self._base = self._last = (consumed, now)
+        self._seen = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Restore:
+    """A load at step 0, which the trainer's own restore to *global_step* may follow; None if nobody saved that."""
+
+    global_step: int | None
+
+
+@contextmanager
+def unchanged_on_error(sampler: object) -> Generator[None, None, None]:
+    """Give *sampler* back what a load has written, if an error comes out of the block."""
+    before = {name: getattr(sampler, name) for name in ATTRIBUTES if hasattr(sampler, name)}
+    try:
+        yield
+    except BaseException:
+        for name, value in before.items():
+            setattr(sampler, name, value)
+        raise
 
 
 def _whole(value: Any, what: str) -> int:
     """A count as an int, from an int, a NumPy integer or a 0-d integer tensor on any device."""
     try:
-        number: int = operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError:
         raise StateError(
             explain(f"{what} gave no whole number.", [("got", value)], "Return an integer number of samples.")

@@ -1,35 +1,51 @@
 """The saved form of a position: a small dict of JSON types, versioned, read with care.
 
-    {"format": 1,
+    {"format": 2,
      "consumed_samples": 12800, "epoch": 1, "offset": 2800,         what old code reads too
+     "global_step": 400,                                            the trainer's count; null where no trainer counts
      "order": {"kind": "shuffled", "length": 10000, "seed": 0},     what the order depends on
      "commits": false,                                              whether the loop commits its steps itself
+     "canary": "5eed0f1e",                                          a digest of the indices to come; null for none
      "loaders": [],                                                 further places, where there are several loaders
      "ledger": [{"step": 0, "sample": 0, ...}]}                     one entry for each change of configuration
 
-A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well.
+A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well, and format 1, which had
+neither `global_step` nor `canary`, and no `schedule` in its ledger.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from resumable.errors import StateError, explain
+from resumable.fields import (
+    START_AGAIN,
+    Fields,
+    count,
+    entries,
+    field_of,
+    flag,
+    mapping,
+    optional_count,
+    text,
+)
 from resumable.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.position import Position
+from resumable.recorded import dump_schedule, parse_schedule
 from resumable.verdict import Identity
 
-__all__ = ["FORMAT", "KEYS", "Place", "Saved", "dump", "parse"]
+__all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "Place", "Saved", "dump", "parse"]
 
-FORMAT = 1
+FORMAT = 2
 """The version that this package writes. It reads every version up to it."""
-KEYS = ("format", "consumed_samples", "epoch", "offset", "order", "commits", "loaders", "ledger")
+KEYS = (
+    "format", "consumed_samples", "epoch", "offset", "global_step", "order", "commits", "canary", "loaders", "ledger",
+)  # fmt: skip
 """The keys of a saved state, always all of them."""
-_COUNT_LIMIT = 2**63
-_START_AGAIN = "Load another checkpoint; this one was not loaded, and the position is as it was."
+LONGEST_CANARY = 32
+"""Characters of a canary, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ class Saved:
     commits: bool = False
     loaders: tuple[Place, ...] = ()
     ledger: Ledger = Ledger()
+    global_step: int | None = None
+    canary: str | None = None
 
     @property
     def position(self) -> Position | None:
@@ -76,18 +94,24 @@ def dump(saved: Saved, /) -> dict[str, Any]:
         "consumed_samples": saved.consumed_samples,
         "epoch": saved.epoch,
         "offset": saved.offset,
+        "global_step": saved.global_step,
         "order": _dump_order(saved.order),
         "commits": saved.commits,
+        "canary": saved.canary,
         "loaders": [
             {"epoch": at.epoch, "offset": at.offset, "order": _dump_order(at.order), "state": at.state}
             for at in saved.loaders
         ],
-        "ledger": [asdict(stretch) for stretch in saved.ledger],
+        "ledger": [_dump_stretch(stretch) for stretch in saved.ledger],
     }
 
 
 def _dump_order(order: Identity | None) -> dict[str, Any] | None:
     return None if order is None else {"kind": order.kind, "length": order.length, "seed": order.seed}
+
+
+def _dump_stretch(stretch: Stretch) -> dict[str, Any]:
+    return {name: getattr(stretch, name) for name in STRETCH_FIELDS} | {"schedule": dump_schedule(stretch.schedule)}
 
 
 def parse(state: object, /) -> Saved:
@@ -96,60 +120,66 @@ def parse(state: object, /) -> Saved:
     Raises:
         StateError: if it is no mapping, empty, of a newer format, or has missing or impossible values.
 
-    >>> parse({"consumed_samples": 12})
-    Saved(consumed_samples=12, epoch=None, offset=None, order=None, commits=False, loaders=(), ledger=Ledger(stretches=()))
+    >>> parse({"consumed_samples": 12}) == Saved(12, epoch=None, offset=None)
+    True
     """
     if not isinstance(state, Mapping):
         raise StateError(
             explain(
                 "A saved position is a mapping.",
                 [("expected", "a mapping with the key 'consumed_samples'"), ("got", type(state).__name__)],
-                _START_AGAIN,
+                START_AGAIN,
             )
         )
-    fields = cast("Mapping[str, object]", state)
-    consumed = _count(fields, "consumed_samples")
+    fields = cast("Fields", state)
+    consumed = count(fields, "consumed_samples")
     if "format" not in fields and "epoch" not in fields and "offset" not in fields:
         return Saved(consumed, epoch=None, offset=None)
-    version = _count(fields, "format")
+    version = _version(fields)
+    is_bare = field_of(fields, "epoch") is None and field_of(fields, "offset") is None
+    saved = Saved(
+        consumed,
+        None if is_bare else count(fields, "epoch"),
+        None if is_bare else count(fields, "offset"),
+        order=_identity(field_of(fields, "order")),
+        commits=flag(fields, "commits"),
+        loaders=tuple(_place(entry) for entry in entries(fields, "loaders")),
+        ledger=Ledger(tuple(_stretch(entry, version) for entry in entries(fields, "ledger"))),
+        global_step=optional_count(fields, "global_step") if version > 1 else None,
+        canary=text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
+    )
+    _check_place(saved)
+    _check_ledger(saved.ledger, consumed)
+    return saved
+
+
+def _version(fields: Fields) -> int:
+    version = count(fields, "format")
     if not 1 <= version <= FORMAT:
         raise StateError(
             explain(
                 "The saved position has a format that this version of resumable does not know.",
                 [("saved format", version), ("newest known", FORMAT)],
-                "Update resumable. " + _START_AGAIN,
+                "Update resumable. " + START_AGAIN,
             )
         )
-    if _field(fields, "epoch") is None and _field(fields, "offset") is None:
-        epoch = offset = None
-    else:
-        epoch, offset = _count(fields, "epoch"), _count(fields, "offset")
-    order = _identity(_field(fields, "order"))
-    ledger = Ledger(tuple(_stretch(entry) for entry in _entries(fields, "ledger")))
-    if order is not None and offset is not None and offset > order.length:
+    return version
+
+
+def _check_place(saved: Saved) -> None:
+    consumed, epoch, offset, order = saved.consumed_samples, saved.epoch, saved.offset, saved.order
+    if epoch is None or offset is None:
+        return
+    if order is not None and offset > order.length:
         raise StateError(
             explain(
                 "The saved offset lies behind the end of its epoch.",
                 [("offset", offset), ("length", order.length)],
-                _START_AGAIN,
+                START_AGAIN,
             )
         )
-    if epoch is not None and offset is not None:
-        lengths = [stretch.length for stretch in ledger] + ([] if order is None else [order.length])
-        _check_agreement(consumed, epoch, offset, max(lengths, default=None))
-    _check_ledger(ledger, consumed)
-    return Saved(
-        consumed,
-        epoch,
-        offset,
-        order=order,
-        commits=_flag(fields, "commits"),
-        loaders=tuple(_place(entry) for entry in _entries(fields, "loaders")),
-        ledger=ledger,
-    )
-
-
-def _check_agreement(consumed: int, epoch: int, offset: int, longest: int | None) -> None:
+    lengths = [stretch.length for stretch in saved.ledger] + ([] if order is None else [order.length])
+    longest = max(lengths, default=None)
     # every finished epoch has trained a sample at least, its dataset's length at most, and the first one all so far
     is_too_little = consumed < epoch + offset
     is_too_much = longest is not None and consumed > epoch * longest + offset
@@ -158,7 +188,7 @@ def _check_agreement(consumed: int, epoch: int, offset: int, longest: int | None
             explain(
                 "The saved numbers contradict each other.",
                 [("consumed_samples", consumed), ("epoch", epoch), ("offset", offset)],
-                _START_AGAIN,
+                START_AGAIN,
             )
         )
 
@@ -174,104 +204,56 @@ def _check_ledger(ledger: Ledger, consumed: int) -> None:
                 explain(
                     "The saved ledger contradicts itself.",
                     [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
-                    _START_AGAIN,
+                    START_AGAIN,
                 )
             )
         before = stretch
 
 
-def _field(fields: Mapping[str, object], key: str) -> object:
-    if key not in fields:
-        raise StateError(
-            explain(f"The saved position lacks {key!r}.", [("keys", sorted(map(str, fields)))], _START_AGAIN)
-        )
-    return fields[key]
-
-
-def _count(fields: Mapping[str, object], key: str) -> int:
-    """A number of samples, steps or epochs; NumPy's integers and 0-d integer tensors (old checkpoints) count."""
-    value = _field(fields, key)
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-        raise _impossible(key, value)
-    try:
-        number = operator.index(cast("Any", value))
-    except TypeError:
-        raise _impossible(key, value) from None
-    if not 0 <= number < _COUNT_LIMIT:
-        raise _impossible(key, value)
-    return number
-
-
-def _impossible(key: str, value: object) -> StateError:
-    return StateError(
-        explain(
-            f"The saved {key!r} has an impossible value.",
-            [("expected", "a whole number from 0 to 2**63 - 1"), ("got", value)],
-            _START_AGAIN,
-        )
-    )
-
-
-def _flag(fields: Mapping[str, object], key: str) -> bool:
-    value = _field(fields, key)
-    if not isinstance(value, bool):
-        raise StateError(
-            explain(
-                f"The saved {key!r} is no truth value.", [("expected", "true or false"), ("got", value)], _START_AGAIN
-            )
-        )
-    return value
-
-
-def _entries(fields: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
-    value = _field(fields, key)
-    entries = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
-    if not all(isinstance(entry, Mapping) for entry in entries):
-        raise StateError(explain(f"The saved {key!r} is no list of mappings.", [("got", repr(entries))], _START_AGAIN))
-    return cast("list[Mapping[str, object]]", entries)
-
-
 def _identity(value: object) -> Identity | None:
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise StateError(explain("The saved 'order' is no mapping.", [("got", value)], _START_AGAIN))
-    fields = cast("Mapping[str, object]", value)
-    kind = _field(fields, "kind")
+    fields = mapping(value, "order")
+    kind = field_of(fields, "kind")
     if not isinstance(kind, str):
-        raise StateError(explain("The saved order's kind is no text.", [("got", kind)], _START_AGAIN))
-    return Identity(kind, _count(fields, "length"), None if _field(fields, "seed") is None else _seed(fields))
+        raise StateError(explain("The saved order's kind is no text.", [("got", kind)], START_AGAIN))
+    return Identity(kind, count(fields, "length"), None if field_of(fields, "seed") is None else _seed(fields))
 
 
-def _seed(fields: Mapping[str, object]) -> int:
+def _seed(fields: Fields) -> int:
     value = fields["seed"]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
         raise StateError(
-            explain("The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], _START_AGAIN)
+            explain("The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], START_AGAIN)
         )
     return value
 
 
-def _place(fields: Mapping[str, object]) -> Place:
-    return Place(
-        _count(fields, "epoch"), _count(fields, "offset"), _identity(_field(fields, "order")), _field(fields, "state")
-    )
+def _place(fields: Fields) -> Place:
+    order = _identity(field_of(fields, "order"))
+    return Place(count(fields, "epoch"), count(fields, "offset"), order, field_of(fields, "state"))
 
 
-def _stretch(fields: Mapping[str, object]) -> Stretch:
-    if set(fields) != set(STRETCH_FIELDS):
+def _stretch(fields: Fields, version: int) -> Stretch:
+    expected = set(STRETCH_FIELDS) - ({"schedule"} if version == 1 else set())
+    if set(fields) != expected:
         raise StateError(
             explain(
                 "A stretch of the saved ledger has other keys.",
-                [("expected", sorted(STRETCH_FIELDS)), ("got", sorted(map(str, fields)))],
-                _START_AGAIN,
+                [("expected", sorted(expected)), ("got", sorted(map(str, fields)))],
+                START_AGAIN,
             )
         )
-    limit = None if fields["limit"] is None else _count(fields, "limit")
-    drop_last = _flag(fields, "drop_last")
-    counts = {name: _count(fields, name) for name in STRETCH_FIELDS if name not in ("limit", "drop_last")}
+    others = ("limit", "drop_last", "schedule")
+    counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
         raise StateError(
-            explain("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], _START_AGAIN)
+            explain("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
         )
-    return Stretch(**counts, drop_last=drop_last, limit=limit)
+    carries: Literal["carry"] | None = "carry" if version > 1 and fields["drop_last"] == "carry" else None
+    return Stretch(
+        **counts,
+        drop_last=carries or flag(fields, "drop_last"),
+        limit=optional_count(fields, "limit"),
+        schedule=parse_schedule(fields.get("schedule")),
+    )

@@ -37,7 +37,8 @@ class ConstantBatchSize(Staged):
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size, least=1))
 
-    def _stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+    def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+        """The one stage that there is."""
         yield Stage(self.batch_size, None)
 
 
@@ -133,7 +134,7 @@ class LinearRampup(Staged):
         """
         steps: list[tuple[int, int]] = []
         begin: int | None = 0
-        for size, stop in self._stages_from(0):
+        for size, stop in self.stages_from(0):
             if begin is not None and (not steps or steps[-1][1] != size):
                 steps.append((begin, size))
             begin = stop
@@ -143,7 +144,8 @@ class LinearRampup(Staged):
     def _all_increments(self) -> int:
         return (self.end - self.start) // self.increment
 
-    def _stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+    def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+        """One stage for each increment that is still to come, and the one without an end."""
         increments, last = self._increments_at(consumed_samples), self._all_increments
         while increments < last:
             stop = self._first_with(increments + 1)
@@ -254,7 +256,8 @@ class StepSchedule(Staged):
     def __str__(self) -> str:
         return " ".join(f"{threshold}:{size}" for threshold, size in self.steps)
 
-    def _stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+    def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+        """One stage for each step of the schedule that is not left behind."""
         at = bisect_right(self.steps, consumed_samples, key=lambda step: step[0]) - 1
         for (_, size), (stop, _) in zip(self.steps[at:], self.steps[at + 1 :], strict=False):
             yield Stage(size, stop)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from resumable.errors import ConfigurationError, explain
 
-__all__ = ["Stage", "Staged", "whole_number"]
+__all__ = ["Stage", "Staged", "steps_that_begin", "whole_number"]
 
 
 class Stage(NamedTuple):
@@ -34,8 +34,8 @@ class Staged(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def _stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """The stage that *consumed_samples* lies in and all that follow, each of at least one sample."""
+    def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
+        """The stage that *consumed_samples* >= 0 lies in and all that follow, each of at least one sample."""
 
     def batch_size_at(self, consumed_samples: int, /) -> int:
         """Global batch size of the step that begins at *consumed_samples* >= 0, in samples over all ranks.
@@ -45,7 +45,7 @@ class Staged(ABC):
         >>> [schedule.batch_size_at(consumed) for consumed in (0, 19, 20, 10**18)]
         [8, 8, 16, 24]
         """
-        return next(self._stages_from(whole_number("consumed_samples", consumed_samples))).size
+        return next(self.stages_from(whole_number("consumed_samples", consumed_samples))).size
 
     def samples_after(self, steps: int, consumed: int = 0, /) -> int:
         """Consumed samples when *steps* >= 0 further steps have followed *consumed* >= 0 samples.
@@ -58,8 +58,8 @@ class Staged(ABC):
         24000000000040
         """
         steps, place = whole_number("steps", steps), whole_number("consumed", consumed)
-        for size, stop in self._stages_from(place):
-            taken = steps if stop is None else min(steps, _steps_that_begin(place, stop, size))
+        for size, stop in self.stages_from(place):
+            taken = steps if stop is None else min(steps, steps_that_begin(place, stop, size))
             place += taken * size
             steps -= taken
             if not steps:
@@ -87,10 +87,10 @@ class Staged(ABC):
                 )
             )
         steps = 0
-        for size, stop in self._stages_from(place):
+        for size, stop in self.stages_from(place):
             taken = (later - place) // size
             if stop is not None:
-                taken = min(taken, _steps_that_begin(place, stop, size))
+                taken = min(taken, steps_that_begin(place, stop, size))
             place += taken * size
             steps += taken
             if stop is None or place < stop:
@@ -98,8 +98,12 @@ class Staged(ABC):
         return steps
 
 
-def _steps_that_begin(place: int, stop: int, size: int) -> int:
-    """How many steps of *size* begin at *place* or later and before *stop*: 0 where the stage was leapt over."""
+def steps_that_begin(place: int, stop: int, size: int) -> int:
+    """How many steps of *size* begin at *place* or later and before *stop*: 0 where the stage was leapt over.
+
+    >>> steps_that_begin(16, 20, 8), steps_that_begin(24, 20, 8)
+    (1, 0)
+    """
     return max(0, -((place - stop) // size))
 
 
@@ -112,7 +116,7 @@ def whole_number(name: str, value: object, *, least: int | None = 0) -> int:
     3
     """
     try:
-        if isinstance(value, bool):
+        if type(value).__name__ in ("bool", "bool_"):  # both pass for an index, NumPy's in NumPy 1
             raise TypeError
         number = index(value)  # type: ignore[arg-type]  # the TypeError is the question
     except TypeError:

@@ -7,82 +7,27 @@ ResumptionState ──asks──► Frontier      a loop's own count          (l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
+from typing_extensions import Self
+
+from resumable.calculators import find_calculator
+from resumable.dumps import Dumps
 from resumable.errors import ResumptionError, explain
+from resumable.frontier import Frontier
 from resumable.ledger import Ledger, Stretch
 from resumable.position import Position
-from resumable.protocols import DataSampler, Trainer
+from resumable.preemption import stop_requested
+from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.sampler_frontier import SamplerFrontier
-from resumable.saved import Place, Saved, dump, parse
-from resumable.verdict import Identity, Verdict
+from resumable.saved import Saved, dump, parse
+from resumable.statefile import read, write
+from resumable.step_watch import watch
+from resumable.verdict import Verdict
 
-__all__ = ["Frontier", "ResumptionState"]
-
-
-class Frontier(Protocol):
-    """Whoever knows how far the training has come."""
-
-    @property
-    def position(self) -> Position:
-        """The trained frontier."""
-        ...
-
-    @property
-    def order(self) -> Identity | None:
-        """What the order depends on; None where there is no order to speak of."""
-        ...
-
-    @property
-    def stretch(self) -> Stretch | None:
-        """The present configuration, from the place where it began; None where it is not known."""
-        ...
-
-    @property
-    def commits(self) -> bool:
-        """Whether the loop says itself what is trained."""
-        ...
-
-    @property
-    def init_global_step(self) -> int:
-        """The trainer's step count at the last rebase."""
-        ...
-
-    @property
-    def knows_epochs(self) -> bool:
-        """Whether the position tells epoch and offset; else they follow from the consumed samples, once loaded."""
-        ...
-
-    def places(self) -> tuple[Place, ...]:
-        """Where further loaders stand; empty where one position says it all."""
-        ...
-
-    @property
-    def is_running(self) -> bool:
-        """Whether batches are on their way, which a loaded position would not know of."""
-        ...
-
-    def load(self, saved: Saved, /) -> Verdict:
-        """Go on from *saved*; raise and change nothing where that cannot be."""
-        ...
-
-    def commit(self) -> None:
-        """Everything handed out so far is trained."""
-        ...
-
-    def rebase(self) -> None:
-        """Begin to count anew from the present position; moves nothing."""
-        ...
-
-    def note_saved(self) -> None:
-        """The position was handed out to be saved."""
-        ...
-
-    def settle(self) -> None:
-        """Stand where the next pass would begin, since another loader takes over."""
-        ...
+__all__ = ["ResumptionState"]
 
 
 class ResumptionState:
@@ -92,18 +37,41 @@ class ResumptionState:
     of NeMo's shape and a *trainer*, it counts as they do; a `ResumableLoader` or a decorated datamodule brings a
     state of its own.
 
+    Args:
+        sampler: what counts the samples of the trainer's steps: NeMo's `MegatronDataSampler`, or of its shape.
+        trainer: what counts the steps; without one the last known count stands.
+        schedule: the batch sizes to come, where they vary; without one the sampler's `rampup_batch_size` says them.
+        calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
+
     >>> state = ResumptionState()
     >>> state.load_state_dict({"consumed_samples": 640})
     >>> state.consumed_samples
     640
     """
 
-    def __init__(self, sampler: DataSampler | None = None, trainer: Trainer | None = None) -> None:
-        self._frontier: Frontier | None = None if sampler is None else SamplerFrontier(sampler, trainer)
+    def __init__(
+        self,
+        sampler: DataSampler | None = None,
+        trainer: Trainer | None = None,
+        *,
+        schedule: BatchSchedule | None = None,
+        calculator: MicrobatchCalculator | None = None,
+    ) -> None:
+        self._frontier: Frontier | None = None
+        if sampler is not None:
+            calculators = find_calculator if calculator is None else lambda: calculator
+            frontier = SamplerFrontier(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
+            watch(sampler, frontier)
+            self._frontier = frontier
         self._saved = Saved()
         self._verdict = Verdict()
         self._noted: tuple[Stretch, Ledger] | None = None
-        self._dumped: _Dumped | None = None
+        self._dumps = Dumps()
+
+    @property
+    def frontier(self) -> Frontier | None:
+        """Who counts; None while nothing is connected."""
+        return self._frontier
 
     @property
     def position(self) -> Position:
@@ -119,6 +87,11 @@ class ResumptionState:
     def consumed_samples(self) -> int:
         """Samples whose optimizer step has completed, over all ranks, since the run began."""
         return self.position.consumed_samples
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this process was asked to stop, by a signal of `stop_on`: save, and leave the loop."""
+        return stop_requested()
 
     @property
     def verdict(self) -> Verdict:
@@ -170,9 +143,9 @@ class ResumptionState:
         position, stretch = frontier.position, frontier.stretch
         ledger = self._saved.ledger if stretch is None else self._ledger_with(stretch, position)
         frontier.note_saved()
-        fresh = self._dump_rest(frontier, ledger)
-        fresh["consumed_samples"] = position.consumed_samples
-        fresh["epoch"], fresh["offset"] = (position.epoch, position.offset) if frontier.knows_epochs else (None, None)
+        fresh = self._dumps.rest(frontier.places(), ledger, frontier.order, frontier.commits)
+        fresh["consumed_samples"], fresh["global_step"] = position.consumed_samples, frontier.global_step
+        fresh["epoch"], fresh["offset"] = self._place(frontier, position)
         return fresh
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -193,6 +166,29 @@ class ResumptionState:
             )
         self.load_snapshot(saved)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to the file *path*, whole at every moment; `<path>.previous` keeps the state before it.
+
+        It is the same on every rank: one of them is enough. `statefile.write` says what it raises.
+        """
+        write(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The state in a file of `save`, connected to nothing; `loader.load_state_dict(state.state_dict())` goes on.
+
+        Raises:
+            StateError: if the file is damaged; the message offers `<path>.previous`. If neither file is there, it is
+                a FileNotFoundError too.
+
+        >>> ResumptionState.load("nowhere/state.json")
+        Traceback (most recent call last):
+        resumable.errors.MissingStateError: There is no state file...
+        """
+        state = cls()
+        state.load_state_dict(read(path))
+        return state
+
     def load_snapshot(self, saved: Saved, /) -> None:
         """Take over a position that is a value already."""
         if self._frontier is not None:
@@ -210,7 +206,7 @@ class ResumptionState:
             self._frontier.settle()
         self.connect(frontier)
 
-    def forget(self, trained_by: type[Any], /) -> None:
+    def forget(self, trained_by: type[Any] | tuple[type[Any], ...], /) -> None:
         """Leave whoever counted. A run that a *trained_by* counted is over: the next begins at the first sample.
 
         What anybody else counted was no training of a trainer: the position is again the one that was loaded.
@@ -228,6 +224,14 @@ class ResumptionState:
         self._verdict = frontier.load(saved)
         self._saved, self._frontier, self._noted = saved, frontier, None
 
+    def follow(self, frontier: Frontier, /) -> None:
+        """Count with *frontier* from where it stands itself."""
+        self._frontier, self._noted = frontier, None
+
+    def judge(self, verdict: Verdict, /) -> None:
+        """Take over how exactly the loaded state goes on, where it shows only behind the load."""
+        self._verdict = verdict
+
     def disconnect(self) -> None:
         """Keep the present position without whoever counted it, as a copy or a pickle does."""
         self.__setstate__(self.__getstate__())
@@ -238,9 +242,16 @@ class ResumptionState:
         if frontier is None:
             return self._saved
         at = frontier.position
-        epoch, offset = (at.epoch, at.offset) if frontier.knows_epochs else (None, None)
+        epoch, offset = self._place(frontier, at)
         return Saved(
-            at.consumed_samples, epoch, offset, frontier.order, frontier.commits, frontier.places(), self.ledger
+            at.consumed_samples,
+            epoch,
+            offset,
+            frontier.order,
+            frontier.commits,
+            frontier.places(),
+            self.ledger,
+            frontier.global_step,
         )
 
     def __getstate__(self) -> dict[str, object]:
@@ -248,40 +259,24 @@ class ResumptionState:
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self._saved, self._verdict = kept["_saved"], kept["_verdict"]
-        self._frontier = self._noted = self._dumped = None
+        self._frontier = self._noted = None
+        self._dumps = Dumps()
 
     def __repr__(self) -> str:
         at = self.position
         return f"<ResumptionState consumed_samples={at.consumed_samples} epoch={at.epoch} offset={at.offset}>"
+
+    def _place(self, frontier: Frontier, at: Position) -> tuple[int | None, int | None]:
+        """Epoch and offset: as the frontier knows them, else as they were loaded, else unknown."""
+        if frontier.knows_epochs:
+            return at.epoch, at.offset
+        saved = self._saved
+        return (saved.epoch, saved.offset) if saved.consumed_samples == at.consumed_samples else (None, None)
 
     def _ledger_with(self, stretch: Stretch, position: Position) -> Ledger:
         """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
         if position.consumed_samples <= stretch.sample:
             return self._saved.ledger
         if self._noted is None or self._noted[0] is not stretch:
-            begun = replace(stretch, step=self._saved.ledger.global_step_at(stretch.sample))
-            self._noted = (stretch, self._saved.ledger.note(begun))
+            self._noted = (stretch, self._saved.ledger.going_on(stretch))
         return self._noted[1]
-
-    def _dump_rest(self, frontier: Frontier, ledger: Ledger) -> dict[str, Any]:
-        """All but the position, from the last dump where nothing of it has changed: a save may follow every batch."""
-        places, order, commits = frontier.places(), frontier.order, frontier.commits
-        last = self._dumped
-        if last is None or places or last.ledger is not ledger or last.order is not order or last.commits != commits:
-            dumped = dump(Saved(0, 0, 0, order, commits, places, ledger))
-            self._dumped = _Dumped(ledger, order, commits, dumped)
-        else:
-            dumped = last.dumped
-        fresh = dict(dumped)
-        if order is not None:
-            fresh["order"] = dict(dumped["order"])
-        fresh["loaders"] = list(map(dict, dumped["loaders"]))
-        fresh["ledger"] = list(map(dict, dumped["ledger"]))
-        return fresh
-
-
-class _Dumped(NamedTuple):
-    ledger: Ledger
-    order: Identity | None
-    commits: bool
-    dumped: dict[str, Any]

@@ -3,6 +3,10 @@
 the dataset saves its own state, no workers   the state after the last trained batch is saved and given back
 the same, with workers                        torchdata's StatefulDataLoader carries it, where it is installed
 it saves nothing                              the batches behind the position are read again and dropped
+several ranks, whatever it saves              the same: only rank 0's state is saved, and theirs stand elsewhere
+
+On several ranks it is for the dataset to yield each rank's own samples, as it is without this package. How it does is
+its own affair, so with another number of ranks there is no place in the middle of an epoch to go on from.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from resumable.errors import MismatchError, explain, warn
 from resumable.lanes import Lane, LaneSource, is_dataloader, resuming
 from resumable.resuming import Iterate
 from resumable.saved import Place
+from resumable.sharing import Shard
 from resumable.verdict import Identity
 
 if TYPE_CHECKING:
@@ -31,12 +36,20 @@ _KEPT = 256
 """Batches whose state is kept: an accumulation window and what the trainer reads ahead must fit into it."""
 
 
+_LOST = (
+    "The dataset's own state is not carried over: only rank 0's is saved, and those of the other ranks are others.\n"
+    "What lies behind in the epoch is read again. Let the stream follow from what each rank can compute, or use a "
+    "map-style dataset."
+)
+
+
 class StreamLane:
     """A loader whose passes are carried on by the dataset's own state, or by reading again."""
 
     identity: Identity | None = None
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, shard: Shard) -> None:
+        self.shard = replace(shard, is_drawn=shard.size > 1)
         self.num_workers = getattr(loader, "num_workers", 0)
         self._keeper: _Keeper | None = None
         if is_dataloader(loader):
@@ -45,11 +58,18 @@ class StreamLane:
         else:
             self._keeper = _keeper(loader)
             self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
-        self.batching = _batching_of(loader)
+        self._loses_state = self.shard.size > 1 and self._keeper is not None
+        if self._loses_state:
+            self._keeper = None
+        own = _batching_of(loader)
+        self.micro_batch_size = own.batch_size
+        length = own.length if own.length >= UNBOUNDED else own.length * shard.size
+        self.batching = replace(own, length=length, batch_size=own.batch_size * shard.size)
         # workers that end with their epoch take their states with them: the next ones get the dataset as it was
         self._begins_afresh = self.num_workers > 0 and not getattr(loader, "persistent_workers", False)
         self._source: LaneSource | None = None
         self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
+        self._has_begun = False
 
     def limit(self, batches: int, /) -> None:
         """Let an epoch have at most so many batches."""
@@ -80,7 +100,7 @@ class StreamLane:
         is_torchdatas = type(loader).__module__.startswith("torchdata.")
         if not is_torchdatas and (own := _keeper(loader)) is not None:
             self._keeper = own
-        elif dataset is None or not loader.num_workers:
+        elif dataset is None or not loader.num_workers or self.shard.size > 1:
             # torchdata's loader too: at an epoch's end, or without a state to save, it would lose its place
             self._keeper = dataset
         elif is_torchdatas or find_spec("torchdata") is not None:
@@ -95,6 +115,9 @@ class StreamLane:
         at = Place() if self._source is None else self._source.start_of(self)
         behind = at.offset // self.batching.batch_size
         self._states.clear()
+        if self._loses_state and (at.epoch or at.offset) and not self._has_begun:
+            warn(_LOST)
+        self._has_begun = True
         if self._keeper is not None and at.state is not None and (behind or not self._begins_afresh):
             self._keeper.load(at.state)
             batches = _not_empty(iterate)

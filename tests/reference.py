@@ -12,10 +12,25 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from resumable import ResumableLoader
+from resumable.batching import DropLast
 from resumable.order import Sequential, Shuffled
 from resumable.protocols import Order
 
-__all__ = ["COPIES", "Loader", "Reference", "batches_of", "numbers", "order_of", "rest_of", "whole"]
+__all__ = [
+    "COPIES",
+    "Loader",
+    "Place",
+    "Reference",
+    "Setup",
+    "WalkedStep",
+    "batches_of",
+    "numbers",
+    "order_of",
+    "rest_of",
+    "run_of",
+    "size_at",
+    "whole",
+]
 
 
 Loader: Any = cast("Any", ResumableLoader)
@@ -46,7 +61,7 @@ def whole(order: Order, epochs: int) -> list[int]:
 
 
 def rest_of(
-    length: int, batch_size: int, offset: int, *, drop_last: bool = False, limit: int | None = None
+    length: int, batch_size: int, offset: int, *, drop_last: DropLast = False, limit: int | None = None
 ) -> list[tuple[int, int]]:
     """The batches of an epoch that follow *offset*, as (start, stop), found by walking.
 
@@ -88,6 +103,78 @@ class Reference:
     def place(self) -> tuple[int, int, int]:
         """(consumed samples, epoch, offset)."""
         return self.consumed_samples, self.epoch, self.offset
+
+
+Place = tuple[int, int, int]
+"""(consumed samples, epoch, offset)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a run is spread and grouped: *sizes* are ((threshold, global batch size), ...), empty without a schedule."""
+
+    length: int
+    micro: int = 1
+    ranks: int = 1
+    sizes: tuple[tuple[int, int], ...] = ()
+    drop_last: DropLast = False
+
+    @property
+    def per_round(self) -> int:
+        """A micro batch on every rank."""
+        return self.micro * self.ranks
+
+
+@dataclass(frozen=True)
+class WalkedStep:
+    """One optimizer step: where it begins and ends, and in each round the (epoch, place) pairs of each rank."""
+
+    begins: Place
+    ends: Place
+    rounds: list[list[list[tuple[int, int]]]]
+
+
+def size_at(setup: Setup, consumed: int) -> int:
+    """The size of the last threshold that is not above *consumed*; a round where there is no schedule."""
+    size = setup.per_round
+    for threshold, then in setup.sizes:
+        if threshold <= consumed:
+            size = then
+    return size
+
+
+def settled(setup: Setup, at: Place) -> Place:
+    """The next epoch's start where this one has no step left."""
+    consumed, epoch, offset = at
+    left = setup.length - offset
+    if offset and (left == 0 or (setup.drop_last is True and left < size_at(setup, consumed))):
+        return consumed, epoch + 1, 0
+    return at
+
+
+def run_of(setup: Setup, at: Place) -> Iterator[WalkedStep]:
+    """The run from *at* on, sample by sample."""
+    while True:
+        consumed, epoch, offset = begins = settled(setup, at)
+        taken: list[tuple[int, int]] = []
+        while len(taken) < size_at(setup, consumed):
+            if offset == setup.length:
+                if setup.drop_last != "carry":
+                    break
+                epoch, offset = epoch + 1, 0
+            taken.append((epoch, offset))
+            offset += 1
+        at = settled(setup, (consumed + len(taken), epoch, offset))
+        rounds: list[list[list[tuple[int, int]]]] = []
+        for start in range(0, len(taken), setup.per_round):
+            samples = taken[start : start + setup.per_round]
+            share = -(-len(samples) // setup.ranks)
+            again = 0
+            while len(samples) < share * setup.ranks:
+                samples = [*samples, (epoch, again % setup.length)]
+                again += 1
+            rounds.append([samples[rank * share : (rank + 1) * share] for rank in range(setup.ranks)])
+        yield WalkedStep(begins, at, rounds)
 
 
 def batches_of(loader: Any, epochs: int) -> Iterator[list[int]]:

@@ -22,6 +22,38 @@ def rest(batching: Batching, offset: int) -> list[tuple[int, int]]:
     return rest_of(batching.length, batching.batch_size, offset, drop_last=batching.drop_last, limit=batching.limit)
 
 
+carrying = st.builds(Batching, st.integers(1, 40), st.integers(1, 50), st.just("carry"), st.none() | st.integers(1, 12))
+
+
+def carried(batching: Batching, at: Position) -> Position:
+    """One batch further in a stream that runs across the ends of epochs, sample by sample."""
+    consumed, epoch, offset = at.consumed_samples, at.epoch, at.offset
+    for _ in range(batching.batch_size):
+        consumed, offset = consumed + 1, offset + 1
+        if offset == batching.reach:
+            epoch, offset = epoch + 1, 0
+    return Position(consumed, epoch, offset)
+
+
+@given(carrying, st.integers(0, 40), st.integers(0, 60))
+def test_a_stream_that_runs_across_the_ends_of_epochs(batching: Batching, offset: int, batches: int) -> None:
+    """Every batch is whole; a pass ends with the batch that reaches the end of its epoch, or several of them."""
+    assume(offset < batching.reach)
+    walked = [Position(offset, 0, offset)]
+    for _ in range(max(batches, 41)):
+        walked.append(carried(batching, walked[-1]))
+    assert walked[batches] == batching.advance(walked[0], batches)
+    assert next(n for n, at in enumerate(walked) if at.epoch) == batching.batches_left(offset)
+    assert walked[batches] == batching.position_at(walked[batches].consumed_samples)
+    assert walked[batches] == batching.canonical(walked[batches])
+
+
+def test_a_place_behind_the_end_of_an_epoch_is_in_the_next() -> None:
+    """Where a stream runs on, what a longer epoch left behind is carried over."""
+    assert Position(25, 2, 5) == Batching(10, 4, "carry").canonical(Position(25, 0, 25))
+    assert Position(10, 1, 0) == Batching(10, 4, "carry").canonical(Position(10, 0, 10))
+
+
 def step(batching: Batching, at: Position) -> Position:
     """One batch further, by walking; an epoch without a batch left is left at once."""
     start, stop = rest(batching, at.offset)[0]

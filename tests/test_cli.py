@@ -89,6 +89,30 @@ def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatc
     )
 
 
+@pytest.mark.parametrize("name", ["lightning", "matplotlib", "rich"])
+def test_a_missing_package_leaves_no_traceback(name: str, tmp_path: Path) -> None:
+    """The whole command in a process of its own: two lines and the exit code, and nothing is trained or written."""
+    code = f"import sys; sys.modules[{name!r}] = None; from resumable.cli import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr, [*tmp_path.iterdir()]) == (
+        2,
+        "",
+        f'The demo needs what is not installed: {name}.\nInstall it with: pip install "resumable[demo]"\n',
+        [],
+    )
+
+
+def test_a_folder_is_no_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is named like a package is found as one and holds nothing: that is told as a missing package is."""
+    monkeypatch.delitem(sys.modules, "resumable.demo.main", raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    code = cli.main(["demo"])
+    assert (code, capsys.readouterr().err) == (
+        2,
+        "rich is not installed.\n  needed: 'rich.console'\n  extra:  'demo'\nRun: pip install \"resumable[demo]\"\n",
+    )
+
+
 def test_an_interrupt_ends_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C gives the exit code that a shell gives, and no traceback."""
 

@@ -19,9 +19,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable import (
+    ConfigurationError,
+    ConstantBatchSize,
     DecorationError,
+    LinearRampup,
     MismatchError,
     Position,
+    ResumableLoader,
     ResumptionError,
     ResumptionState,
     StateError,
@@ -237,6 +241,124 @@ def test_a_users_load_that_fails_leaves_everything_as_it_was() -> None:
     assert before == data.state_dict()
     assert expected(5)[3:] == take(loader, 2)
     assert 10 == data.state_dict()["consumed_samples"]
+
+
+RAMP = LinearRampup(start=2, end=6, increment=2, rampup_samples=8)
+
+
+@resumable(schedule=RAMP, seed=1)
+class Scheduled(Plain):
+    """Steps that grow, in a loop without Lightning."""
+
+    def train_dataloader(self) -> Any:
+        """Micro batches of two."""
+        return DataLoader(numbers(N), batch_size=2, shuffle=True)
+
+
+def steps_of(data: Any, epochs: int, *, until: int = -1) -> list[list[int]]:
+    """What each step takes, up to a number of steps."""
+    taken: list[list[int]] = []
+    loader = data.train_dataloader()
+    while resumption_of(data).position.epoch < epochs and len(taken) != until:
+        batches = iter(loader)
+        while resumption_of(data).position.epoch < epochs and len(taken) != until:
+            step = [next(batches, None) for _ in range(loader.num_microbatches)]
+            if step[0] is None:
+                break
+            taken.append([int(number) for batch in step for number in cast("Any", batch)])
+            resumption_of(data).commit()
+    return taken
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_schedule_in_a_loop(cut: int) -> None:
+    """Each step takes what the schedule says, and the rest is taken by a resume as by the run without a cut."""
+    whole = steps_of(Scheduled(), epochs=2)
+    assert [2, 2, 4, 6, 2, 6, 6, 4] == [len(step) for step in whole]
+    data: Any = Scheduled()
+    begun = steps_of(data, epochs=2, until=cut)
+    resumed: Any = Scheduled()
+    resumed.load_state_dict(data.state_dict())
+    assert whole == begun + steps_of(resumed, epochs=2)
+
+
+def test_a_schedule_that_does_not_fall_into_batches() -> None:
+    """It is refused with the nearest sizes that would do."""
+
+    @resumable(schedule=ConstantBatchSize(7))
+    class Odd(Scheduled):
+        def train_dataloader(self) -> Any:
+            return DataLoader(numbers(N), batch_size=2)
+
+    with pytest.raises(ConfigurationError, match=r"7(.|\n)*6(.|\n)*8"):
+        Odd().train_dataloader()
+
+
+def test_a_schedule_under_lightning() -> None:
+    """Lightning accumulates evenly; an option that nobody follows is refused."""
+
+    @resumable(schedule=RAMP)
+    class Data(L.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(numbers(N), batch_size=2)
+
+    data = Data()
+    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(DecorationError, match="cannot follow a schedule by itself"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"schedule": RAMP}, "cannot follow a schedule by itself"), ({"drop_last": "carry"}, "none can be carried")],
+)
+def test_a_loader_that_lightning_would_not_follow(options: dict[str, Any], message: str) -> None:
+    """A ResumableLoader whose steps or epochs are not Lightning's is refused where it is returned."""
+
+    @resumable
+    class Data(L.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return ResumableLoader(numbers(N), batch_size=2, **options)
+
+    data = Data()
+    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(DecorationError, match=message):
+        data.train_dataloader()
+
+
+def test_a_number_of_the_users_own_stays() -> None:
+    """A loader that has a `num_microbatches` of its own keeps it."""
+
+    class Own(DataLoader[Any]):
+        def __init__(self) -> None:
+            super().__init__(numbers(N), batch_size=2)
+            self.num_microbatches = 5
+
+    @resumable
+    class Data(Plain):
+        def train_dataloader(self) -> Any:
+            return Own()
+
+    loader = Data().train_dataloader()
+    assert (5, N // 2 + N % 2) == (loader.num_microbatches, len(loader))
+    loader.num_microbatches = 6
+    assert 6 == loader.num_microbatches
+
+
+def test_slots_that_came_behind_the_decorator() -> None:
+    """A dataclass with slots is a new class, made of the decorated one: its instances have no room for a state."""
+
+    @dataclass(slots=True)
+    @resumable
+    class Slotted:
+        trainer: Any = None
+
+        def train_dataloader(self) -> Any: ...
+
+    slotted: Any = Slotted()
+    for use in (lambda: resumption_of(slotted), slotted.train_dataloader, slotted.state_dict):
+        with pytest.raises(DecorationError, match=r"Slotted has no __dict__.*\n.*\nLeave slots=True out"):
+            use()
 
 
 def test_loading_in_mid_loop() -> None:

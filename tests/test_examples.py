@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-RESUMES = {
-    "lightning_datamodule.py": "@resumable  # the one new line\n",
-    "plain_loop.py": '        loader.load_state_dict(saved["loader"])\n',
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PRINTS = {
+    "lightning_datamodule.py": "1320 samples, stopped, 1680 samples: exact",
+    "megatron_gpt.py": "15 steps, killed in steps (8, 10): exact",
+    "migration.py": "320 samples, before, after, before, after: exact",
+    "plain_loop.py": "1320 samples, stopped, 1680 samples: exact",
 }
-"""The line of each example without which nothing is resumed."""
+"""The last line of each example that is run."""
+RESUMES = {
+    "lightning_datamodule.py": ("lightning_datamodule.py", "@resumable  # the one new line\n"),
+    "megatron_gpt.py": ("megatron_gpt.py", '        loader.load_state_dict(saved["loader"])\n'),
+    "migration.py": ("migration_after.py", '@resumable(sampler="data_sampler")\n'),
+    "plain_loop.py": ("plain_loop.py", '        loader.load_state_dict(saved["loader"])\n'),
+}
+"""The file and line of each without which nothing is resumed."""
+NEED_MEGATRON = ("megatron_gpt.py", "migration.py")
+PARTS = ("data_sampler.py", "migration_after.py", "migration_before.py")
+"""What migration.py runs."""
 
 
 def run(script: Path) -> tuple[int, str]:
     """The exit code of *script*, and the last line that it prints."""
+    if script.name in NEED_MEGATRON and find_spec("megatron") is None:
+        pytest.skip("megatron-core is not installed")
     done = subprocess.run(
         [sys.executable, str(script)], cwd=script.parent, capture_output=True, text=True, check=False, timeout=300
     )
@@ -25,21 +43,33 @@ def run(script: Path) -> tuple[int, str]:
 
 
 def test_every_example_is_run() -> None:
-    """The list above names what lies in the folder."""
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(RESUMES)
+    """The lists above name what lies in the folder."""
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted([*PRINTS, *PARTS])
 
 
-@pytest.mark.parametrize("name", RESUMES)
+def test_the_readme_shows_the_examples_before_and_after() -> None:
+    """What the README's difference takes away and adds are lines of the two files, in their order."""
+    (difference,) = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    for file, sign in (("migration_before.py", "-"), ("migration_after.py", "+")):
+        shown = "".join(
+            line[1:] or "\n" for line in difference.splitlines(keepends=True) if line[0] in (sign, " ", "\n")
+        )
+        assert (EXAMPLES / file).read_text(encoding="utf-8").endswith(shown)
+
+
+@pytest.mark.parametrize("name", PRINTS)
 def test_an_example_stops_resumes_and_is_exact(name: str) -> None:
-    """It stops in mid-epoch (1,000 samples each), goes on, and trains the ids of the run that was not stopped."""
-    assert run(EXAMPLES / name) == (0, "1320 samples, stopped, 1680 samples: exact")
+    """It stops in mid-epoch, goes on, and trains the ids of the run that was not stopped."""
+    assert run(EXAMPLES / name) == (0, PRINTS[name])
 
 
 @pytest.mark.parametrize("name", RESUMES)
 def test_an_example_without_its_resumption_fails(name: str, tmp_path: Path) -> None:
     """Without the line that resumes, the ids differ and the exit code is 1: the comparison compares."""
-    text = (EXAMPLES / name).read_text(encoding="utf-8")
-    broken = tmp_path / name
-    broken.write_text(text.replace(RESUMES[name], ""), encoding="utf-8")
-    code, printed = run(broken)
-    assert (text.count(RESUMES[name]), code, printed.rpartition(": ")[2]) == (1, 1, "NOT EXACT")
+    file, line = RESUMES[name]
+    for path in EXAMPLES.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    text = (EXAMPLES / file).read_text(encoding="utf-8")
+    (tmp_path / file).write_text(text.replace(line, ""), encoding="utf-8")
+    code, printed = run(tmp_path / name)
+    assert (text.count(line), code, printed.rpartition(": ")[2]) == (1, 1, "NOT EXACT")

@@ -9,14 +9,15 @@ import ast
 import pickle
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import resumable
-from resumable import adapters
-from resumable.adapters import MissingExtraError, naming_the_extra
+from resumable import MissingExtraError, adapters, errors
+from resumable.extras import naming_the_extra
 
 HEAVY = ["apex", "hypothesis", "lightning", "matplotlib", "megatron", "numpy", "pytorch_lightning", "rich", "torch"]
 
@@ -105,6 +106,35 @@ def test_a_missing_framework_names_the_extra(tmp_path: Path, monkeypatch: pytest
         "  extra:  'megatron'\n"
         'Run: pip install "resumable[megatron]"',
     )
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "needed", "extra"),
+    [
+        ("lightning", "resumable.demo.session", "lightning.pytorch", "lightning"),
+        ("matplotlib", "resumable.report.picture", "matplotlib.colors", "demo"),
+        ("megatron", "resumable.adapters.megatron", "megatron.core.num_microbatches_calculator", "megatron"),
+        ("rich", "resumable.report.table", "rich.box", "demo"),
+    ],
+)
+def test_each_optional_package_names_its_extra(
+    package: str, module: str, needed: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of ours needs an optional package: where that is missing, the message says which extra brings it."""
+    monkeypatch.setitem(sys.modules, needed, None)
+    monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(MissingExtraError) as caught, naming_the_extra():
+        import_module(module)
+    assert str(caught.value) == (
+        f"{package} is not installed.\n  needed: '{needed}'\n  extra:  '{extra}'\n"
+        f'Run: pip install "resumable[{extra}]"'
+    )
+
+
+def test_the_adapters_have_the_error_and_its_maker() -> None:
+    """Where an adapter is imported from, what it may raise is there too."""
+    assert (adapters.MissingExtraError, adapters.naming_the_extra) == (errors.MissingExtraError, naming_the_extra)
 
 
 def test_another_missing_module_passes_as_it_is() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resumable.batching import DropLast
+from resumable.errors import StateError
 from resumable.ledger import Ledger, Stretch
-from tests.reference import rest_of
+from resumable.recorded import Named
+from resumable.schedules import ConstantBatchSize, StepSchedule
+from tests.reference import Setup, rest_of, run_of, settled
 
 
 @dataclass
@@ -113,6 +119,56 @@ def test_going_back_forgets_what_came_later(run: tuple[Ledger, list[int]], data:
     other = replace(ledger.stretches[0], step=step, sample=consumed[step], num_workers=99)
     again = ledger.note(other)
     assert [*(s for s in ledger if s.sample < consumed[step]), other] == list(again)
+
+
+TAILS: list[DropLast] = [False, True, "carry"]
+
+
+@st.composite
+def scheduled_runs(draw: st.DrawFn) -> tuple[Ledger, list[int]]:
+    """A run whose schedule, micro batch, ranks and tail change on the way."""
+    length, place = draw(st.integers(9, 25)), (0, 0, 0)
+    ledger, consumed = Ledger(), [0]
+    for _ in range(draw(st.integers(1, 4))):
+        micro, ranks, drop_last = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from(TAILS))
+        unit = micro * ranks
+        thresholds = [0, *sorted(draw(st.sets(st.integers(1, 200), max_size=3)))]
+        times = st.integers(1, length // unit)
+        sizes = tuple((at, draw(times) * unit) for at in thresholds) if draw(st.booleans()) else ()
+        setup = Setup(length, micro, ranks, sizes, drop_last)
+        place = settled(setup, place)
+        stretch = Stretch(
+            sample=place[0], epoch=place[1], offset=place[2], length=length, micro_batch_size=micro, data_parallel_size=ranks,
+            drop_last=drop_last, schedule=StepSchedule(sizes) if sizes else None,
+        )  # fmt: skip
+        ledger = ledger.going_on(stretch)
+        for step in islice(run_of(setup, place), draw(st.integers(1, 15))):
+            place = step.ends
+            consumed.append(place[0])
+    return ledger, consumed
+
+
+@given(scheduled_runs())
+def test_schedules_are_counted_both_ways(run: tuple[Ledger, list[int]]) -> None:
+    """Through changes of schedule, ranks and tail, every step is found by its samples and every sample by its step."""
+    ledger, consumed = run
+    assert consumed == [ledger.consumed_samples_at(step) for step in range(len(consumed))]
+    expected = [sum(after <= samples for after in consumed) - 1 for samples in range(consumed[-1] + 1)]
+    assert expected == [ledger.global_step_at(samples) for samples in range(consumed[-1] + 1)]
+
+
+def test_a_schedule_that_only_its_program_knows() -> None:
+    """It counts again once it is there; where another takes its place, steps are counted from there, and none before."""
+    named = Stretch(step=3, sample=30, length=1000, micro_batch_size=10, schedule=Named("Mine"))
+    loaded = Ledger((Stretch(length=1000, micro_batch_size=10), named))
+    mine = replace(named, step=0, sample=50, schedule=Named("Mine", StepSchedule(((0, 10),))))
+    again = loaded.going_on(mine)
+    assert ([0, 3], 50, 5) == ([s.step for s in again], again.consumed_samples_at(5), again.global_step_at(50))
+    other = replace(mine, schedule=ConstantBatchSize(20))
+    assert [0, 3, 3] == [stretch.step for stretch in loaded.going_on(other)]
+    assert [0, 3, 5] == [stretch.step for stretch in again.going_on(other)]
+    with pytest.raises(StateError, match="only its own program knows"):
+        loaded.consumed_samples_at(4)
 
 
 def test_an_empty_ledger_counts_nothing() -> None:

@@ -403,6 +403,9 @@ class Backwards:
     def __init__(self, n: int) -> None:
         self.n = n
 
+    def __repr__(self) -> str:
+        return f"Backwards({self.n})"
+
     def __len__(self) -> int:
         return self.n
 

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable.errors import ConfigurationError
+from resumable.network import BLOCK, EIGHT_ROUNDS_LENGTHS
 from resumable.order import Sequential, Shuffled
-from resumable.permutation import BLOCK, EIGHT_ROUNDS_LENGTHS, MAX_LENGTH, SORTED_LENGTHS
+from resumable.permutation import MAX_LENGTH, SORTED_LENGTHS
 from resumable.protocols import Order
 from tests.permutation_battery import between, rows_of, worst
 

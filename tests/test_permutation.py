@@ -7,16 +7,20 @@ permutations with a known fault must fail them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import permutations
 from math import factorial, gcd
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from resumable.permutation import EIGHT_ROUNDS_LENGTHS, MAX_LENGTH, SORTED_LENGTHS, Network, permuted, stream_key
+from resumable.network import BLOCK, EIGHT_ROUNDS_LENGTHS, Network
+from resumable.permutation import MAX_LENGTH, SORTED_LENGTHS, permuted, permuted_at, stream_key
 from tests.permutation_battery import Counts, Orders, battery, chi_square, rows_of, worst
 
 BOUND = 5.0
@@ -46,7 +50,7 @@ def reference_key(length: int, seed: int, epoch: int) -> int:
 
 
 class Reference:
-    """The network as the docstring of `resumable.permutation` states it, forwards and backwards."""
+    """The network as the docstring of `resumable.network` states it, forwards and backwards."""
 
     def __init__(self, length: int, seed: int, epoch: int) -> None:
         key = reference_key(length, seed, epoch)
@@ -94,6 +98,34 @@ def test_the_network_is_its_rule_and_can_be_inverted(length: int, seed: int, epo
     reference = Reference(length, seed, epoch)
     assert [reference.walk(place, 1) for place in range(start, start + 8)] == actual
     assert list(range(start, start + 8)) == [reference.walk(value, -1) for value in actual]
+
+
+@pytest.mark.parametrize(("length", "seed"), [(2049, 0), (2049, 57), (4097, 12), (4100, 1), (10_000, 14)])
+def test_every_walk_of_a_whole_order_ends_where_the_rule_says(length: int, seed: int) -> None:
+    """The walks of a block are looked up together; seeds 57, 12 and 14 have a cycle that never falls below the length."""
+    reference = Reference(length, seed, 0)
+    assert [reference.walk(place, 1) for place in range(length)] == permuted(length, seed, 0, 0, length).tolist()
+
+
+def test_a_call_that_comes_between_changes_nothing() -> None:
+    """A signal handler may draw from an order while a block is half done; each call works in arrays of its own."""
+    expected = permuted(10**6, 1, 0, 0, 2 * BLOCK).tolist()
+    drawn: list[int] = []
+
+    def handler(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line" and len(drawn) < 20 and frame.f_code.co_name == "_send_through":
+            sys.settrace(None)
+            drawn.extend(permuted(10**6, 2, len(drawn), 5, 6).tolist())
+            sys.settrace(handler)
+        return handler
+
+    before = sys.gettrace()
+    sys.settrace(handler)
+    try:
+        actual = permuted(10**6, 1, 0, 0, 2 * BLOCK)
+    finally:
+        sys.settrace(before)
+    assert (20, expected) == (len(drawn), actual.tolist())
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 1000, SORTED_LENGTHS])
@@ -204,7 +236,7 @@ def test_numpy_passes_the_battery_in_parts_as_a_control(n: int) -> None:
 
 def network(n: int, rounds: int) -> Callable[[int], Orders]:
     """Whole orders of a network with fewer rounds."""
-    return lambda key: Network.of(n, stream_key(n, key, 0), rounds).values(0, n)
+    return lambda key: Network(n, stream_key(n, key, 0), rounds).values(0, n)
 
 
 def affine(n: int) -> Callable[[int], Orders]:
@@ -244,3 +276,25 @@ def test_the_battery_rejects_bad_permutations(name: str) -> None:
     orders = rows_of(order_of, rows)
     assert np.array_equal(np.sort(orders[-1]), np.arange(n))
     assert abs(worst(battery(orders, n))[1]) > BOUND
+
+
+@given(
+    st.data(),
+    st.sampled_from([1, 2, 3, 2048, 2049, 65_537, 10**6, 2**20 + 1, 10**12, MAX_LENGTH]),
+    st.integers(0, WORD),
+)
+def test_any_places_have_the_values_of_the_slices(data: st.DataObject, length: int, seed: int) -> None:
+    """In any order and as often as they are asked for, places have the values that a slice has there."""
+    places = data.draw(st.lists(st.integers(0, length - 1), max_size=40))
+    expected = [permuted(length, seed, 5, place, place + 1).tolist()[0] for place in places]
+    given_places = np.array(places, dtype=np.int64)
+    found = permuted_at(length, seed, 5, given_places)
+    assert (expected, np.dtype(np.int64), places) == (found.tolist(), found.dtype, given_places.tolist())
+
+
+@pytest.mark.parametrize("length", [2000, 100_000, 2**20 + 3])
+def test_many_places_at_once(length: int) -> None:
+    """More places than go through the rounds together, and those that walk the cycle, are those of the slice."""
+    whole = permuted(length, 3, 0, 0, length)
+    places = np.arange(length, dtype=np.int64)[::-7]
+    assert whole[places].tolist() == permuted_at(length, 3, 0, places).tolist()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,15 +19,28 @@ from hypothesis import strategies as st
 
 from resumable.errors import StateError
 from resumable.ledger import Ledger, Stretch
+from resumable.recorded import Named, recorded
+from resumable.rounding import RoundedDown
 from resumable.saved import FORMAT, KEYS, Place, Saved, dump, parse
+from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 from resumable.verdict import Identity
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "state_format_1.json").read_text())
-GOOD: dict[str, Any] = GOLDEN["two stretches"]
+FILES = Path(__file__).parent / "golden"
+GOLDEN: dict[int, dict[str, Any]] = {
+    version: json.loads((FILES / f"state_format_{version}.json").read_text()) for version in (1, 2)
+}
+GOOD: dict[str, Any] = GOLDEN[2]["two stretches"]
 MISSING = object()
 
 counts = st.integers(0, 2**63 - 1)
 identities = st.builds(Identity, st.text(max_size=8), st.integers(1, 2**60), st.none() | st.integers(0, 2**64 - 1))
+sizes = st.integers(1, 2**70)
+own = st.one_of(
+    st.builds(ConstantBatchSize, st.integers(1, 2**40)),
+    st.builds(LinearRampup, st.integers(1, 9), st.just(29), st.just(1), counts, divisor=st.integers(1, 29)),
+    st.builds(StepSchedule, st.tuples(st.tuples(st.just(0), sizes), st.tuples(sizes, sizes))),
+)
+schedules = st.one_of(own, st.builds(RoundedDown, own, st.integers(1, 9)), st.builds(Named, st.text()))
 stretches = st.builds(
     Stretch,
     step=counts,
@@ -37,8 +50,9 @@ stretches = st.builds(
     data_parallel_size=st.integers(1, 3),
     accumulation=st.integers(1, 2**20),
     num_workers=st.integers(0, 99),
-    drop_last=st.booleans(),
+    drop_last=st.booleans() | st.just("carry"),
     limit=st.none() | st.integers(1, 99),
+    schedule=st.none() | schedules,
 )
 
 
@@ -66,26 +80,94 @@ def saveds(draw: st.DrawFn) -> Saved:
             )
         ),
         Ledger(() if last is None else (last,)),
+        draw(st.none() | counts),
+        draw(st.none() | st.text(max_size=32)),
     )
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", GOLDEN[2])
 def test_golden_files_are_read_for_ever(name: str) -> None:
-    """What format 1 wrote is read, and written again to the letter: another form is another format."""
-    assert 1 == FORMAT
-    assert GOLDEN[name] == dump(parse(GOLDEN[name]))
-    assert list(KEYS) == list(GOLDEN[name])
+    """What format 2 wrote is read, and written again to the letter: another form is another format."""
+    assert 2 == FORMAT
+    assert GOLDEN[2][name] == dump(parse(GOLDEN[2][name]))
+    assert list(KEYS) == list(GOLDEN[2][name])
+
+
+@pytest.mark.parametrize("name", GOLDEN[1])
+def test_format_1_is_read_for_ever(name: str) -> None:
+    """It says what format 2 says, but for what it could not say yet, and is written again as format 2."""
+    assert parse(GOLDEN[2][name]) == parse(GOLDEN[1][name])
+    assert GOLDEN[2][name] == dump(parse(GOLDEN[1][name]))
+    assert {"global_step", "canary"} == set(GOLDEN[2][name]) - set(GOLDEN[1][name])
+
+
+def test_what_format_1_did_not_know_is_passed_over() -> None:
+    """A key of format 2 in a state of format 1 is somebody else's."""
+    state = {**GOLDEN[1]["two stretches"], "global_step": "a", "canary": 7}
+    assert parse(GOLDEN[1]["two stretches"]) == parse(state)
 
 
 def test_golden_values() -> None:
-    """The keys of format 1 mean what they meant."""
+    """The keys mean what they meant."""
     first = Stretch(length=64, micro_batch_size=4)
     then = Stretch(
         step=10, sample=40, offset=40, length=64, micro_batch_size=2, data_parallel_size=4, accumulation=2,
         num_workers=2, drop_last=True, limit=7,
     )  # fmt: skip
     expected = Saved(120, 1, 56, Identity("shuffled", 64, 2**64 - 1), True, (), Ledger((first, then)))
-    assert expected == parse(GOLDEN["two stretches"])
+    assert [expected] * 2 == [parse(GOLDEN[version]["two stretches"]) for version in GOLDEN]
+    counted = parse(GOLDEN[2]["a trainer's count and a canary"])
+    assert (26, "0f1e2d3c4b5a6978") == (counted.global_step, counted.canary)
+
+
+def test_golden_schedules() -> None:
+    """A schedule of ours comes back as it was, somebody else's as its name."""
+    expected = [
+        ConstantBatchSize(8),
+        LinearRampup(8, 32, 8, 96),
+        LinearRampup(8, 32, 8, 96, divisor=8),
+        StepSchedule(((0, 16), (200, 32))),
+        RoundedDown(StepSchedule(((0, 20), (200, 30))), 8),
+        Named("MySchedule"),
+    ]
+    ledger = parse(GOLDEN[2]["schedules"]).ledger
+    assert expected == [stretch.schedule for stretch in ledger]
+    assert [False, False, True, "carry", "carry", "carry"] == [stretch.drop_last for stretch in ledger]
+
+
+class Squares:
+    """A schedule of somebody else's."""
+
+    def batch_size_at(self, consumed_samples: int, /) -> int:
+        """One more with each step."""
+        return next(n for n in range(1, 99) if n * (n + 1) // 2 > consumed_samples)
+
+    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
+        """From the first sample on, the triangular numbers."""
+        for _ in range(steps):
+            consumed += self.batch_size_at(consumed)
+        return consumed
+
+    def steps_between(self, consumed: int, later: int, /) -> int:
+        """Step by step."""
+        steps = 0
+        while consumed + self.batch_size_at(consumed) <= later:
+            consumed, steps = self.samples_after(1, consumed), steps + 1
+        return steps
+
+
+def test_somebody_elses_schedule_is_its_name() -> None:
+    """It counts as long as its program runs; read from a file, only its name is left, which says so when asked."""
+    stretch = Stretch(length=50, schedule=recorded(Squares()))
+    state = {**GOOD, "ledger": [dump(Saved(ledger=Ledger((stretch,))))["ledger"][0]]}
+    assert "Squares" == state["ledger"][0]["schedule"]
+    read = parse(json.loads(json.dumps(state))).ledger
+    assert (stretch, 6) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
+    with pytest.raises(StateError, match="only its own program knows") as caught:
+        read.consumed_samples_at(3)
+    assert "schedule: 'Squares'" in str(caught.value)
+    rounded = recorded(RoundedDown(cast("Any", Squares()), 4))
+    assert Named("Squares rounded down to 4") == rounded
 
 
 @settings(max_examples=30)
@@ -178,7 +260,7 @@ def test_impossible_bare_counts(value: Any) -> None:
         parse({"consumed_samples": value})
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_other_formats(version: int) -> None:
     """A newer format is not guessed at."""
     with pytest.raises(StateError, match="a format that this version of resumable does not know") as caught:
@@ -227,7 +309,27 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "a negative step": ({"ledger": [{**LAST, "step": -1}]}, "The saved 'step' has an impossible value"),
     "a fractional limit": ({"ledger": [{**LAST, "limit": 1.5}]}, "The saved 'limit' has an impossible value"),
     "drop_last is text": ({"ledger": [{**LAST, "drop_last": "yes"}]}, "The saved 'drop_last' is no truth value"),
+    "a step that is none": ({"global_step": -1}, "The saved 'global_step' has an impossible value"),
+    "a fractional step": ({"global_step": 1.5}, "The saved 'global_step' has an impossible value"),
+    "a canary of numbers": ({"canary": 7}, "The saved 'canary' is no short text"),
+    "a canary too long": ({"canary": 33 * "a"}, "expected: 'null, or at most 32 characters'"),
+    "a schedule of numbers": ({"ledger": [{**LAST, "schedule": 7}]}, "The saved 'schedule' is no mapping"),
 }
+NO_SCHEDULES: list[dict[str, Any]] = [
+    {},
+    {"rounded_to": 8},
+    {"Unknown": [1]},
+    {"ConstantBatchSize": 8},
+    {"ConstantBatchSize": []},
+    {"ConstantBatchSize": [0]},
+    {"ConstantBatchSize": [1.5]},
+    {"ConstantBatchSize": [8], "rounded_to": 0},
+    {"ConstantBatchSize": [8], "StepSchedule": [[0, 1]]},
+    {"LinearRampup": [1, 2, 3]},
+    {"LinearRampup": [1, 3, 5, 7]},
+    {"StepSchedule": [1, 2]},
+    {"StepSchedule": [[1, 2]]},
+]
 CONTRADICTORY: dict[str, list[dict[str, Any]]] = {
     "an epoch without a batch": [{**LAST, "length": 3, "drop_last": True, "offset": 0}],
     "a limit of nothing": [{**LAST, "limit": 0}],
@@ -247,6 +349,14 @@ def test_damaged_parts_are_named(damage: str) -> None:
         parse({**GOOD, **change})
     assert "the position is as it was" in str(caught.value)
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
+
+
+@pytest.mark.parametrize("schedule", NO_SCHEDULES, ids=repr)
+def test_schedules_that_are_none(schedule: dict[str, Any]) -> None:
+    """A schedule that nobody could have built is refused with what is wrong, before anything is counted by it."""
+    with pytest.raises(StateError, match="The saved schedule is none that this version of resumable knows") as caught:
+        parse({**GOOD, "ledger": [{**LAST, "schedule": schedule}]})
+    assert f"schedule: {schedule!r}\n  it says:  " in str(caught.value)
 
 
 @pytest.mark.parametrize("what", CONTRADICTORY)

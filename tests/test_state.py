@@ -139,6 +139,7 @@ def test_a_run_of_one_configuration_fits_in_512_bytes(n: int) -> None:
     stretch = {
         "step": 0, "sample": 0, "epoch": 0, "offset": 0, "length": n, "micro_batch_size": batch_size,
         "data_parallel_size": 1, "accumulation": 1, "num_workers": 16, "drop_last": False, "limit": None,
+        "schedule": None,
     }  # fmt: skip
     loader.load_state_dict({**state, "ledger": [stretch]})
     assert [stretch] == loader.state_dict()["ledger"]
@@ -248,17 +249,47 @@ def test_rebasing_is_harmless(calls: int) -> None:
     assert (5 if calls else 0) == state.init_global_step == sampler.init_global_step
 
 
-def test_resumes_of_resumes_count_on() -> None:
-    """Several sessions, each with a new sampler and trainer, come to the samples of one."""
+@pytest.mark.parametrize("calls", [0, 1, 2])
+@pytest.mark.parametrize("restored", ["before the load", "behind the load"])
+def test_resumes_of_resumes_count_on(restored: str, calls: int) -> None:
+    """Several sessions, each with a new sampler and a trainer that restores its steps, come to the samples of one."""
     saved: dict[str, Any] = {"consumed_samples": 0}
-    for session in range(1, 4):
-        trainer = trainer_at(0)
-        state = ResumptionState(Sampler(global_batch_size=8 * session), trainer)
+    for session in range(4):
+        trainer = trainer_at(3 * session if restored == "before the load" else 0)
+        state = ResumptionState(Sampler(global_batch_size=8), trainer)
         state.load_state_dict(saved)
+        trainer.global_step = 3 * session
+        for _ in range(calls):
+            state.update_init_global_step()
         assert saved["consumed_samples"] == state.state_dict()["consumed_samples"]
-        trainer.global_step = 3
+        trainer.global_step += 3
         saved = json.loads(json.dumps(state.state_dict()))
-    assert 3 * (8 + 16 + 24) == saved["consumed_samples"]
+    assert (4 * 3 * 8, 12) == (saved["consumed_samples"], saved["global_step"])
+
+
+def test_a_trainer_that_counts_anew_is_not_restored() -> None:
+    """Steps that come one by one are training, though the saved run had more of them."""
+    saved: dict[str, Any] = {**ResumptionState(Sampler(), trainer_at(5)).state_dict()}
+    trainer = trainer_at(0)
+    state = ResumptionState(Sampler(), trainer)
+    state.load_state_dict(saved)
+    counted: list[int] = []
+    for trainer.global_step in range(1, 8):
+        counted.append(state.consumed_samples)
+    assert list(range(48, 48 + 7 * 8, 8)) == counted
+
+
+@pytest.mark.parametrize("loads", [1, 2])
+def test_loaded_and_saved_again_it_is_the_same(loads: int) -> None:
+    """Before the trainer is restored and behind it, and however often it was loaded."""
+    saved = ResumptionState(Sampler(), trainer_at(5)).state_dict()
+    trainer = trainer_at(0)
+    state = ResumptionState(Sampler(), trainer)
+    for _ in range(loads):
+        state.load_state_dict(saved)
+    assert saved == state.state_dict()
+    trainer.global_step = 5
+    assert saved == state.state_dict()
 
 
 def test_without_a_trainer_the_last_known_count_is_kept() -> None:
@@ -282,7 +313,12 @@ def nothing(_: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(float, r"gave no whole number.\n  got: 24.0"), (nothing, "got: None"), (operator.neg, "got: -24")],
+    [
+        (float, r"gave no whole number.\n  got: 24.0"),
+        (nothing, "got: None"),
+        (bool, "got: True"),
+        (operator.neg, "got: -24"),
+    ],
 )
 def test_counts_that_are_none(kind: Any, message: str) -> None:
     """A count that is fractional, missing or negative is the sampler's fault, and is said."""

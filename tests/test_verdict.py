@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,9 @@ from resumable.errors import ConfigurationError, MismatchError, ResumptionWarnin
 from resumable.ledger import Ledger, Stretch
 from resumable.policy import check_policy, resolve
 from resumable.position import Position
+from resumable.recorded import Named, Recorded
 from resumable.saved import Saved
+from resumable.schedules import ConstantBatchSize, LinearRampup
 from resumable.verdict import Difference, Identity, OnMismatch, Verdict, compare
 
 ONE = Identity("shuffled", 100, 1)
@@ -117,6 +120,55 @@ def test_another_grouping_is_exact_in_its_samples_and_is_told() -> None:
     assert "the same samples in another grouping" in str(found.verdict)
     other_workers = Stretch(length=100, micro_batch_size=10, num_workers=4)
     assert "exact" == going_on(Saved(50, 0, 50, order=ONE, ledger=Ledger((other_workers,)))).verdict.outcome
+
+
+OTHER_SCHEDULES: dict[str, tuple[Any, Any, str, str]] = {
+    "another ramp-up": (
+        LinearRampup(10, 50, 10, 90),
+        LinearRampup(10, 50, 20, 90),
+        "LinearRampup(start=10, end=50, increment=10, rampup_samples=90, divisor=1)",
+        "LinearRampup(start=10, end=50, increment=20, rampup_samples=90, divisor=1)",
+    ),
+    "a first one": (None, ConstantBatchSize(20), "None", "ConstantBatchSize(batch_size=20)"),
+    "none any more": (ConstantBatchSize(20), None, "ConstantBatchSize(batch_size=20)", "None"),
+    "somebody else's": (Named("Mine"), ConstantBatchSize(20), "Named(name='Mine')", "ConstantBatchSize(batch_size=20)"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_SCHEDULES)
+def test_another_schedule_is_told_with_both_values(what: str) -> None:
+    """The samples are the same, the steps that they make are others."""
+    then, now, saved, current = OTHER_SCHEDULES[what]
+    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
+    found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
+    assert ("regrouped", True) == (found.verdict.outcome, found.verdict.is_exact)
+    assert [
+        "the same samples in another grouping",
+        "Another schedule of batch sizes.",
+        f"  saved:   {saved}",
+        f"  current: {current}",
+    ] == str(found.verdict).splitlines()[:4]
+    assert ("steps" in str(found.verdict).splitlines()[4]) == (what == "somebody else's")
+
+
+def test_the_same_schedule_is_exact() -> None:
+    """One of ours by its numbers, somebody else's by its name."""
+    same: list[tuple[Recorded, Recorded]] = [
+        (LinearRampup(10, 50, 10, 90), LinearRampup(10, 50, 10, 90)),
+        (Named("Mine"), Named("Mine", ConstantBatchSize(10))),
+    ]
+    for then, now in same:
+        state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
+        found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
+        assert (Verdict(), Position(50, 0, 50)) == (found.verdict, found.position)
+
+
+def test_another_tail_is_told() -> None:
+    """What an epoch's end trains depends on it, and the order does not."""
+    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, drop_last=True),)))
+    found = resolve(state, ONE, replace(STRETCH, drop_last="carry"), seed_is_given=True, on_mismatch="error")
+    assert "regrouped" == found.verdict.outcome
+    assert "Another rule for the end of an epoch.\n  saved:   True\n  current: 'carry'\n" in str(found.verdict)
 
 
 def test_a_bare_count_gets_its_place_from_the_length() -> None:

@@ -31,7 +31,7 @@ def first_batch(loader: str, n: int, consumed_samples: int) -> None:
     elif loader == "plain, shuffled":
         made = DataLoader(data, batch_size=BATCH_SIZE, shuffle=True)
     else:
-        resumed = ResumableLoader[Any](data, batch_size=BATCH_SIZE, shuffle=True, seed=SEED)
+        resumed: ResumableLoader[Any] = ResumableLoader(data, batch_size=BATCH_SIZE, shuffle=True, seed=SEED)
         resumed.load_state_dict(saved(n, consumed_samples))
         made = resumed
     next(iter(made))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -352,48 +352,85 @@ class Evaluated(PlainNumbers):
 Evaluated.__qualname__ = Numbers.__qualname__  # Lightning keys saved states by it
 
 
-class AsksForLoaders(L.Callback):
-    """Asks for loaders in the midst of training, and looks into them."""
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
-        if trainer.fit_loop.batch_idx in (0, 2, 5):
-            self.ask(trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
-        self.ask(trainer)
-
-    def ask(self, trainer: L.Trainer) -> None:
-        """Ask for each, more than once."""
-        dm = datamodule_of(trainer)
-        for _ in range(2):
-            dm.val_dataloader()
-            dm.train_dataloader()
+HOOKS = [
+    "setup",
+    "configure_optimizers",
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_save_checkpoint",
+]
 
 
-class LooksIntoLoaders(AsksForLoaders):
-    """It iterates over a train loader of its own as well."""
+def asking_in(hook: str, *, looking: bool) -> type[Recording]:
+    """A module that asks the datamodule for its loaders whenever *hook* comes, and may look into the train loader."""
 
-    def ask(self, trainer: L.Trainer) -> None:
-        """Take two batches of a new train loader."""
-        batches: Iterator[Any] = iter(datamodule_of(trainer).train_dataloader())
-        for _ in range(2):
-            next(batches, None)  # the epoch may end here
+    def ask(self: Recording, *args: Any, **kwargs: Any) -> Any:
+        dm = datamodule_of(self.trainer)
+        dm.val_dataloader()
+        loader = dm.train_dataloader()
+        assert 6 == len(loader)
+        if looking:
+            next(iter(loader), None)  # the epoch may end here
+        return getattr(Recording, hook)(self, *args, **kwargs)
+
+    return type("Asking", (Recording,), {hook: ask})
 
 
-@pytest.mark.parametrize("callback", [AsksForLoaders, LooksIntoLoaders])
+@pytest.mark.parametrize("looking", [False, True])
+@pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize(
     "cuts",
-    [
-        (saved_after_step(3),),
-        (saved_after_step(6), raised_in("training_step", (1, 3))),
-        (saved_at_epoch_end(0),),
-        (raised_in("on_train_batch_end", (1, 3)),),
-    ],
+    [(saved_after_step(3), saved_at_epoch_end(1)), (saved_after_step(6), raised_in("training_step", (1, 3)))],
     ids=lambda cuts: "+".join(map(str, cuts)),
 )
-def test_loaders_asked_for_at_any_time(callback: type[AsksForLoaders], cuts: tuple[Cut, ...]) -> None:
+def test_loaders_asked_for_at_any_time(hook: str, looking: bool, cuts: tuple[Cut, ...]) -> None:
     """Asking the datamodule for loaders, or looking into them, moves neither the training nor what is saved of it."""
-    scenario = Scenario(callbacks=lambda: [callback()])
+    validated = {"limit_val_batches": 1.0, "num_sanity_val_steps": 2}
+    scenario = Scenario(module=asking_in(hook, looking=looking), trainer=validated)
+    assert uninterrupted(Scenario()) == uninterrupted(scenario)
+    check(scenario, *cuts)
+
+
+class OneLoader(Numbers):
+    """It gives out one loader object, whenever it is asked, for validation too."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        self.loader = scenario.loader()
+
+    def train_dataloader(self) -> Any:
+        return self.loader
+
+    def val_dataloader(self) -> Any:
+        return self.loader
+
+
+class ValidatesOnTrain(Numbers):
+    """It validates on the train loader, for which it asks itself."""
+
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
+@pytest.mark.parametrize("data", [OneLoader, ValidatesOnTrain])
+@pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=str)
+@pytest.mark.parametrize(
+    "cuts",
+    [(saved_after_step(3), saved_at_epoch_end(1)), (saved_after_step(6), raised_in("training_step", (1, 3)))],
+    ids=lambda cuts: "+".join(map(str, cuts)),
+)
+def test_the_train_loader_validates_too(data: type[Numbers], options: dict[str, int], cuts: tuple[Cut, ...]) -> None:
+    """A validation over the train loader, in mid-epoch and at its end, is no training."""
+    validated = {"limit_val_batches": 1.0, "num_sanity_val_steps": 2, "val_check_interval": 3}
+    scenario = Scenario(data=data, trainer={**validated, **options})
     assert uninterrupted(Scenario()) == uninterrupted(scenario)
     check(scenario, *cuts)
 

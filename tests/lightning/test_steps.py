@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from resumable import ResumptionWarning
+
 from .cuts import (
     Cut,
     also_with_workers,
@@ -18,7 +20,7 @@ from .cuts import (
     sigterm,
     stopped,
 )
-from .harness import Scenario, check, resumed, uninterrupted
+from .harness import Scenario, check, repeated_and_lost, resumed, uninterrupted
 from .recording import Budgeted, EndsEpochsEarly, Plateau, Scheduled, TwoOptimizers
 
 BATCHES = range(7)
@@ -143,6 +145,33 @@ def test_learning_rates_while_accumulating(cut: Cut) -> None:
 def test_learning_rate_that_waits_for_a_metric(cut: Cut) -> None:
     """ReduceLROnPlateau moves at an epoch's end, which comes after these checkpoints."""
     check(Scenario(module=Plateau, trainer={"max_epochs": 4, "limit_val_batches": 1.0}), cut)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        saved_after_step(6),
+        saved_at_epoch_end(0),
+        saved_at_validation((1, 1)),
+        raised_in("on_train_batch_end", (0, 5)),
+        raised_in("validation_step", (0, 5)),
+        raised_in("on_train_epoch_end", (0, 5)),
+    ],
+    ids=str,
+)
+def test_learning_rate_that_waits_for_a_metric_at_an_epochs_end(cut: Cut) -> None:
+    """Behind an epoch's last batch, and until its end is over, the checkpoint lacks the scheduler's step.
+
+    Lightning takes that step behind all hooks in which checkpoints are saved (`loops/fit_loop.py`, on_advance_end), and
+    saves no metrics from which it could be taken later. The samples stay exact; the learning rate may not be, which
+    has to be said.
+    """
+    scenario = Scenario(module=Plateau, trainer={"max_epochs": 4, "limit_val_batches": 1.0})
+    whole = uninterrupted(scenario)
+    with pytest.warns(ResumptionWarning, match="ReduceLROnPlateau"):
+        run = resumed(scenario, cut)
+    assert ([], []) == repeated_and_lost(whole, run)
+    assert [step.batches for step in whole.steps] == [step.batches for step in run.steps]
 
 
 @also_with_workers

@@ -60,6 +60,22 @@ ResumableLoader(data, seed=1.5)
 # expect pyright: "on_mismatch" of type "OnMismatch"
 ResumableLoader(data, on_mismatch="typo")
 
+# expect mypy: "drop_last" .* has incompatible type "Literal\['drop'\]"; expected "bool \| Literal\['carry'\]"
+# expect pyright: "drop_last" of type "DropLast"
+ResumableLoader(data, drop_last="drop")
+
+# expect mypy: "data_parallel_size" .* has incompatible type "float"; expected "int"
+# expect pyright: "data_parallel_size" of type "int"
+ResumableLoader(data, data_parallel_size=1.5)
+
+# expect mypy: "schedule" .* has incompatible type "int"; expected "BatchSchedule \| None"
+# expect pyright: "schedule" of type "BatchSchedule \| None"
+ResumableLoader(data, schedule=64)
+
+# expect mypy: Property "num_microbatches" defined in "ResumableLoader" is read-only
+# expect pyright: "num_microbatches"
+ResumableLoader(data).num_microbatches = 2
+
 # expect mypy: Too many positional arguments
 # expect pyright: Expected [34] positional arguments
 ResumableLoader(data, 4, True, 0)

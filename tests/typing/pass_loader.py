@@ -12,7 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 from typing_extensions import assert_type
 
-from resumable import Order, ResumableLoader, ResumptionState, Sequential, Shuffled
+from resumable import (
+    BatchSchedule,
+    ConstantBatchSize,
+    LinearRampup,
+    Order,
+    ResumableLoader,
+    ResumptionState,
+    Sequential,
+    Shuffled,
+    StepSchedule,
+)
 
 
 class Words(Dataset[str]):
@@ -56,6 +66,31 @@ class Rotated:
         return (np.arange(start, stop, dtype=np.int64) + epoch) % self.n
 
 
+class Doubling:
+    """A schedule without a base class."""
+
+    def batch_size_at(self, consumed_samples: int, /) -> int:
+        return 4 if consumed_samples < 100 else 8
+
+    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
+        for _ in range(steps):
+            consumed += self.batch_size_at(consumed)
+        return consumed
+
+    def steps_between(self, consumed: int, later: int, /) -> int:
+        steps = 0
+        while self.samples_after(steps + 1, consumed) <= later:
+            steps += 1
+        return steps
+
+
+schedules: list[BatchSchedule | None] = [
+    None,
+    ConstantBatchSize(8),
+    LinearRampup(start=4, end=16, increment=4, rampup_samples=100),
+    StepSchedule.parse("0:8 1K:16"),
+    Doubling(),
+]
 orders: list[Order] = [Sequential(10), Shuffled(10), Shuffled(10, seed=3), EvenFirst(), Rotated(10)]
 assert_type(Shuffled(10).indices(0, 0, 5), NDArray[np.int64])
 assert_type(Sequential(10).indices(epoch=0, start=0, stop=5), NDArray[np.int64])
@@ -88,6 +123,18 @@ loader.state.commit()
 
 for order in orders:
     ResumableLoader(Words(), batch_size=4, order=order)
+for schedule in schedules:
+    sharded = ResumableLoader(
+        Words(),
+        batch_size=2,
+        schedule=schedule,
+        data_parallel_rank=1,
+        data_parallel_size=2,
+        drop_last="carry",
+        decrease_batch_size_if_needed=False,
+    )
+    assert_type(sharded.num_microbatches, int)
+    assert_type(sharded.padded_samples, int)
 ResumableLoader(Words(), 4, True)
 ResumableLoader(Words(), batch_size=None)
 ResumableLoader(TensorDataset(torch.arange(3)))

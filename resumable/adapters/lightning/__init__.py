@@ -10,17 +10,22 @@ Nothing is imported from Lightning but the Callback class, of whichever package 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from resumable.adapters.lightning.frontier import LightningFrontier
-from resumable.adapters.lightning.hooks import hooks_of
-from resumable.adapters.lightning.placement import place
+from resumable.adapters.lightning.hooks import Hooks, hooks_of
+from resumable.adapters.lightning.loops import Restored
+from resumable.adapters.lightning.placement import Follows, place
+from resumable.adapters.lightning.ranks import shard_of
+from resumable.adapters.lightning.sampled import SampledFrontier
 from resumable.lanes import Lane
+from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved import Saved
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
-__all__ = ["before_load", "connect"]
+__all__ = ["before_load", "connect", "connect_sampled", "follow_sampler", "shard_of"]
 
 
 def before_load(state: ResumptionState, trainer: Any) -> bool:
@@ -48,8 +53,8 @@ def connect(
     """Let *lanes*, combined in Lightning's *mode*, follow *state*, and the state count with *trainer*."""
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
-    if frontier is None:
-        state.forget(LightningFrontier)
+    if not isinstance(frontier, LightningFrontier):
+        state.forget((LightningFrontier, SampledFrontier))
         frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     before = frontier.with_lanes(lanes, mode)
     try:
@@ -57,11 +62,66 @@ def connect(
         if saved == Saved() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
             saved = frontier.position_without_state()
             state.load_snapshot(saved)
-        state.connect(frontier)
+        if frontier.is_in_epoch:  # the epoch goes on with the loaders that it began with
+            frontier.lend(saved)
+            frontier.undo(before)
+        else:
+            state.connect(frontier)
     except BaseException:
         frontier.undo(before)
         raise
     hooks.frontier = frontier
+    _place(hooks, frontier, saved)
+
+
+def follow_sampler(
+    state: ResumptionState,
+    trainer: Any,
+    sampler: DataSampler,
+    *,
+    schedule: BatchSchedule | None,
+    calculator: Callable[[], MicrobatchCalculator | None],
+    on_mismatch: OnMismatch,
+) -> SampledFrontier:
+    """Let *sampler* count what *trainer* trains."""
+    hooks = hooks_of(trainer, state)
+    frontier = hooks.frontier
+    if isinstance(frontier, SampledFrontier) and frontier.sampler is sampler:
+        return frontier
+    if not hooks.is_loaded:
+        if isinstance(state.frontier, SampledFrontier):
+            state.frontier.end_of_run()
+        state.forget((LightningFrontier, SampledFrontier))
+    frontier = SampledFrontier(
+        sampler,
+        trainer,
+        schedule=schedule,
+        calculator=calculator,
+        on_mismatch=on_mismatch,
+        judge=state.judge,
+    )
+    if state.snapshot() == Saved():
+        state.follow(frontier)
+    else:
+        state.connect(frontier)
+    hooks.frontier = frontier
+    return frontier
+
+
+def connect_sampled(state: ResumptionState, trainer: Any) -> None:
+    """Set the trainer's loops to the place where the sampler's count goes on."""
+    hooks = hooks_of(trainer, state)
+    frontier = hooks.frontier
+    if isinstance(frontier, SampledFrontier):
+        if state.snapshot() == Saved() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
+            state.load_snapshot(frontier.position_without_state())
+        _place(hooks, frontier, state.snapshot())
+
+
+def _place(hooks: Hooks, frontier: Follows, saved: Saved) -> None:
+    fit = frontier.trainer.fit_loop
     if not frontier.is_running:
+        if hooks.loops is None and fit.is_resuming:  # restored before these hooks were there
+            hooks.loops = Restored(fit.state_dict())
         hooks.placement = place(frontier, hooks.loops, saved)
-    hooks.loops, hooks.is_loaded = None, False
+    hooks.is_loaded = False

@@ -1,8 +1,4 @@
-"""The trained frontier that Lightning's loop counters tell.
-
-Counting reads `batch_progress`, which knows what was processed: what a loader yielded runs ahead after an exception,
-and `global_step` counts twice with two optimizers and half with two accumulated batches.
-"""
+"""The trained frontier that Lightning's loop counters tell."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resumable.adapters.lightning.combined import Combined, combine
-from resumable.adapters.lightning.loops import Trained, trained
-from resumable.errors import MismatchError, explain
+from resumable.adapters.lightning.counting import BatchCount
+from resumable.adapters.lightning.resolution import Resolved, resolve_lanes, stretch_of
+from resumable.batching import UNBOUNDED
 from resumable.lanes import Lane, MapLane
 from resumable.ledger import Stretch
-from resumable.policy import refuse_or_warn, resolve
+from resumable.policy import refuse_or_warn
 from resumable.position import Position
 from resumable.saved import Place, Saved
 from resumable.verdict import Difference, Identity, OnMismatch, Verdict
@@ -26,6 +23,7 @@ class LightningFrontier:
     """The frontier that Lightning's loop counters tell: an anchor, and the batches that were trained since."""
 
     init_global_step = 0
+    global_step: int | None = None
     knows_epochs = True
 
     def __init__(self, trainer: Any, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
@@ -35,8 +33,7 @@ class LightningFrontier:
         self._combined = Combined((), "", 0)
         self.anchor = Position()
         self._places: tuple[Place, ...] = (Place(),)
-        self._first_batch: int | None = None
-        self._committed: int | None = None
+        self._count = BatchCount(trainer)
         self._is_resumed = False
         self.commits = False
         self.is_running = False
@@ -66,35 +63,22 @@ class LightningFrontier:
 
     def load(self, saved: Saved, /) -> Verdict:
         """Go on from *saved* with the present loaders."""
-        if saved.loaders and len(saved.loaders) != len(self._combined.lanes):
-            raise MismatchError(
-                explain(
-                    "Another number of train loaders.",
-                    [("saved", len(saved.loaders)), ("current", len(self._combined.lanes))],
-                    "Return the loaders that the run began with. Nothing was loaded.",
-                )
-            )
-        position, places, orders, verdict = self._resolve(saved)
-        for lane, order in zip(self._combined.lanes, orders, strict=True):
-            if order is not None:
-                lane.adopt(order)
-        is_counting = self._first_batch is not None and self.is_running
-        self._first_batch = self._now().batches if is_counting else None
-        self.anchor, self._places, self.commits = position, places, saved.commits
-        self._committed = None
+        found = self._adopt(saved)
+        self._count.mark()
+        self.anchor, self._places, self.commits = found.position, found.places, saved.commits
         self._is_resumed = not self.is_running
         self.stretch = replace(
-            self._stretch_of(self._combined.primary),
-            sample=position.consumed_samples,
-            epoch=position.epoch,
-            offset=position.offset,
+            stretch_of(self.primary, self.accumulation),
+            sample=found.position.consumed_samples,
+            epoch=found.position.epoch,
+            offset=found.position.offset,
         )
-        return verdict
+        return found.verdict
 
     def commit(self) -> None:
         """The batch that is being trained, and all before it, are trained."""
         self.commits = True
-        self._committed = self.trainer.fit_loop.epoch_loop.batch_progress.current.started
+        self._count.commit()
 
     def rebase(self) -> None:
         """The anchor moves by itself, with step and count together."""
@@ -125,6 +109,15 @@ class LightningFrontier:
             lane.follow(_Start(self, number), endless=is_endless)
         return before
 
+    @property
+    def is_in_epoch(self) -> bool:
+        """Whether batches of an epoch are being trained."""
+        return self.is_running and self._count.is_counting
+
+    def lend(self, saved: Saved, /) -> None:
+        """Let the present lanes start where the training stands, which goes on with others."""
+        self._adopt(saved)
+
     def undo(self, combined: Combined) -> None:
         """Go back to the lanes that were before."""
         self._combined = combined
@@ -142,102 +135,85 @@ class LightningFrontier:
             self._combined.place(number, place, done, ended=ended) for number, place in enumerate(self._places)
         )
 
-    def _stretch_of(self, number: int) -> Stretch:
-        lane = self._combined.lanes[number]
-        return Stretch(
-            length=lane.batching.length,
-            micro_batch_size=lane.batching.batch_size,
-            accumulation=self.accumulation,
-            num_workers=lane.num_workers,
-            drop_last=lane.batching.drop_last,
-            limit=lane.batching.limit,
+    def _adopt(self, saved: Saved) -> Resolved:
+        """Let the lanes go on in their saved orders, once all of them can."""
+        found = resolve_lanes(
+            self._combined,
+            saved,
+            self.accumulation,
+            seed_is_given=self._seed_is_given,
+            on_mismatch=self._on_mismatch,
         )
+        for lane, order in zip(self._combined.lanes, found.orders, strict=True):
+            if order is not None:
+                lane.adopt(order)
+        return found
 
-    def _resolve(self, saved: Saved) -> tuple[Position, tuple[Place, ...], list[Identity | None], Verdict]:
-        """The position, each lane's place and order; raises where one of them cannot go on."""
-        position, verdict = Position(), Verdict()
-        places: list[Place] = []
-        orders: list[Identity | None] = []
-        for number, lane in enumerate(self._combined.lanes):
-            is_primary = number == self._combined.primary
-            own = saved
-            if saved.loaders:
-                place = saved.loaders[number]
-                own = replace(saved, order=place.order, epoch=place.epoch, offset=place.offset)
-            elif not is_primary and saved.epoch is None:
-                own = replace(saved, order=None)
-            if not is_primary:
-                own = replace(own, ledger=Saved().ledger)
-            if own.order is not None and lane.identity is None:
-                lane.adopt(own.order)  # a stream says that it cannot
-            order = lane.identity or Identity("stream", lane.batching.length)
-            found = resolve(
-                own,
-                order,
-                self._stretch_of(number),
-                seed_is_given=self._seed_is_given,
-                on_mismatch=self._on_mismatch,
-            )
-            at, state = found.position, None
-            if is_primary:
-                position, verdict = at, found.verdict
-            if saved.loaders:
-                state = saved.loaders[number].state
-                if not is_primary and not self._combined.is_cycled(number):
-                    at = Position(0, saved.loaders[number].epoch, saved.loaders[number].offset)  # it waits at its end
-            places.append(Place(at.epoch, at.offset, found.order, state))
-            orders.append(None if lane.identity is None else found.order)
-        return position, tuple(places), orders, verdict
-
-    # -- Lightning's counters
+    # -- the epoch, as a placement asks for it
 
     @property
     def accumulation(self) -> int:
         """Batches that an optimizer step accumulates; 1 where the module steps by hand."""
-        return int(self.trainer.accumulate_grad_batches) if self._is_automatic else 1
+        return self._count.accumulation
 
     @property
-    def _is_automatic(self) -> bool:
-        module = self.trainer.lightning_module
-        return module is None or bool(module.automatic_optimization)
+    def batch_size(self) -> int:
+        """Samples of a batch of the loader that makes the epoch, over all ranks."""
+        return self.primary.batching.batch_size
 
-    def _now(self) -> Trained:
-        fit = self.trainer.fit_loop
-        batch = fit.epoch_loop.batch_progress
-        return trained(
-            fit.epoch_progress.current,
-            batch.current,
-            is_last_batch=batch.is_last_batch,
-            max_batches=fit.max_batches,
-            accumulation=self.accumulation,
-        )
+    @property
+    def is_at_epochs_start(self) -> bool:
+        """Whether nothing of the epoch was trained when it was last folded."""
+        return self.anchor.offset == 0
+
+    def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
+        """Whether some of the epoch is trained and some is not."""
+        return self.anchor.offset > 0
+
+    def batches_behind(self, loops: dict[str, Any], /) -> int:
+        """Batches of the epoch behind the position, of the present size."""
+        batching, offset = self.primary.batching, self.anchor.offset
+        if not offset:
+            return 0
+        is_bounded = batching.length < UNBOUNDED
+        behind = batching.batches - batching.batches_left(offset) if is_bounded else offset // batching.batch_size
+        return behind - behind % self.accumulation
+
+    def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
+        """Batches of a whole epoch."""
+        return self.primary.batching.batches
+
+    def first_epoch_batches(self, behind: int, /) -> int | None:
+        """Batches of an epoch of which *behind* are trained, where they and the rest are not a whole epoch's."""
+        batching, offset = self.primary.batching, self.anchor.offset
+        left = batching.batches_left(offset)
+        is_whole = not offset or behind + left == batching.batches or batching.length >= UNBOUNDED
+        return None if is_whole else behind + left
+
+    # -- what the trainer's callbacks are told
 
     def _done(self) -> tuple[int, bool]:
-        """Batches trained since the anchor, and whether the epoch has ended."""
-        if self._first_batch is None:
-            return 0, False
-        now = self._now()
-        if self.commits:
-            committed = self._first_batch if self._committed is None else self._committed
-            return committed - self._first_batch, now.ended and committed >= now.batches
-        return max(0, now.batches - self._first_batch), now.ended
+        return self._count.done(committed_only=self.commits)
+
+    def train_starts(self) -> None:
+        """The counters are those that the run begins with."""
+        self.is_running = True
 
     def epoch_starts(self) -> None:
-        """Nothing of the epoch is counted before its first batch: the counters are still those of the last."""
-        self._first_batch = self._committed = None
+        """Nothing of the epoch is counted before its first batch."""
+        self._count.mark()
 
     def batch_starts(self) -> None:
-        """The first batch of an epoch, or of its rest, shows what Lightning's counters count from."""
-        if self._first_batch is None:
-            self._first_batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        """Counting begins with the first batch."""
+        self._count.batch_starts()
 
     def epoch_ends(self) -> None:
         """Fold what was trained into the anchor."""
         position, places = self.position, self._places_now()
         self.anchor, self._places = position, places
-        if self._first_batch is not None:
+        if self._count.is_counting:
             self._is_resumed = False
-        self._first_batch = self._committed = None
+        self._count.mark()
 
     def position_without_state(self) -> Saved:
         """The position that the trainer's restored counters tell, for a checkpoint from before the decoration.
@@ -246,13 +222,14 @@ class LightningFrontier:
             MismatchError: unless the order is the dataset's own, the one that the old run certainly used, or the
                 policy lets the run go on.
         """
-        batching, now = self.primary.batching, self._now()
+        batching, now = self.primary.batching, self._count.now
         per_epoch = batching.offset_after(0, batching.batches)
         epoch = now.epoch + now.ended
         offset = 0 if epoch > now.epoch else batching.offset_after(0, now.batches)
         position = Position(epoch * per_epoch + offset, epoch, offset)
         order = self.primary.identity
-        if position != Position() and (order is None or order.kind != "sequential"):
+        is_shared_out = self.primary.shard.is_guarded  # by Lightning's DistributedSampler, which shuffles all there is
+        if position != Position() and (order is None or order.kind != "sequential" or is_shared_out):
             missing = Difference(
                 "The checkpoint holds no position of the data, so nobody knows the order that it was trained in.",
                 None,

@@ -6,8 +6,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from resumable.adapters.lightning.frontier import LightningFrontier
-from resumable.adapters.lightning.placement import Placement
+from resumable.adapters.lightning.loops import Restored
+from resumable.adapters.lightning.placement import Follows, Placement
+from resumable.adapters.lightning.stopping import Stopping
 from resumable.state import ResumptionState
 
 __all__ = ["Hooks", "hooks_of"]
@@ -18,19 +19,25 @@ class Hooks:
 
     state: ResumptionState
     package: str
-    frontier: LightningFrontier | None = None
+    frontier: Follows | None = None
     placement: Placement
-    loops: dict[str, Any] | None = None
+    stopping: Stopping
+    loops: Restored | None = None
     is_loaded = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned process makes its own class, and connects anew."""
         return _hooks, (self.package, self.state)
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Another run of the trainer: what an earlier one restored is not for this one."""
+        self.loops = None
+
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the loop counters, which Lightning restores from this very dict."""
-        if trainer.state.fn == "fit":
-            self.loops = checkpoint.get("loops", {}).get("fit_loop")
+        loops = checkpoint.get("loops", {}).get("fit_loop")
+        if trainer.state.fn == "fit" and loops is not None:
+            self.loops = Restored(loops)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Leave out the loaders' own states, which a class without the decorator could not load."""
@@ -39,8 +46,10 @@ class Hooks:
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The loops are restored and about to run."""
         if self.frontier is not None:
-            self.frontier.is_running = True
-            self.placement.train_starts(trainer.fit_loop)
+            self.loops = None
+            self.frontier.train_starts()
+            self.placement.train_starts(trainer.fit_loop, self.frontier)
+            self.stopping.train_starts(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A new epoch, or the first one of a trainer without restored counters."""
@@ -54,6 +63,18 @@ class Hooks:
             self.frontier.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The fit may be asked to end here."""
+        self.stopping.batch_ends(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """A validation of any length may be asked to end."""
+        self.stopping.validation_starts(trainer)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *outputs_and_batch: Any) -> None:
+        """The fit may be asked to end here."""
+        self.stopping.validation_batch_ends(trainer)
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """What was counted is folded, before another callback saves a checkpoint."""
         if self.frontier is not None:
@@ -66,9 +87,10 @@ class Hooks:
             self.frontier.is_running = False
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """A state may be loaded again."""
+        """A state may be loaded again; a fit that was asked to end is saved."""
         if self.frontier is not None:
             self.frontier.is_running = False
+        self.stopping.ends(trainer, exception)
 
 
 @cache
@@ -79,7 +101,7 @@ def _class_for(package: str) -> type[Any]:
 
 def _hooks(package: str, state: ResumptionState) -> Hooks:
     hooks: Hooks = _class_for(package)()
-    hooks.package, hooks.state, hooks.placement = package, state, Placement()
+    hooks.package, hooks.state, hooks.placement, hooks.stopping = package, state, Placement(), Stopping()
     return hooks
 
 

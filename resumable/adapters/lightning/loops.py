@@ -20,12 +20,31 @@ the metrics that the epoch's end would need are not saved.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Form", "Trained", "rewrite", "trained"]
+__all__ = ["Form", "Restored", "Trained", "has_ended", "rewrite", "trained"]
 
 Form = Literal["begin", "middle", "end"]
+
+
+class Restored:
+    """A checkpoint's loop counters as they were saved, since a train loader may be asked for more than once."""
+
+    def __init__(self, read_by_lightning: dict[str, Any]) -> None:
+        self._read_by_lightning = read_by_lightning
+        self._as_saved = deepcopy(read_by_lightning)
+
+    def as_saved(self) -> dict[str, Any]:
+        """A new copy, to be rewritten."""
+        return deepcopy(self._as_saved)
+
+    def restore(self, loops: dict[str, Any], fit: Any) -> None:
+        """Let *fit* go on from *loops*: Lightning is about to read them, or has read the saved ones already."""
+        self._read_by_lightning.update(loops)
+        if fit.is_resuming:
+            fit.load_state_dict(loops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,14 @@ def trained(epoch: Any, batch: Any, *, is_last_batch: bool, max_batches: float, 
     return Trained(epoch.processed if in_epoch else max(0, epoch.processed - 1), batches, in_epoch, ended)
 
 
+def has_ended(loops: dict[str, Any], /) -> bool:
+    """Whether a saved epoch had no further batch: its last was processed, or one has found too little data left."""
+    epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+    ready, processed = batch["current"]["ready"], batch["current"]["processed"]
+    is_closed = epoch["started"] == epoch["processed"]
+    return bool(batch["is_last_batch"] and processed == ready) or (is_closed and ready > processed)
+
+
 def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: int, same_batches: bool) -> None:
     """Bring a fit loop's state dict into *form*, *batches* batches of the epoch trained; the dict is changed.
 
@@ -60,7 +87,7 @@ def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: in
     epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     in_epoch = epoch["current"]["started"] > epoch["current"]["processed"]
     raw = min(batch["current"]["started"], batch["current"]["processed"])
-    ended = batch["is_last_batch"] and batch["current"]["processed"] == batch["current"]["ready"]
+    ended = has_ended(loops)
     steps_logged = loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0)
     if in_epoch and batch["current"]["ready"] == batch["current"]["processed"] and (ended or raw % accumulation == 0):
         steps_logged += 1  # Lightning counts the last step only behind the hooks in which checkpoints are saved

@@ -3,39 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from resumable.adapters.lightning.frontier import LightningFrontier
-from resumable.adapters.lightning.loops import Form, rewrite
-from resumable.batching import UNBOUNDED
+from resumable.adapters.lightning.loops import Form, Restored, has_ended, rewrite
 from resumable.errors import warn
 from resumable.saved import Saved
 
-__all__ = ["Placement", "place"]
+__all__ = ["Follows", "Placement", "place"]
 
 _PLATEAU = (
-    "This checkpoint was saved on an epoch's last batch, before its validation: Lightning does not save the metrics, "
-    "so the step of ReduceLROnPlateau at that epoch's end is left out.\n"
-    "Save at the epoch's end or at the validation's end instead, and the resume is exact."
+    "This checkpoint was saved behind an epoch's last batch, before ReduceLROnPlateau's step at the epoch's end: "
+    "Lightning does not save the metric, so that step is left out.\n"
+    "Save in mid-epoch (every_n_train_steps) instead, and the learning rates are exact as well."
 )
+
+
+class Follows(Protocol):
+    """A frontier that a trainer's callbacks tell what happens, as a placement asks for it."""
+
+    trainer: Any
+    is_running: bool
+
+    @property
+    def accumulation(self) -> int:
+        """Batches that an optimizer step accumulates."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch, over all ranks."""
+        ...
+
+    @property
+    def is_at_epochs_start(self) -> bool:
+        """Whether nothing of the epoch was trained when it was last folded."""
+        ...
+
+    def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
+        """Whether some of the epoch is trained and some is not, if *loops* is what was saved."""
+        ...
+
+    def batches_behind(self, loops: dict[str, Any], /) -> int:
+        """Batches of the epoch behind the position, whole accumulation windows, if *loops* is what was saved."""
+        ...
+
+    def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
+        """Batches of a whole epoch; of the one that has ended, if *loops* is what was saved."""
+        ...
+
+    def first_epoch_batches(self, behind: int, /) -> int | None:
+        """Batches of an epoch of which *behind* are trained, where they and the rest are not a whole epoch's."""
+        ...
+
+    def train_starts(self) -> None:
+        """The counters are those that the run begins with."""
+        ...
+
+    def epoch_starts(self) -> None:
+        """An epoch begins; an epoch that goes on does not."""
+        ...
+
+    def batch_starts(self) -> None:
+        """A batch is about to be trained."""
+        ...
+
+    def epoch_ends(self) -> None:
+        """The epoch's last batch is trained and validated."""
+        ...
 
 
 @dataclass(slots=True)
 class Placement:
     """What the counters cannot say: the form that they were brought into, and the length of a first, shorter epoch.
 
-    *built_at_epoch* is what `train_dataloader` saw as the current epoch, before the counters were set.
+    *behind* batches of the epoch are trained, as the counters say. *built_at_epoch* is what `train_dataloader` saw as
+    the current epoch, before the counters were set.
 
     The first epoch is shorter than its number of batches where the rest of it is trained in batches of another size
     and whole accumulation windows, or by a trainer that counts from 0.
     """
 
     form: Form | None = None
-    first_epoch_batches: int | None = None
+    behind: int = 0
     built_at_epoch: int | None = None
+    first_epoch_batches: int | None = None
 
-    def train_starts(self, fit: Any) -> None:
+    def train_starts(self, fit: Any, frontier: Follows) -> None:
         """Set what Lightning derives from its counters and cannot know."""
+        self.first_epoch_batches = frontier.first_epoch_batches(self.behind)
         if self.form == "end" and not fit.epoch_loop.val_loop.restarted_mid_evaluation:
             fit.epoch_loop.val_loop._has_run = True  # so that the finished epoch is closed without drawing a batch
         if self.form == "begin":
@@ -46,12 +101,19 @@ class Placement:
             fit._last_train_dl_reload_epoch = self.built_at_epoch  # the epoch that train_dataloader saw
         if self.first_epoch_batches is not None:
             fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
+            self._validate_in(frontier.trainer, fit.max_batches)
 
-    def epoch_starts(self, fit: Any, frontier: LightningFrontier) -> None:
+    def epoch_starts(self, fit: Any, frontier: Follows) -> None:
         """Give the epochs behind a shorter first one their whole length again."""
-        if self.first_epoch_batches is not None and frontier.anchor.offset == 0:
+        if self.first_epoch_batches is not None and frontier.is_at_epochs_start:
             self.first_epoch_batches = None
-            fit.max_batches = frontier.primary.batching.batches
+            fit.max_batches = frontier.epoch_batches(None)
+            self._validate_in(frontier.trainer, fit.max_batches)
+
+    def _validate_in(self, trainer: Any, batches: int) -> None:
+        """Validate where a `val_check_interval` that is a part of the epoch says, in an epoch of so many batches."""
+        if isinstance(trainer.val_check_interval, float) and isinstance(trainer.val_check_batch, int):
+            trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
 
     def batch_starts(self, trainer: Any, pl_module: Any) -> None:
         """Tell those callbacks of an epoch that goes on who need to know, which Lightning does where one begins."""
@@ -70,46 +132,39 @@ class Placement:
         self.form = None
 
 
-def place(frontier: LightningFrontier, loops: dict[str, Any] | None, saved: Saved, /) -> Placement:
-    """Set the fit loop to the frontier's position: in *loops*, which it has yet to restore, or in itself.
+def place(frontier: Follows, restored: Restored | None, saved: Saved, /) -> Placement:
+    """Set the fit loop to the frontier's position, if it goes on from *restored* counters.
 
     A trainer without restored counters counts the rest of an epoch from 0.
     """
-    fit, batching, offset = frontier.trainer.fit_loop, frontier.primary.batching, frontier.anchor.offset
-    left, whole = batching.batches_left(offset), batching.batches
-    behind = whole - left if batching.length < UNBOUNDED else offset // batching.batch_size
     built_at_epoch = frontier.trainer.current_epoch
-    if fit.is_resuming:
-        loops = fit.state_dict()
-    if loops is None:
-        form, behind = None, 0
-    else:
-        behind = behind - behind % frontier.accumulation if offset else 0
-        form = _rewrite(frontier, loops, behind, saved)
-        if fit.is_resuming:
-            fit.load_state_dict(loops)
-    is_whole = not offset or behind + left == whole or batching.length >= UNBOUNDED
-    return Placement(form, None if is_whole else behind + left, built_at_epoch)
-
-
-def _rewrite(frontier: LightningFrontier, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
-    epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
-    ended = batch["is_last_batch"] and batch["current"]["processed"] == batch["current"]["ready"]
-    form: Form = "begin"
-    if frontier.anchor.offset:
-        form = "middle"
-    elif epoch["started"] > epoch["processed"] and (ended or saved.offset):
-        is_validated = batch["current"]["completed"] == batch["current"]["processed"]
-        form = "end" if is_validated else "begin"
-        if not is_validated and any(config.reduce_on_plateau for config in frontier.trainer.lr_scheduler_configs):
-            warn(_PLATEAU)
-    batching = frontier.primary.batching
+    if restored is None:
+        return Placement(None, 0, built_at_epoch)
+    loops = restored.as_saved()
+    behind = frontier.batches_behind(loops)
+    form = _form(frontier, loops, behind, saved)
     then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
     rewrite(
         loops,
         form,
-        batches=batching.batches if form == "end" else behind,
+        batches=frontier.epoch_batches(loops) if form == "end" else behind,
         accumulation=frontier.accumulation if then is None else then.accumulation,
-        same_batches=then is None or then.micro_batch_size == batching.batch_size,
+        same_batches=then is None or then.batching.batch_size == frontier.batch_size,
     )
+    restored.restore(loops, frontier.trainer.fit_loop)
+    return Placement(form, behind, built_at_epoch)
+
+
+def _form(frontier: Follows, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
+    epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+    ended = has_ended(loops)
+    form: Form = "begin"
+    if frontier.is_within_epoch(loops):
+        form = "middle"
+    elif epoch["started"] > epoch["processed"] and (ended or saved.offset):
+        is_validated = batch["current"]["completed"] == batch["current"]["processed"]
+        form = "end" if is_validated else "begin"
+    is_open = epoch["completed"] < epoch["processed"] or epoch["started"] > epoch["processed"]
+    if ended and is_open and any(config.reduce_on_plateau for config in frontier.trainer.lr_scheduler_configs):
+        warn(_PLATEAU)
     return form

@@ -1,0 +1,125 @@
+"""From a saved state to the place of each train loader: all of them can go on, or nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from resumable.adapters.lightning.combined import Combined
+from resumable.errors import MismatchError, explain
+from resumable.lanes import Lane
+from resumable.ledger import Stretch
+from resumable.policy import refuse_or_warn, resolve
+from resumable.position import Position
+from resumable.saved import Place, Saved
+from resumable.verdict import Difference, Identity, OnMismatch, Verdict
+
+__all__ = ["Resolved", "resolve_lanes", "stretch_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where the run goes on, and each of its loaders, in which order."""
+
+    position: Position
+    verdict: Verdict
+    places: tuple[Place, ...]
+    orders: tuple[Identity | None, ...]
+
+
+def stretch_of(lane: Lane, accumulation: int, /) -> Stretch:
+    """The configuration that *lane* trains in."""
+    return Stretch(
+        length=lane.batching.length,
+        micro_batch_size=lane.micro_batch_size,
+        data_parallel_size=lane.shard.size,
+        accumulation=accumulation,
+        num_workers=lane.num_workers,
+        drop_last=lane.batching.drop_last,
+        limit=lane.batching.limit,
+    )
+
+
+def resolve_lanes(
+    combined: Combined, saved: Saved, accumulation: int, /, *, seed_is_given: bool, on_mismatch: OnMismatch
+) -> Resolved:
+    """Where the loaders of *combined* go on from *saved*.
+
+    Raises:
+        MismatchError: if one of them cannot go on exactly, and *on_mismatch* is "error".
+    """
+    if saved.loaders and len(saved.loaders) != len(combined.lanes):
+        raise MismatchError(
+            explain(
+                "Another number of train loaders.",
+                [("saved", len(saved.loaders)), ("current", len(combined.lanes))],
+                "Return the loaders that the run began with. Nothing was loaded.",
+            )
+        )
+    position, verdict = Position(), Verdict()
+    places: list[Place] = []
+    orders: list[Identity | None] = []
+    for number, lane in enumerate(combined.lanes):
+        is_primary = number == combined.primary
+        own = _own_part(saved, number, is_primary=is_primary)
+        if own.order is not None and lane.identity is None:
+            lane.adopt(own.order)  # a stream says that it cannot
+        order = lane.identity or Identity("stream", lane.batching.length)
+        regrouping = _of_other_ranks(lane, saved, own)
+        if regrouping is not None:
+            refuse_or_warn(regrouping, on_mismatch)
+        found = resolve(
+            own if own.order is None else replace(own, order=_comparable(own.order, lane, saved)),
+            order,
+            stretch_of(lane, accumulation),
+            seed_is_given=seed_is_given,
+            on_mismatch=on_mismatch,
+        )
+        at, state = found.position, None
+        if is_primary:
+            position, verdict = at, regrouping or found.verdict
+        if saved.loaders:
+            state = saved.loaders[number].state
+            if not is_primary and not combined.is_cycled(number):
+                at = Position(0, saved.loaders[number].epoch, saved.loaders[number].offset)  # it waits at its end
+        places.append(Place(at.epoch, at.offset, found.order, state))
+        orders.append(None if lane.identity is None else found.order)
+    return Resolved(position, verdict, tuple(places), tuple(orders))
+
+
+def _own_part(saved: Saved, number: int, *, is_primary: bool) -> Saved:
+    """What *saved* says of the loader of this number."""
+    own = saved
+    if saved.loaders:
+        place = saved.loaders[number]
+        own = replace(saved, order=place.order, epoch=place.epoch, offset=place.offset)
+    elif not is_primary and saved.epoch is None:
+        own = replace(saved, order=None)
+    return own if is_primary else replace(own, ledger=Saved().ledger)
+
+
+def _ranks_of(saved: Saved, lane: Lane) -> int:
+    """How many ranks saved it; where it does not say, as many as there are."""
+    stretches = saved.ledger.stretches
+    return stretches[-1].data_parallel_size if stretches else lane.shard.size
+
+
+def _of_other_ranks(lane: Lane, saved: Saved, own: Saved) -> Verdict | None:
+    """Why a loader that yields one rank's samples alone cannot go on in mid-epoch on another number of ranks."""
+    ranks = _ranks_of(saved, lane)
+    if not own.offset or ranks == lane.shard.size or not (lane.shard.is_drawn or lane.identity is None):
+        return None
+    yields = "It streams" if lane.identity is None else "Its sampler, or the user, shares the data out"
+    difference = Difference(
+        f"{yields}, so what each rank is given depends on the number of ranks.",
+        f"{ranks} ranks",
+        f"{lane.shard.size} ranks",
+        "Go on with as many ranks, or at an epoch's end; or give a plain loader, which is shared out by itself.",
+    )
+    return Verdict("inexact", (difference,))
+
+
+def _comparable(order: Identity, lane: Lane, saved: Saved) -> Identity:
+    """The saved order as this rank would have saved it: what each rank has for itself may be longer on another."""
+    if lane.shard.is_drawn and (lane.shard.rank or _ranks_of(saved, lane) != lane.shard.size):
+        return replace(order, length=lane.batching.length)
+    return order

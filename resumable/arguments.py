@@ -1,0 +1,190 @@
+"""What a `ResumableLoader` is given, looked at before anything is built of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, SupportsIndex, cast
+
+from torch.utils.data import IterableDataset
+
+from resumable.batching import DropLast
+from resumable.errors import ConfigurationError, explain
+from resumable.order import Sequential, Shuffled
+from resumable.protocols import BatchSchedule, Order
+from resumable.recorded import Recorded, recorded
+from resumable.rounding import RoundedDown
+from resumable.schedules import LinearRampup
+from resumable.stages import Staged, whole_number
+
+__all__ = [
+    "check_batches_come_in_order",
+    "length_of",
+    "micro_batch_size_of",
+    "order_of",
+    "rank_of",
+    "schedule_of",
+    "tail_of",
+]
+
+
+def length_of(dataset: Any, /) -> int:
+    """The samples of a map-style dataset.
+
+    Raises:
+        ConfigurationError: if it is none, as do all functions here for an argument that will not do.
+
+    >>> length_of([1, 2, 3])
+    3
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ConfigurationError(
+            explain(
+                "A ResumableLoader needs a map-style dataset, since a place in a stream cannot be computed.",
+                [("needed", "__getitem__ and __len__"), ("got", type(cast("object", dataset)).__name__)],
+                "Use a map-style dataset; in a LightningDataModule, @resumable carries iterable datasets along.",
+            )
+        )
+    return len(dataset)
+
+
+def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, /) -> Order:
+    """The order that *shuffle* and *seed* mean, or the user's own.
+
+    >>> order_of(10, True, None, None)
+    Shuffled(n=10, seed=0)
+    """
+    if order is None:
+        shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nobody shuffles
+        return shuffled if shuffle else Sequential(length)
+    if not callable(getattr(order, "indices", None)):
+        raise ConfigurationError(
+            explain(
+                "An order says which indices come at which places.",
+                [("needed", "len(order) and order.indices(epoch, start, stop)"), ("order", type(order).__name__)],
+                "Pass an order, such as Sequential(n) or Shuffled(n, seed).",
+            )
+        )
+    if shuffle or seed is not None:
+        raise ConfigurationError(
+            explain(
+                "An order of one's own says itself how it shuffles.",
+                [("order", order), ("shuffle", shuffle), ("seed", seed)],
+                "Pass either order=, or shuffle= and seed=.",
+            )
+        )
+    if len(order) != length:
+        raise ConfigurationError(
+            explain(
+                "The order and the dataset have different lengths.",
+                [("len(order)", len(order)), ("len(dataset)", length)],
+                "Make the order as long as the dataset.",
+            )
+        )
+    return order
+
+
+def micro_batch_size_of(batch_size: SupportsIndex | None, /) -> int:
+    """Samples of one rank's batch; single samples are batches of one.
+
+    >>> micro_batch_size_of(None)
+    1
+    """
+    if batch_size is None:
+        return 1
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise ConfigurationError(
+            explain("A batch size is a whole number.", [("batch_size", batch_size)], "Pass batch_size >= 1.")
+        )
+    micro_batch_size = operator.index(batch_size)
+    if micro_batch_size < 1:
+        raise ConfigurationError(
+            explain("A batch needs at least one sample.", [("batch_size", micro_batch_size)], "Pass batch_size >= 1.")
+        )
+    return micro_batch_size
+
+
+def rank_of(data_parallel_rank: int, data_parallel_size: int, /) -> tuple[int, int]:
+    """Who this process is among those that share the data: (rank, size), as ints.
+
+    >>> rank_of(3, 4)
+    (3, 4)
+    """
+    size = whole_number("data_parallel_size", data_parallel_size, least=1)
+    rank = whole_number("data_parallel_rank", data_parallel_rank)
+    if rank >= size:
+        raise ConfigurationError(
+            explain(
+                "There is no such rank.",
+                [("data_parallel_rank", rank), ("data_parallel_size", size)],
+                f"Pass a rank from 0 to {size - 1}, or the number of all processes that share the data.",
+            )
+        )
+    return rank, size
+
+
+def tail_of(drop_last: object, /) -> DropLast:
+    """What becomes of an epoch's tail: a bool, or "carry".
+
+    >>> tail_of("carry")
+    'carry'
+    """
+    if isinstance(drop_last, str) and drop_last == "carry":
+        return "carry"
+    if drop_last not in (False, True):
+        raise ConfigurationError(
+            explain(
+                "An epoch's tail can be trained, left out, or carried into the next epoch.",
+                [("drop_last", drop_last)],
+                'Pass drop_last=False, True or "carry".',
+            )
+        )
+    return bool(drop_last)
+
+
+def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_down: bool) -> Recorded | None:
+    """The schedule that runs; with *rounds_down*, its sizes are multiples of *per_round* samples.
+
+    >>> from resumable.schedules import ConstantBatchSize
+    >>> schedule_of(ConstantBatchSize(20), 8, rounds_down=True)
+    RoundedDown(schedule=ConstantBatchSize(batch_size=20), divisor=8)
+    """
+    if schedule is None:
+        return None
+    if not all(callable(getattr(schedule, name, None)) for name in ("batch_size_at", "samples_after", "steps_between")):
+        raise ConfigurationError(
+            explain(
+                "A schedule says how many samples an optimizer step takes.",
+                [("needed", "batch_size_at, samples_after and steps_between"), ("schedule", schedule)],
+                "Pass a schedule, such as ConstantBatchSize(1024).",
+            )
+        )
+    if not rounds_down:
+        return recorded(schedule)
+    if isinstance(schedule, LinearRampup) and schedule.divisor in (1, per_round):
+        return replace(schedule, divisor=per_round)
+    if not isinstance(schedule, Staged):
+        raise ConfigurationError(
+            explain(
+                "Only a schedule whose stages are known can be rounded down.",
+                [("schedule", type(schedule).__qualname__), ("decrease_batch_size_if_needed", True)],
+                "Let it give multiples of batch_size * data_parallel_size itself, or pass a StepSchedule.",
+            )
+        )
+    return recorded(RoundedDown(schedule, per_round))
+
+
+def check_batches_come_in_order(options: Mapping[str, Any], /) -> None:
+    """Raise where batches come as workers finish.
+
+    >>> check_batches_come_in_order({"num_workers": 2})
+    """
+    if options.get("num_workers", 0) and not options.get("in_order", True):
+        raise ConfigurationError(
+            explain(
+                "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
+                [("in_order", False), ("num_workers", options.get("num_workers", 0))],
+                "Leave in_order=True.",
+            )
+        )

@@ -1,0 +1,59 @@
+"""What `@resumable` can decorate, and what to do about the rest."""
+
+from __future__ import annotations
+
+from resumable.errors import DecorationError, ResumptionError, explain
+
+__all__ = ["check_class", "check_seed"]
+
+_FRAMEWORKS = ("lightning", "pytorch_lightning")
+
+
+def check_seed(seed: object, /) -> None:
+    """Raise `ResumptionError` unless *seed* is None or fits into 64 bits."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
+        raise ResumptionError(
+            explain("An impossible seed.", [("expected", "0 to 2**64 - 1"), ("seed", seed)], "Pass another one.")
+        )
+
+
+def check_class(cls: object, /) -> None:
+    """Raise `DecorationError` unless *cls* is a class with a train loader of its own and room for a state."""
+    if not isinstance(cls, type):
+        raise DecorationError(
+            explain(
+                "@resumable decorates a class.",
+                [("got", cls)],
+                "Put it above a class; give its options by name: @resumable(seed=1).",
+            )
+        )
+    name = cls.__qualname__
+    if not cls.__dictoffset__:
+        raise DecorationError(
+            explain(
+                f"{name} has __slots__ and no __dict__, so its instances cannot hold a state.",
+                [("__slots__", getattr(cls, "__slots__", ()))],
+                "Add '__dict__' to its __slots__.",
+            )
+        )
+    if any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__):
+        raise DecorationError(
+            explain(
+                f"{name} is a torch module: its state_dict holds weights.",
+                [("class", name)],
+                "Move train_dataloader into a LightningDataModule and decorate that.",
+            )
+        )
+    loader = getattr(cls, "train_dataloader", None)
+    if loader is None or _of_framework(loader):
+        raise DecorationError(
+            explain(
+                f"{name} has no train_dataloader of its own.",
+                [("class", name), ("train_dataloader", loader)],
+                "Define it (an abstract method will do), or decorate the subclass that defines it.",
+            )
+        )
+
+
+def _of_framework(method: object) -> bool:
+    return str(getattr(method, "__module__", None)).partition(".")[0] in _FRAMEWORKS

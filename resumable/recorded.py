@@ -1,0 +1,146 @@
+"""Schedules as a ledger holds them, and as a saved state names them.
+
+{"ConstantBatchSize": [768]}
+{"LinearRampup": [16, 1024, 16, 1000000]}        start, end, increment, samples, and a divisor other than 1
+{"StepSchedule": [[0, 768], [250000, 1536]]}     the same with "rounded_to": 64 where sizes are rounded down
+"MySchedule"                                     a class of somebody else's, by its name alone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+from resumable.errors import ConfigurationError, StateError, explain
+from resumable.fields import START_AGAIN, Fields, mapping
+from resumable.protocols import BatchSchedule
+from resumable.rounding import RoundedDown
+from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.stages import whole_number
+
+__all__ = ["Named", "Recorded", "dump_schedule", "parse_schedule", "recorded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A schedule of somebody else's. A saved state knows its name alone, and two of one name count as the same."""
+
+    name: str
+    schedule: BatchSchedule | None = field(default=None, compare=False, repr=False)
+
+    def batch_size_at(self, consumed_samples: int, /) -> int:
+        """See `BatchSchedule`; raises StateError where the name alone is known."""
+        return self._known.batch_size_at(consumed_samples)
+
+    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
+        """See `BatchSchedule`; raises StateError where the name alone is known."""
+        return self._known.samples_after(steps, consumed)
+
+    def steps_between(self, consumed: int, later: int, /) -> int:
+        """See `BatchSchedule`; raises StateError where the name alone is known."""
+        return self._known.steps_between(consumed, later)
+
+    @property
+    def _known(self) -> BatchSchedule:
+        if self.schedule is None:
+            raise StateError(
+                explain(
+                    "The ledger names a schedule that only its own program knows, so its steps cannot be counted.",
+                    [("schedule", self.name)],
+                    "Load the state into a loader that has this schedule.",
+                )
+            )
+        return self.schedule
+
+
+_Own: TypeAlias = ConstantBatchSize | LinearRampup | StepSchedule
+Recorded: TypeAlias = _Own | RoundedDown | Named
+"""What a ledger holds of a schedule: a value that compares, and can be written down."""
+
+
+def recorded(schedule: BatchSchedule, /) -> Recorded:
+    """*schedule* as a value that compares: itself if it is one of this package's, else by its class's name.
+
+    >>> recorded(ConstantBatchSize(8))
+    ConstantBatchSize(batch_size=8)
+    """
+    if type(schedule) in (ConstantBatchSize, LinearRampup, StepSchedule):
+        return cast("_Own", schedule)
+    if isinstance(schedule, RoundedDown):
+        own = recorded(schedule.schedule)
+        return Named(f"{own.name} rounded down to {schedule.divisor}", schedule) if isinstance(own, Named) else schedule
+    return schedule if isinstance(schedule, Named) else Named(type(schedule).__qualname__, schedule)
+
+
+def dump_schedule(schedule: Recorded | None, /) -> dict[str, object] | str | None:
+    """The JSON form of a schedule, short enough to stand in every saved state.
+
+    >>> dump_schedule(LinearRampup(16, 1024, 16, 1_000_000))
+    {'LinearRampup': [16, 1024, 16, 1000000]}
+    """
+    match schedule:
+        case None:
+            return None
+        case Named(name):
+            return name
+        case RoundedDown(inner, divisor):
+            return {**_dump_own(cast("_Own", inner)), "rounded_to": divisor}
+        case _:
+            return _dump_own(schedule)
+
+
+def _dump_own(schedule: _Own) -> dict[str, object]:
+    match schedule:
+        case ConstantBatchSize(size):
+            return {"ConstantBatchSize": [size]}
+        case LinearRampup(start, end, increment, samples):
+            divisor = [schedule.divisor] if schedule.divisor > 1 else []
+            return {"LinearRampup": [start, end, increment, samples, *divisor]}
+        case StepSchedule(steps):
+            return {"StepSchedule": [list(step) for step in steps]}
+
+
+def parse_schedule(value: object, /) -> Recorded | None:
+    """Read what `dump_schedule` wrote.
+
+    Raises:
+        StateError: if it is anything else.
+
+    >>> parse_schedule({"ConstantBatchSize": [8]})
+    ConstantBatchSize(batch_size=8)
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Named(value)
+    told = mapping(value, "schedule")
+    try:
+        return _parse_own(told)
+    except (ConfigurationError, TypeError, ValueError) as error:
+        raise StateError(
+            explain(
+                "The saved schedule is none that this version of resumable knows.",
+                [("schedule", dict(told)), ("it says", str(error).partition("\n")[0])],
+                START_AGAIN,
+            )
+        ) from None
+
+
+def _parse_own(told: Fields) -> Recorded:
+    names = [name for name in told if name != "rounded_to"]
+    arguments = told[names[0]] if len(names) == 1 else None
+    if not isinstance(arguments, (list, tuple)):
+        raise ConfigurationError("one schedule, with a list of its numbers, is needed")
+    numbers = cast("list[int]", list(cast("list[object]", arguments)))
+    match names[0], len(numbers):
+        case "ConstantBatchSize", 1:
+            own: _Own = ConstantBatchSize(*numbers)
+        case "LinearRampup", 4 | 5:
+            own = LinearRampup(*numbers[:4], divisor=numbers[4] if len(numbers) == 5 else 1)
+        case "StepSchedule", _:
+            own = StepSchedule(tuple(cast("list[tuple[int, int]]", numbers)))
+        case _:
+            raise ConfigurationError(f"no schedule is called {names[0]!r} and has {len(numbers)} numbers")
+    if "rounded_to" not in told:
+        return own
+    return RoundedDown(own, whole_number("rounded_to", told["rounded_to"], least=1))

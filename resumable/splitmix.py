@@ -1,0 +1,39 @@
+"""splitmix64: the 64-bit words that orders draw, whole or by number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["GAMMA", "MIX", "WORD", "mixed", "outputs"]
+
+WORD: Final = (1 << 64) - 1
+"""The largest word; a mask for the arithmetic of 64 bits."""
+
+GAMMA: Final = 0x9E3779B97F4A7C15
+"""What the state goes up by from one output to the next."""
+
+MIX: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+"""Shift and factor of the two steps that make an output of a state; a shift by 31 follows."""
+
+
+def mixed(state: int, /) -> int:
+    """The output of splitmix64 from *state*, a bijection of 64-bit words.
+
+    Source: `splitmix64.c` of S. Vigna's prng.di.unimi.it (2015), after Steele, Lea and Flood, OOPSLA 2014.
+
+    >>> hex(mixed(0))
+    '0xe220a8397b1dcdaf'
+    """
+    word = (state + GAMMA) & WORD
+    for shift, factor in MIX:
+        word = ((word ^ (word >> shift)) * factor) & WORD
+    return word ^ (word >> 31)
+
+
+def outputs(state: int, number: int, /) -> list[int]:
+    """The first *number* outputs from *state* on.
+
+    >>> outputs(0, 2) == [mixed(0), mixed(GAMMA)]
+    True
+    """
+    return [mixed((state + step * GAMMA) & WORD) for step in range(number)]

@@ -1,0 +1,50 @@
+"""Processes that Lightning launches itself: as subprocesses of a script, spawned, and forked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lightning.harness import Scenario
+
+from .harness import Part, Trained, orders_of, rule
+from .script import BATCH_SIZE, SAMPLES
+
+
+def start(folder: Path, strategy: str, ranks: int, max_steps: int = -1) -> list[Trained]:
+    """One session of the script, and the steps that were trained so far."""
+    words = [strategy, str(ranks), str(folder), str(max_steps)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.distributed.script", *words],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    steps = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
+    return [(epoch, tuple(tuple(map(tuple, rounds)) for rounds in batches)) for epoch, batches in steps]
+
+
+@pytest.mark.parametrize(
+    "launchers",
+    [
+        ("ddp_spawn", "ddp_fork"),
+        *(
+            pytest.param(both, marks=pytest.mark.slow)
+            for both in (("ddp", "ddp_spawn"), ("ddp_spawn", "ddp"), ("ddp_fork", "ddp"))
+        ),
+    ],
+    ids="+".join,
+)
+def test_launched_by_lightning(launchers: tuple[str, str], tmp_path: Path) -> None:
+    """Whoever launches the processes, the second session goes on where the first one was, with other ranks."""
+    orders = orders_of(Scenario(samples=SAMPLES, batch_size=BATCH_SIZE))
+    first, then = launchers
+    assert rule(orders, Part(2, 2)).steps == start(tmp_path, first, 2, max_steps=2)
+    assert rule(orders, Part(2, 2), Part(3)).steps == start(tmp_path, then, 3)

@@ -1,0 +1,1 @@
+"""Megatron's frameworks: the calculators of megatron-core, and of Apex where that is still in use."""

@@ -1,0 +1,32 @@
+"""A run whose data sampler counts, asked to stop."""
+
+from __future__ import annotations
+
+import pytest
+from lightning.pytorch.utilities import CombinedLoader
+
+from resumable.shielded import Shielded
+from tests.lightning.test_preemption import TERM, USR1, asked
+from tests.megatron import nemo_shape
+
+if not nemo_shape.has_megatron_core():
+    pytest.skip("megatron-core is not installed", allow_module_level=True)
+
+from tests.megatron.harness import Scenario, check, train
+from tests.megatron.recording import MicroBatches
+
+
+@pytest.mark.parametrize(
+    "scenario", [Scenario(), Scenario(micro_batch_size=2, module=MicroBatches)], ids=["whole", "micro"]
+)
+def test_the_fit_ends_at_a_step(scenario: Scenario) -> None:
+    """It is saved and goes on with the exact next sample, twice."""
+    check(scenario, asked("on_train_batch_start", (0, 2), TERM), asked("on_train_batch_end", (0, 5), USR1))
+
+
+@pytest.mark.parametrize("transforms", [("strategy",), ("datamodule",), ("strategy", "datamodule"), ()], ids=str)
+def test_train_loaders_are_shielded(transforms: tuple[str, ...]) -> None:
+    """Whoever puts Megatron's batch sampler into them, and when."""
+    trainer = train(Scenario(transforms=frozenset(transforms), trainer={"max_steps": 2}))
+    loaders = CombinedLoader(trainer.train_dataloader).flattened
+    assert [True] == [isinstance(loader, Shielded) for loader in loaders]

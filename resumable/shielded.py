@@ -46,8 +46,7 @@ class Shielded(DataLoader[T]):
         signals = answered()
         if not signals or not self.num_workers or isinstance(self.worker_init_fn, _Ignoring):
             return begin()
-        context: Any = self.multiprocessing_context or multiprocessing
-        method: str = context.get_start_method()
+        method = _start_method(self)
         own, self.worker_init_fn = self.worker_init_fn, _Ignoring(signals, self.worker_init_fn, method)
         try:
             with _held_back(signals, method):
@@ -86,6 +85,11 @@ def _shielded_class(cls: type[Any]) -> type[Any]:
         made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
         _made[cls] = made
     return _made[cls]
+
+
+def _start_method(loader: Any) -> str:
+    context: Any = loader.multiprocessing_context or multiprocessing
+    return str(context.get_start_method())
 
 
 def _revived(cls: type[Any], kept: dict[str, Any]) -> Any:

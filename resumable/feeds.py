@@ -16,7 +16,8 @@ from resumable.batching import Batching
 from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.order import Sequential, Shuffled
 from resumable.protocols import Order
-from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ReplayedSampler, ResumableSampler
+from resumable.replay import ReplayedSampler
+from resumable.sampler import BatchSamplerFeed, Feed, OrderFeed, ResumableSampler
 from resumable.shards import ShardedFeed
 from resumable.sharing import DrawnShards, OwnShards, RoundRobin, Shard
 

@@ -54,6 +54,10 @@ class Frontier(Protocol):
         """Where further loaders stand; empty where one position says it all."""
         ...
 
+    def canary(self, at: Position, /) -> str | None:
+        """The digest of the indices that follow *at*; None where there is none."""
+        ...
+
     @property
     def is_running(self) -> bool:
         """Whether batches are on their way, which a loaded position would not know of."""

@@ -58,6 +58,10 @@ class Lane(Protocol):
         """Go on in the order that *identity* tells."""
         ...
 
+    def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
+        """The digest of the indices that follow *at* in *order*; see `Feed.canary`."""
+        ...
+
     def limit(self, batches: int, /) -> None:
         """Let an epoch have at most so many batches."""
         ...
@@ -114,6 +118,10 @@ class MapLane:
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order that *identity* tells."""
         self.feed.adopt(identity)
+
+    def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
+        """The digest of the indices that follow *at* in *order*; see `Feed.canary`."""
+        return self.feed.canary(order or self.identity, at.epoch, at.offset, looks=looks)
 
     def follow(self, source: LaneSource, /, *, endless: bool) -> None:
         """Start each pass where *source* says."""

@@ -10,7 +10,7 @@ from resumable.position import Position
 from resumable.saved import Saved
 from resumable.verdict import Difference, Identity, OnMismatch, Verdict, compare
 
-__all__ = ["Resolution", "check_policy", "refuse_or_warn", "resolve"]
+__all__ = ["Resolution", "check_policy", "refuse_or_warn", "resolve", "with_canary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,29 @@ def _regrouped(saved: Saved, current: Stretch) -> tuple[Difference, ...]:
         for name, (what, advice) in names.items()
         if getattr(last, name) != getattr(current, name)
     )
+
+
+def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mismatch: OnMismatch, /) -> Verdict:
+    """*verdict* on an order that is the same by its name, once the indices that come next are compared as well.
+
+    Raises:
+        MismatchError: if they are others and *on_mismatch* is "error".
+
+    >>> with_canary(Verdict(), "5eed0f1e", "5eed0f1e", "error").outcome
+    'exact'
+    """
+    if not verdict.is_exact or saved is None or current is None or saved == current:
+        return verdict
+    others = Difference(
+        "The indices that come next are not those that the saved run would have trained.",
+        saved,
+        current,
+        "The order has changed under the same name: use the release of the library, the sampler or order, and the data "
+        "that the run began with.",
+    )
+    found = Verdict("inexact", (others, *verdict.differences))
+    refuse_or_warn(found, on_mismatch)
+    return found
 
 
 def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:

@@ -1,4 +1,4 @@
-"""A user's own sampler as an order: seeded for each epoch, replayed on its indices alone.
+"""A user's own sampler as epochs: each seeded by itself, replayed on its indices alone.
 
 Torch's samplers draw from torch's global random stream, others from NumPy's or Python's. For the time of a draw all
 three are set from (seed, epoch), and put back afterwards, so that the draws are the same in every session and the
@@ -8,18 +8,23 @@ training's own random numbers are as if no sampler had drawn.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from resumable.canary import AHEAD, digest_of
 from resumable.errors import ReplayError, explain
 from resumable.permutation import stream_key
 
-__all__ = ["replay"]
+if TYPE_CHECKING:
+    from torch.utils.data import Sampler
+
+__all__ = ["Epochs", "ReplayedSampler", "replay"]
 
 _CHUNK = 4096
 """Draws between two switches of the random streams: enough that the switch (some 20 µs) does not count."""
@@ -43,6 +48,73 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = F
         yield from chunk
         with streams.switched():
             chunk = list(islice(draws, _CHUNK))
+
+
+class Epochs:
+    """The epochs of a user's sampler, each drawn from its beginning, and the canaries of those that have begun.
+
+    *batched* says that it yields lists of indices. The first draws of all are made twice and compared.
+    """
+
+    def __init__(self, sampler: Iterable[Any], seed: int, *, batched: bool = False) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self._batched = batched
+        self._is_verified = False
+        self._canaries: dict[int, str | None] = {}
+        self._begun: tuple[int, Iterator[Any]] = (-1, iter(()))
+
+    def begin(self, epoch: int, /) -> Iterator[Any]:
+        """What the sampler yields in *epoch*, from its first draw on.
+
+        Raises:
+            ReplayError: as `replay`.
+        """
+        begun, self._begun = self._begun, (-1, iter(()))
+        if begun[0] == epoch:
+            return begun[1]
+        draws = replay(self.sampler, self.seed, epoch, verify=not self._is_verified)
+        head = list(islice(draws, AHEAD))
+        self._is_verified = True
+        indices = list(islice(chain.from_iterable(head), AHEAD)) if self._batched else head
+        # the position may still be in the epoch before, where workers have begun the next
+        kept = {known: canary for known, canary in self._canaries.items() if known in (epoch - 1, epoch + 1)}
+        self._canaries = {**kept, epoch: digest_of(indices)}
+        return chain(head, draws)
+
+    def canary(self, epoch: int, /, *, looks: bool) -> str | None:
+        """The canary of *epoch*; None where it has not begun, unless somebody *looks*: then its draws begin."""
+        if looks and epoch not in self._canaries:
+            self._begun = (epoch, self.begin(epoch))
+        return self._canaries.get(epoch)
+
+
+class ReplayedSampler:
+    """A user's own sampler, drawn in order; going back means drawing the epoch anew, on its indices alone."""
+
+    def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.kind = kind or type(sampler).__qualname__
+        self._epochs = Epochs(sampler, seed)
+        self._at: tuple[int, int] = (-1, 0)
+        self._draws: Iterator[Any] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
+
+    def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
+        """What the sampler yields at the places *start* to *stop* of *epoch*; fewer where it ends before."""
+        if self._at != (epoch, start):
+            self._draws = self._epochs.begin(epoch)
+            deque(islice(self._draws, start), maxlen=0)
+        drawn = list(islice(self._draws, stop - start))
+        self._at = (epoch, start + len(drawn))
+        return drawn
+
+    def canary(self, epoch: int, /, *, looks: bool) -> str | None:
+        """The canary of *epoch*'s first draws; see `Epochs.canary`."""
+        return self._epochs.canary(epoch, looks=looks)
 
 
 class _Streams:

@@ -17,7 +17,7 @@ from resumable.cursor import Cursor, Pass
 from resumable.errors import ConfigurationError, explain
 from resumable.feasible import check_for_ever, check_from
 from resumable.ledger import Stretch
-from resumable.policy import resolve
+from resumable.policy import resolve, with_canary
 from resumable.position import Position
 from resumable.sampler import Feed, ResumableSampler
 from resumable.saved import Place, Saved
@@ -68,6 +68,10 @@ class LoaderFrontier:
         """One loader has one place: the position."""
         return ()
 
+    def canary(self, at: Position, /) -> str | None:
+        """The digest of the indices that follow *at*."""
+        return self.feed.canary(self.feed.identity, at.epoch, at.offset)
+
     @property
     def is_running(self) -> bool:
         """Whether a pass is alive."""
@@ -82,15 +86,19 @@ class LoaderFrontier:
             seed_is_given=self._seed_is_given,
             on_mismatch=self._on_mismatch,
         )
-        at = found.position
+        at, place = found.position, saved.position
         is_checked = _check(self.plan, at)
+        verdict = found.verdict
+        if place is not None and saved.canary is not None:
+            canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
+            verdict = with_canary(verdict, saved.canary, canary, self._on_mismatch)
         self.feed.adopt(found.order)
         self.cursor.seek(at, commits=saved.commits or self.commits)
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
         self._is_checked = is_checked
-        return found.verdict
+        return verdict
 
     @property
     def num_microbatches(self) -> int:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.utils.data import Sampler
 
 from resumable.batching import Batching
+from resumable.canary import Canaries
 from resumable.errors import MismatchError, ReplayError, explain
 from resumable.order import Sequential, Shuffled
 from resumable.protocols import Order
-from resumable.replay import replay
+from resumable.replay import Epochs, ReplayedSampler
 from resumable.verdict import Identity
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class Feed(Protocol):
 
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order that *identity* tells."""
+        ...
+
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """The canary at *offset* of *epoch* in the order that *identity* tells; None where there is none.
+
+        A sampler that is replayed is begun for it only if somebody *looks*.
+        """
         ...
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
@@ -100,9 +108,11 @@ class OrderFeed:
         if isinstance(order, ReplayedSampler):
             self.identity = Identity(order.kind, len(order), order.seed)
             self._draw: Callable[[int, int, int], list[Any] | NDArray[np.int64]] = order.draw
+            self._canaries: Canaries | None = None
         else:
             self.identity = identity_of(order)
             self._draw = order.indices
+            self._canaries = Canaries(order)
 
     @property
     def micro_batch_size(self) -> int:
@@ -111,16 +121,27 @@ class OrderFeed:
 
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed, and "sequential" for "shuffled" or the other way round."""
-        if identity == self.identity:
-            return
+        if identity != self.identity:
+            self._set(self._order_of(identity))
+
+    def _order_of(self, identity: Identity) -> Order | ReplayedSampler:
         if isinstance(self.order, ReplayedSampler) and identity.kind == self.identity.kind:
-            self._set(ReplayedSampler(self.order.sampler, identity.seed or 0, kind=identity.kind))
-        elif identity.kind == Shuffled.kind:
-            self._set(Shuffled(identity.length, identity.seed or 0))
-        elif identity.kind == Sequential.kind:
-            self._set(Sequential(identity.length))
-        else:
-            raise _cannot_adopt(identity, self.identity)
+            return ReplayedSampler(self.order.sampler, identity.seed or 0, kind=identity.kind)
+        if identity.kind == Shuffled.kind:
+            return Shuffled(identity.length, identity.seed or 0)
+        if identity.kind == Sequential.kind:
+            return Sequential(identity.length)
+        raise _cannot_adopt(identity, self.identity)
+
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """The canary at *offset* of *epoch* in the order that *identity* tells; None where there is none."""
+        order, canaries = self.order, self._canaries
+        if identity is not self.identity and identity != self.identity:
+            order = self._order_of(identity)
+            canaries = None if isinstance(order, ReplayedSampler) else Canaries(order)
+        if canaries is not None:
+            return canaries.at(epoch, offset)
+        return order.canary(epoch, looks=looks) if isinstance(order, ReplayedSampler) else None
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on, drawn in blocks, the first one small."""
@@ -140,32 +161,6 @@ class OrderFeed:
             left, offset, block = left - batches, stop, BLOCK
 
 
-class ReplayedSampler:
-    """A user's own sampler, drawn in order; going back means drawing the epoch anew, on its indices alone."""
-
-    def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
-        self.sampler = sampler
-        self.seed = seed
-        self.kind = kind or type(sampler).__qualname__
-        self._verified = False
-        self._at: tuple[int, int] = (-1, 0)
-        self._draws: Iterator[Any] = iter(())
-
-    def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
-
-    def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
-        """What the sampler yields at the places *start* to *stop* of *epoch*; fewer where it ends before."""
-        if self._at != (epoch, start):
-            self._draws = replay(self.sampler, self.seed, epoch, verify=not self._verified)
-            self._verified = True
-            for _ in zip(range(start), self._draws, strict=False):
-                pass
-        drawn = [index for _, index in zip(range(stop - start), self._draws, strict=False)]
-        self._at = (epoch, start + len(drawn))
-        return drawn
-
-
 class BatchSamplerFeed:
     """The batches of a user's own batch sampler, replayed.
 
@@ -176,8 +171,7 @@ class BatchSamplerFeed:
     def __init__(self, sampler: Iterable[list[Any]], seed: int, batching: Batching) -> None:
         self.batching = batching
         self.identity = Identity(type(sampler).__qualname__, batching.length, seed)
-        self._sampler = sampler
-        self._verified = False
+        self._epochs = Epochs(sampler, seed, batched=True)
 
     @property
     def micro_batch_size(self) -> int:
@@ -188,15 +182,22 @@ class BatchSamplerFeed:
         """Take over another seed."""
         if replace(identity, seed=None) != replace(self.identity, seed=None):
             raise _cannot_adopt(identity, self.identity)
-        self.identity = identity
+        self._epochs, self.identity = self._epochs_of(identity), identity
+
+    def _epochs_of(self, identity: Identity) -> Epochs:
+        is_present = identity.seed == self.identity.seed
+        return self._epochs if is_present else Epochs(self._epochs.sampler, identity.seed or 0, batched=True)
+
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """The canary of *epoch*'s first draws with *identity*'s seed; see `Epochs.canary`."""
+        return self._epochs_of(identity).canary(epoch, looks=looks)
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         return islice(self._batches(epoch, offset), count)
 
     def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:
-        draws = replay(self._sampler, self.identity.seed or 0, epoch, verify=not self._verified)
-        self._verified = True
+        draws = self._epochs.begin(epoch)
         size = self.batching.batch_size
         if offset % size == 0:
             left, given = self.batching.batches_left(offset), 0

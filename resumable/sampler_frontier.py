@@ -100,6 +100,10 @@ class SamplerFrontier:
         """A sampler has one place: its count."""
         return ()
 
+    def canary(self, at: Position, /) -> str | None:
+        """None: the indices are the sampler's own."""
+        return None
+
     def load(self, saved: Saved, /) -> Verdict:
         """Write the saved count where the mixin writes it; after an error all is as it was."""
         consumed, step = saved.consumed_samples, self.steps()

@@ -20,15 +20,8 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from resumable.batching import Batching
 from resumable.order import Shuffled
 from resumable.permutation import stream_key
-from resumable.sampler import (
-    FIRST_BLOCK,
-    BatchSamplerFeed,
-    Feed,
-    OrderFeed,
-    ReplayedSampler,
-    ResumableSampler,
-    miscounted,
-)
+from resumable.replay import ReplayedSampler
+from resumable.sampler import FIRST_BLOCK, BatchSamplerFeed, Feed, OrderFeed, ResumableSampler, miscounted
 from resumable.verdict import Identity
 
 __all__ = ["DrawnShards", "OwnShards", "RankSampler", "RoundRobin", "SequentialRankSampler", "Shard"]
@@ -109,6 +102,10 @@ class RoundRobin:
         """Take over another seed."""
         self._own.adopt(identity)
 
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """The batch sampler's canary, which is drawn whole on every rank."""
+        return self._own.canary(identity, epoch, offset, looks=looks)
+
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         left = self.batching.batches_left(offset) if count is None else count
@@ -143,6 +140,10 @@ class OwnShards:
         """Take over another seed, as the loader's own feed does."""
         self._follow(identity)
         self.identity = replace(identity, length=self.batching.length)
+
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """None: each rank's indices are others, and what is saved is the same on all."""
+        return None
 
     def _follow(self, identity: Identity) -> None:
         """Let the loader's own feed go on in the order that *identity* tells.

@@ -146,6 +146,7 @@ class ResumptionState:
         fresh = self._dumps.rest(frontier.places(), ledger, frontier.order, frontier.commits)
         fresh["consumed_samples"], fresh["global_step"] = position.consumed_samples, frontier.global_step
         fresh["epoch"], fresh["offset"] = self._place(frontier, position)
+        fresh["canary"] = frontier.canary(position)
         return fresh
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -252,6 +253,7 @@ class ResumptionState:
             frontier.places(),
             self.ledger,
             frontier.global_step,
+            frontier.canary(at),
         )
 
     def __getstate__(self) -> dict[str, object]:

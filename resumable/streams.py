@@ -85,6 +85,10 @@ class StreamLane:
             )
         )
 
+    def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
+        """None: what a stream yields next is not known before."""
+        return None
+
     def follow(self, source: LaneSource, /, *, endless: bool) -> None:
         """Start each pass where *source* says."""
         del endless  # a stream that ends is cycled by Lightning itself

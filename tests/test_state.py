@@ -135,7 +135,13 @@ def test_a_run_of_one_configuration_fits_in_512_bytes(n: int) -> None:
     state = loader.state_dict()
     epochs = 10**15 // n
     offset = n // 2
-    state |= {"consumed_samples": epochs * n + offset, "epoch": epochs, "offset": offset, "commits": True}
+    state |= {
+        "consumed_samples": epochs * n + offset,
+        "epoch": epochs,
+        "offset": offset,
+        "commits": True,
+        "canary": None,
+    }
     stretch = {
         "step": 0, "sample": 0, "epoch": 0, "offset": 0, "length": n, "micro_batch_size": batch_size,
         "data_parallel_size": 1, "accumulation": 1, "num_workers": 16, "drop_last": False, "limit": None,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from time import thread_time
 from typing import Any
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ResumableLoader
+from resumable import ResumableLoader, permutation
 
 from .figures import Figure, interleaved
 from .first_batch import saved
@@ -29,14 +31,24 @@ def figures() -> list[Figure]:
     next(peer_batches)
     state: dict[str, Any] = saved(LENGTH, CONSUMED)
     state["order"]["seed"] = 2**64 - 1
-    loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True)
+    loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True, collate_fn=len)
     loader.load_state_dict(state)
     batches = iter(loader)
     next(batches)
 
-    took = interleaved({"ours": partial(_microseconds, loader), "peer": partial(_microseconds, peer)}, REPETITIONS)
+    took = interleaved(
+        {
+            "ours": partial(_microseconds, loader),
+            "moving": partial(_microseconds_moving, loader, batches),
+            "load": partial(_load, loader.state_dict()),
+            "peer": partial(_microseconds, peer),
+        },
+        REPETITIONS,
+    )
     return [
         Figure("state_dict()", "µs", took["ours"], at_most=5),
+        Figure("  after every batch, its canary drawn", "µs", took["moving"]),
+        Figure("load_state_dict() with verdict and canary, new loader", "µs", took["load"], at_most=1_000),
         Figure("  StatefulDataLoader", "µs", took["peer"]),
         Figure("saved JSON", "bytes", [_size(loader)], at_most=512),
         Figure("  StatefulDataLoader, pickled", "bytes", [len(pickle.dumps(peer.state_dict()))]),
@@ -48,6 +60,30 @@ def _microseconds(loader: Any) -> float:
     for _ in range(CALLS):
         loader.state_dict()
     return (thread_time() - start) / CALLS * 1e6
+
+
+def _microseconds_moving(loader: Any, batches: Iterator[Any]) -> float:
+    """The same with a batch between two calls, which is not counted."""
+    took = 0.0
+    for _ in islice(batches, CALLS):
+        start = thread_time()
+        loader.state_dict()
+        took += thread_time() - start
+    return took / CALLS * 1e6
+
+
+def _load(state: dict[str, Any]) -> float:
+    """A load into a loader that has drawn nothing."""
+    loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True)
+    _forget()
+    start = thread_time()
+    loader.load_state_dict(state)
+    return (thread_time() - start) * 1e6
+
+
+def _forget() -> None:
+    """Let no key schedule of an earlier load be at hand."""
+    permutation._network.cache_clear()
 
 
 def _size(loader: ResumableLoader[Any]) -> int:

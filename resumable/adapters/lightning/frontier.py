@@ -7,7 +7,7 @@ from typing import Any
 
 from resumable.adapters.lightning.combined import Combined, combine
 from resumable.adapters.lightning.counting import BatchCount
-from resumable.adapters.lightning.resolution import Resolved, resolve_lanes, stretch_of
+from resumable.adapters.lightning.resolution import Resolved, canary_of, resolve_lanes, stretch_of
 from resumable.batching import UNBOUNDED
 from resumable.lanes import Lane, MapLane
 from resumable.ledger import Stretch
@@ -60,6 +60,12 @@ class LightningFrontier:
         if len(self._combined.lanes) == 1 and self.primary.identity is not None:
             return ()
         return self._places_now()
+
+    def canary(self, at: Position, /) -> str | None:
+        """The digest of the indices that follow *at*, or of those of all loaders where they stand."""
+        lanes = self._combined.lanes
+        places = (Place(at.epoch, at.offset),) if len(lanes) == 1 else self._places_now()
+        return canary_of(lanes, [lane.identity for lane in lanes], places)
 
     def load(self, saved: Saved, /) -> Verdict:
         """Go on from *saved* with the present loaders."""

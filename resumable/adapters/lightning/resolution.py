@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from resumable.adapters.lightning.combined import Combined
+from resumable.canary import digest_of
 from resumable.errors import MismatchError, explain
 from resumable.lanes import Lane
 from resumable.ledger import Stretch
-from resumable.policy import refuse_or_warn, resolve
+from resumable.policy import refuse_or_warn, resolve, with_canary
 from resumable.position import Position
 from resumable.saved import Place, Saved
 from resumable.verdict import Difference, Identity, OnMismatch, Verdict
 
-__all__ = ["Resolved", "resolve_lanes", "stretch_of"]
+__all__ = ["Resolved", "canary_of", "resolve_lanes", "stretch_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,21 @@ def resolve_lanes(
                 at = Position(0, saved.loaders[number].epoch, saved.loaders[number].offset)  # it waits at its end
         places.append(Place(at.epoch, at.offset, found.order, state))
         orders.append(None if lane.identity is None else found.order)
+    if saved.canary is not None and saved.position is not None:
+        stood = saved.loaders or (Place(saved.position.epoch, saved.position.offset),)
+        canary = canary_of(combined.lanes, orders, stood, looks=True)
+        verdict = with_canary(verdict, saved.canary, canary, on_mismatch)
     return Resolved(position, verdict, tuple(places), tuple(orders))
+
+
+def canary_of(
+    lanes: Sequence[Lane], orders: Sequence[Identity | None], at: Sequence[Place], /, *, looks: bool = False
+) -> str | None:
+    """The canary of one loader at its place, or one of the canaries of several; None where none has one."""
+    found = [lane.canary(order, place, looks=looks) for lane, order, place in zip(lanes, orders, at, strict=True)]
+    if len(found) == 1 or not any(found):
+        return found[0]
+    return digest_of([canary or "" for canary in found])
 
 
 def _own_part(saved: Saved, number: int, *, is_primary: bool) -> Saved:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .agreement import agree_to_stop
     from .decorator import is_resumable, resumable, resumption_of
     from .errors import (
+        AgreementError,
         ConfigurationError,
         DecorationError,
         MismatchError,
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
     from .order import Sequential, Shuffled
     from .position import Position
     from .preemption import stop_on
-    from .protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Order, Trainer
+    from .protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Order, Ranks, Trainer
     from .schedules import ConstantBatchSize, LinearRampup, StepSchedule
     from .shielded import shield
     from .state import ResumptionState
     from .verdict import Verdict
 
 __all__ = [
+    "AgreementError",
+    "AllGather",
     "BatchSchedule",
     "ConfigurationError",
     "ConstantBatchSize",
@@ -52,6 +55,7 @@ __all__ = [
     "MissingStateError",
     "Order",
     "Position",
+    "Ranks",
     "ReplayError",
     "ResumableLoader",
     "ResumptionError",
@@ -73,6 +77,8 @@ __all__ = [
 
 # Where each public name lives. A test holds this table, __all__ and the imports for type checkers together.
 _HOME: Final = {
+    "AgreementError": "errors",
+    "AllGather": "protocols",
     "BatchSchedule": "protocols",
     "ConfigurationError": "errors",
     "ConstantBatchSize": "schedules",
@@ -86,6 +92,7 @@ _HOME: Final = {
     "MissingStateError": "errors",
     "Order": "protocols",
     "Position": "position",
+    "Ranks": "protocols",
     "ReplayError": "errors",
     "ResumableLoader": "loader",
     "ResumptionError": "errors",

@@ -10,7 +10,7 @@ from typing_extensions import TypeIs
 
 from resumable.calculators import find_calculator
 from resumable.errors import DecorationError, explain
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, SupportsTraining
+from resumable.protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Ranks, SupportsTraining
 from resumable.sampler_frontier import ATTRIBUTES, SamplerFrontier
 from resumable.saved import Saved
 from resumable.state import ResumptionState
@@ -46,6 +46,8 @@ class Options:
     sampler: str | None = None
     schedule: BatchSchedule | None = None
     calculator: MicrobatchCalculator | None = None
+    ranks: Ranks | None = None
+    agreement: AllGather | None = None
 
 
 class Resumable(SupportsTraining, Protocol):
@@ -141,6 +143,7 @@ def _state_in(datamodule: Resumable) -> ResumptionState:
     state = ResumptionState()
     if held is not None:  # a copy of the instance, which goes its own way from where its original stood
         state.__setstate__(held[0].__getstate__())
+    state.agreement = datamodule.__resumable_options__.agreement
     instance[_HELD] = (state, id(datamodule))
     return state
 

@@ -12,7 +12,7 @@ from resumable.preemption import request_stop, stop_requested
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["agree_to_stop"]
+__all__ = ["agree_to_stop", "device_of"]
 
 
 def agree_to_stop(group: ProcessGroup | None = None, *, device: torch.device | str | None = None) -> bool:
@@ -37,15 +37,15 @@ def agree_to_stop(group: ProcessGroup | None = None, *, device: torch.device | s
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return stop_requested()
-    asked = torch.tensor(int(stop_requested()), device=_device(group) if device is None else device)
+    asked = torch.tensor(int(stop_requested()), device=device_of(group) if device is None else device)
     distributed.all_reduce(asked, op=distributed.ReduceOp.MAX, group=group)
     if asked.item():
         request_stop()
     return stop_requested()
 
 
-def _device(group: ProcessGroup | None) -> torch.device:
-    """Where *group* reduces: a backend's name is "nccl", "gloo", or "cpu:gloo,cuda:nccl"."""
+def device_of(group: ProcessGroup | None, /) -> torch.device:
+    """Where the tensors of *group*'s collectives lie: its backend is "nccl", "gloo", or "cpu:gloo,cuda:nccl"."""
     backend = str(distributed.get_backend_config(group))
     on_cpu = "cpu:" in backend
     accelerator = None if on_cpu else torch.accelerator.current_accelerator()

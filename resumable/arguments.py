@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, SupportsIndex, cast
 
+from torch import distributed
 from torch.utils.data import IterableDataset
 
 from resumable.batching import DropLast
 from resumable.errors import ConfigurationError, explain
 from resumable.order import Sequential, Shuffled
-from resumable.protocols import BatchSchedule, Order
+from resumable.protocols import BatchSchedule, Order, Ranks
 from resumable.recorded import Recorded, recorded
 from resumable.rounding import RoundedDown
 from resumable.schedules import LinearRampup
@@ -105,14 +107,19 @@ def micro_batch_size_of(batch_size: SupportsIndex | None, /) -> int:
     return micro_batch_size
 
 
-def rank_of(data_parallel_rank: int, data_parallel_size: int, /) -> tuple[int, int]:
-    """Who this process is among those that share the data: (rank, size), as ints.
+def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, ranks: Ranks | None) -> tuple[int, int]:
+    """Who this process is among those that share the data: (rank, size), as ints. Alone, if nobody says.
 
-    >>> rank_of(3, 4)
+    >>> rank_of(3, 4, None)
     (3, 4)
     """
-    size = whole_number("data_parallel_size", data_parallel_size, least=1)
-    rank = whole_number("data_parallel_rank", data_parallel_rank)
+    if ranks is not None:
+        _check_told_once(data_parallel_rank, data_parallel_size, ranks)
+        data_parallel_rank, data_parallel_size = ranks.data_parallel_rank, ranks.data_parallel_size
+    elif data_parallel_size is None or (data_parallel_rank is None and data_parallel_size != 1):
+        _check_alone(data_parallel_rank, data_parallel_size)
+    size = 1 if data_parallel_size is None else whole_number("data_parallel_size", data_parallel_size, least=1)
+    rank = 0 if data_parallel_rank is None else whole_number("data_parallel_rank", data_parallel_rank)
     if rank >= size:
         raise ConfigurationError(
             explain(
@@ -122,6 +129,35 @@ def rank_of(data_parallel_rank: int, data_parallel_size: int, /) -> tuple[int, i
             )
         )
     return rank, size
+
+
+def _check_told_once(rank: object, size: object, ranks: Ranks) -> None:
+    if rank is not None or size is not None:
+        raise ConfigurationError(
+            explain(
+                "The ranks are told twice.",
+                [("ranks", ranks), ("data_parallel_rank", rank), ("data_parallel_size", size)],
+                "Pass ranks=, or the two numbers.",
+            )
+        )
+
+
+def _check_alone(rank: object, size: object) -> None:
+    """Refuse to guess which part of the data is this process's: each would train all of it, or the same part."""
+    processes = 1
+    if distributed.is_available() and distributed.is_initialized():
+        processes = distributed.get_world_size()
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, and the process group is still to be initialized
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ConfigurationError(
+            explain(
+                "Several processes run, and the loader is not told which part of the data is this one's.",
+                [("processes", processes), ("data_parallel_rank", rank), ("data_parallel_size", size)],
+                "Pass ranks=resumable.adapters.distributed.Ranks(), or data_parallel_rank= and data_parallel_size=. If each "
+                "process is to load all samples, pass data_parallel_size=1.",
+            )
+        )
 
 
 def tail_of(drop_last: object, /) -> DropLast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from torch.utils.data import IterableDataset
 from typing_extensions import TypeIs
 
-from resumable.access import Resumable, calculators_of, is_lightning, sampler_of
-from resumable.arguments import schedule_of
+from resumable.access import Options, Resumable, calculators_of, is_lightning, sampler_of
+from resumable.arguments import rank_of, schedule_of
 from resumable.errors import DecorationError, explain
 from resumable.lanes import Lane, MapLane, is_dataloader, seed_of_lane
 from resumable.ledger import Stretch
 from resumable.loader import ResumableLoader
 from resumable.placed_sampler import Transforming, placed
-from resumable.protocols import BatchSchedule, DataSampler
+from resumable.protocols import BatchSchedule, DataSampler, Ranks
 from resumable.resuming import LoaderFrontier
 from resumable.sampler_frontier import SamplerFrontier
 from resumable.sharing import Shard
@@ -30,24 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["attach", "attach_sampled", "before_load"]
 
 
-def attach(
-    returned: Any,
-    trainer: Any,
-    state: ResumptionState,
-    *,
-    seed: int | None,
-    on_mismatch: OnMismatch,
-    schedule: BatchSchedule | None = None,
-) -> Any:
+def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options) -> Any:
     """The loaders in *returned*, changed in place (or wrapped, where they are no DataLoaders) to follow *state*.
 
     Raises:
-        DecorationError: for a loader that cannot be made resumable, or a *schedule* that nobody can follow.
+        DecorationError: for a loader that cannot be made resumable, or a schedule that nobody can follow.
         ConfigurationError: for a schedule whose sizes do not fall into whole batches.
-        MismatchError: if the state cannot go on exactly with these loaders, and *on_mismatch* is "error".
+        MismatchError: if the state cannot go on exactly with these loaders, and the policy is "error".
     """
+    seed, on_mismatch, schedule = options.seed, options.on_mismatch, options.schedule
     lanes: list[Lane] = []
-    shard = _shard_of(trainer)
+    shard = _shard_of(trainer, options.ranks)
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
     def replace(loader: Any) -> Any:
@@ -94,6 +88,14 @@ def attach_sampled(build: Callable[[], Any], datamodule: Resumable, trainer: Any
     else:
         frontier = cast("SamplerFrontier", state.frontier)
     sampler: Any = frontier.sampler
+    if datamodule.__resumable_options__.ranks is not None:
+        raise DecorationError(
+            explain(
+                "A data sampler has ranks of its own.",
+                [("sampler", type(sampler).__qualname__), ("ranks", datamodule.__resumable_options__.ranks)],
+                "Leave ranks= out, and set the sampler up with them.",
+            )
+        )
     transforming = Transforming.of(sampler, frontier, _shielded)
     frontier.rebase()  # a loader that is built in mid-training begins there
 
@@ -212,13 +214,17 @@ def _only_in_lightning(loader: object) -> DecorationError:
     )
 
 
-def _shard_of(trainer: Any) -> Shard:
-    """Outside Lightning nobody shares the data out but a loader's own DistributedSampler."""
-    if not is_lightning(trainer):
-        return Shard()
-    from resumable.adapters import lightning
+def _shard_of(trainer: Any, ranks: Ranks | None) -> Shard:
+    """Lightning's part of the data; outside it nobody shares the data out but *ranks* and a loader's own sampler."""
+    shard = Shard()
+    if is_lightning(trainer):
+        from resumable.adapters import lightning
 
-    return lightning.shard_of(trainer)
+        shard = lightning.shard_of(trainer)
+    if ranks is None:
+        return shard
+    rank, size = rank_of(None, None, ranks)
+    return dataclasses.replace(shard, rank=rank, size=size)
 
 
 def _lane(loader: Any, seed: int, shard: Shard) -> Lane:

@@ -20,7 +20,14 @@ from resumable.access import MARK, Options, is_resumable, resumption_of, sampler
 from resumable.class_checks import check_class, check_seed
 from resumable.errors import DecorationError, ResumptionError, explain
 from resumable.policy import check_policy
-from resumable.protocols import BatchSchedule, MicrobatchCalculator, SupportsSampling, SupportsTraining
+from resumable.protocols import (
+    AllGather,
+    BatchSchedule,
+    MicrobatchCalculator,
+    Ranks,
+    SupportsSampling,
+    SupportsTraining,
+)
 from resumable.sampler_frontier import unchanged_on_error
 from resumable.saved import KEYS
 from resumable.verdict import OnMismatch
@@ -44,6 +51,7 @@ def resumable(  # type: ignore[overload-overlap]  # under this name the class is
     calculator: MicrobatchCalculator | None = ...,
     seed: int | None = ...,
     on_mismatch: OnMismatch = ...,
+    agreement: AllGather | None = ...,
 ) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
 @overload
 def resumable(
@@ -53,6 +61,8 @@ def resumable(
     calculator: MicrobatchCalculator | None = ...,
     seed: int | None = ...,
     on_mismatch: OnMismatch = ...,
+    ranks: Ranks | None = ...,
+    agreement: AllGather | None = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
 def resumable(
     cls: type[Any] | None = None,
@@ -63,6 +73,8 @@ def resumable(
     calculator: MicrobatchCalculator | None = None,
     seed: int | None = None,
     on_mismatch: OnMismatch = "error",
+    ranks: Ranks | None = None,
+    agreement: AllGather | None = None,
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -76,6 +88,10 @@ def resumable(
         seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, else 0, and a loaded
             state's seed is taken over.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
+        ranks: which part of the data this process loads, such as `resumable.adapters.distributed.Ranks()`. In Lightning the
+            trainer's strategy says it by itself. A data sampler has ranks of its own.
+        agreement: how all ranks are asked, when a state is saved, loaded or met with the train loaders, whether they stand
+            at the same place of the same data: `resumable.adapters.distributed.AllGather()`.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -90,7 +106,7 @@ def resumable(
     """
     check_policy(on_mismatch)
     check_seed(seed)
-    options = Options(seed, on_mismatch, sampler, schedule, calculator)
+    options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement)
 
     def decorate(decorated: type[Any]) -> type[Any]:
         check_class(decorated)
@@ -187,9 +203,7 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
     build = functools.partial(method, *args, **kwargs)
     if sampler_of(self) is not None:
         return attach_sampled(build, self, trainer, state)
-    return attach(
-        build(), trainer, state, seed=options.seed, on_mismatch=options.on_mismatch, schedule=options.schedule
-    )
+    return attach(build(), trainer, state, options)
 
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:

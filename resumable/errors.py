@@ -6,6 +6,7 @@
       ├── StateError           a saved state cannot be read  (also a ValueError)
       │     └── MissingStateError   nothing was saved yet   (also a FileNotFoundError)
       ├── MismatchError        saved and current differ      (carries the verdict)
+      ├── AgreementError       ranks stand at unlike places
       ├── ReplayError          a sampler does not repeat itself
       └── MissingExtraError    a package is not there    (also an ImportError)
     ResumptionWarning          a limit, named where it bites
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Iterable
 
 __all__ = [
+    "AgreementError",
     "ConfigurationError",
     "DecorationError",
     "MismatchError",
@@ -56,6 +58,10 @@ class MissingStateError(StateError, FileNotFoundError):
 
 class MismatchError(ResumptionError):
     """What was saved and what is running differ so that the resume cannot be exact."""
+
+
+class AgreementError(ResumptionError):
+    """The ranks of one run do not stand at the same place of the same data. Raised on all of them."""
 
 
 class ReplayError(ResumptionError):

@@ -90,7 +90,7 @@ def _feed_of_ours(feed: Feed, shard: Shard) -> tuple[Feed, Shard]:
             explain(
                 "The train loader was made for another number of ranks.",
                 [("its data_parallel_size", size), ("the trainer's", shard.size)],
-                "Pass it data_parallel_rank and data_parallel_size, or return a plain DataLoader, which is told them.",
+                "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is told them.",
             )
         )
     return feed, replace(shard, size=size, is_drawn=False)

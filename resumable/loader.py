@@ -20,7 +20,7 @@ from resumable.arguments import (
 from resumable.batching import Batching, DropLast
 from resumable.ledger import Stretch
 from resumable.policy import check_policy
-from resumable.protocols import BatchSchedule, Order
+from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
 from resumable.resuming import LoaderFrontier, Resuming, install
 from resumable.sampler import OrderFeed, ResumableSampler
 from resumable.shards import ShardedFeed
@@ -71,7 +71,9 @@ class ResumableLoader(Resuming[T]):
         schedule: how many samples an optimizer step takes over all ranks: a `BatchSchedule`. Without one each round
             counts as a step.
         data_parallel_rank: this process among those that share the data, 0 to data_parallel_size - 1.
-        data_parallel_size: how many processes share the data.
+        data_parallel_size: how many processes share the data; 1 in a process that runs alone.
+        ranks: who says these two numbers, in their place: `resumable.adapters.distributed.Ranks()` for torch.distributed,
+            and the same name in `device_mesh`, `megatron` and `lightning`.
         drop_last: what becomes of an epoch's tail that fills no round, or with a schedule no global batch. False trains
             it as a short one, shared out among the ranks (see `padded_samples`). True leaves it out. "carry" fills it
             with the beginning of the next epoch: nothing is lost, and a pass ends with the step that reaches the next
@@ -79,11 +81,13 @@ class ResumableLoader(Resuming[T]):
         decrease_batch_size_if_needed: round the schedule's sizes down to whole rounds, as megatron-core's option of that
             name does, instead of refusing others.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
+        agreement: how all ranks are asked, in each `state_dict()` and `load_state_dict()`, whether they stand at the same
+            place: `resumable.adapters.distributed.AllGather()`. Both are then collectives, to be called on every rank.
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
         ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, an epoch without a batch, a
-            rank that is none, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
+            rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
             when it is loaded are looked at when the first batch is asked for.
 
     >>> loader = ResumableLoader(range(10), batch_size=4, shuffle=True)
@@ -101,18 +105,20 @@ class ResumableLoader(Resuming[T]):
         seed: int | None = None,
         order: Order | None = None,
         schedule: BatchSchedule | None = None,
-        data_parallel_rank: int = 0,
-        data_parallel_size: int = 1,
+        data_parallel_rank: int | None = None,
+        data_parallel_size: int | None = None,
+        ranks: Ranks | None = None,
         drop_last: DropLast = False,
         decrease_batch_size_if_needed: bool = False,
         on_mismatch: OnMismatch = "error",
+        agreement: AllGather | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_policy(on_mismatch)
         check_batches_come_in_order(options)
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)
-        rank, size = rank_of(data_parallel_rank, data_parallel_size)
+        rank, size = rank_of(data_parallel_rank, data_parallel_size, ranks)
         micro = micro_batch_size_of(batch_size)
         batching = Batching(length, micro * size, tail)
         batching.position_at(0)  # raises where an epoch has no batch
@@ -135,6 +141,7 @@ class ResumableLoader(Resuming[T]):
         install(self, sampler, partial(self._frontier.passes, sampler))
         self._state = ResumptionState()
         self._state.connect(self._frontier)
+        self._state.agreement = agreement
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)

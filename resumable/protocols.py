@@ -7,7 +7,7 @@ narrower types all fit; where they are written too, the setter says what is writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsInt
 
 if TYPE_CHECKING:
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "AllGather",
     "BatchSchedule",
     "CountsSamples",
     "DataSampler",
     "MicrobatchCalculator",
     "Order",
+    "Ranks",
     "SavesState",
     "SupportsSampling",
     "SupportsTraining",
@@ -115,6 +117,32 @@ class MicrobatchCalculator(Protocol):
 
     def update(self, consumed_samples: int, /) -> None:
         """Move the batch size to that of the step which begins at *consumed_samples*."""
+        ...
+
+
+class Ranks(Protocol):
+    """Which part of the data this process loads: that of one data-parallel rank.
+
+    Processes that share a rank, tensor- and pipeline-parallel ones, load the same samples. It is asked when a loader is
+    built, so it may be made before the processes have found each other.
+    """
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """This process among those that share the data, 0 to data_parallel_size - 1."""
+        ...
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many ranks share the data."""
+        ...
+
+
+class AllGather(Protocol):
+    """A collective: what each rank gives, and all ranks get."""
+
+    def __call__(self, record: bytes, /) -> Sequence[bytes]:
+        """The records of all ranks, equally long, that of rank 0 first."""
         ...
 
 

@@ -20,7 +20,8 @@ from resumable.frontier import Frontier
 from resumable.ledger import Ledger, Stretch
 from resumable.position import Position
 from resumable.preemption import stop_requested
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
+from resumable.protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
+from resumable.records import agreed
 from resumable.sampler_frontier import SamplerFrontier
 from resumable.saved import Saved, dump, parse
 from resumable.statefile import read, write
@@ -33,21 +34,23 @@ __all__ = ["ResumptionState"]
 class ResumptionState:
     """The position of a training run in its data.
 
-    It fits `torch.distributed.checkpoint`'s `Stateful`, and any checkpoint that holds JSON types. Given a *sampler*
-    of NeMo's shape and a *trainer*, it counts as they do; a `ResumableLoader` or a decorated datamodule brings a
-    state of its own.
+    It fits `torch.distributed.checkpoint`'s `Stateful`, and any checkpoint that holds JSON types. Given a *sampler* of
+    NeMo's shape and a *trainer*, it counts as they do; a `ResumableLoader` or a decorated datamodule brings its own.
 
     Args:
         sampler: what counts the samples of the trainer's steps: NeMo's `MegatronDataSampler`, or of its shape.
         trainer: what counts the steps; without one the last known count stands.
         schedule: the batch sizes to come, where they vary; without one the sampler's `rampup_batch_size` says them.
         calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
+        agreement: as of `ResumableLoader`: all ranks are asked, and raise an AgreementError if they stand at unlike places.
 
     >>> state = ResumptionState()
     >>> state.load_state_dict({"consumed_samples": 640})
     >>> state.consumed_samples
     640
     """
+
+    agreement: AllGather | None = None  # that of the arguments; a copy or a pickle asks nobody
 
     def __init__(
         self,
@@ -56,13 +59,14 @@ class ResumptionState:
         *,
         schedule: BatchSchedule | None = None,
         calculator: MicrobatchCalculator | None = None,
+        agreement: AllGather | None = None,
     ) -> None:
+        self.agreement = agreement
         self._frontier: Frontier | None = None
         if sampler is not None:
             calculators = find_calculator if calculator is None else lambda: calculator
             frontier = SamplerFrontier(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
-            watch(sampler, frontier)
-            self._frontier = frontier
+            self._frontier = watch(sampler, frontier)
         self._saved = Saved()
         self._verdict = Verdict()
         self._noted: tuple[Stretch, Ledger] | None = None
@@ -77,7 +81,7 @@ class ResumptionState:
     def position(self) -> Position:
         """The trained frontier: the place from which a resumed run goes on.
 
-        Epoch and offset are 0 where only the consumed samples are known, until a loader tells the dataset's length.
+        Epoch and offset are 0 while only the consumed samples are known.
         """
         if self._frontier is not None:
             return self._frontier.position
@@ -119,8 +123,7 @@ class ResumptionState:
     def commit(self) -> None:
         """Say that everything yielded so far is trained; call it after `optimizer.step()`.
 
-        From the first call on, only what is committed counts, in resumed runs too. A call before the loop says so
-        from the start.
+        From the first call on, only what is committed counts, in resumed runs too; a call before the loop says so at once.
 
         Raises:
             ResumptionError: if nothing is connected that yields samples.
@@ -137,6 +140,11 @@ class ResumptionState:
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a new dict of JSON types, always with the same keys."""
+        if self.agreement is not None:
+            agreed(self.agreement, self._dict)
+        return self._dict()
+
+    def _dict(self) -> dict[str, Any]:
         frontier = self._frontier
         if frontier is None:
             return dump(self._saved)
@@ -155,7 +163,12 @@ class ResumptionState:
         Raises:
             StateError: if it cannot be read.
             MismatchError: if it cannot go on exactly with the dataset, the seed or the order that are connected.
+            AgreementError: if other ranks could not load it or have loaded another one; then no rank has loaded it.
         """
+        before = Saved() if self.agreement is None else self.snapshot()
+        agreed(self.agreement, self._dict, lambda: self._load(state_dict), undo=lambda: self.load_snapshot(before))
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
         if self._frontier is not None and self._frontier.is_running:
             raise ResumptionError(
@@ -170,9 +183,9 @@ class ResumptionState:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to the file *path*, whole at every moment; `<path>.previous` keeps the state before it.
 
-        It is the same on every rank: one of them is enough. `statefile.write` says what it raises.
+        It is the same on every rank: one of them is enough, and no other is asked. `statefile.write` says what it raises.
         """
-        write(path, self.state_dict())
+        write(path, self._dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -221,6 +234,9 @@ class ResumptionState:
         Raises:
             MismatchError: if the position cannot go on exactly in the frontier's order; then nothing has changed.
         """
+        agreed(self.agreement, self._dict, lambda: self._connect(frontier))
+
+    def _connect(self, frontier: Frontier) -> None:
         saved = self.snapshot()
         self._verdict = frontier.load(saved)
         self._saved, self._frontier, self._noted = saved, frontier, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["NotesSteps", "watch"]
 
@@ -20,6 +20,9 @@ class NotesSteps(Protocol):
     def set_calculator(self, step: int, /) -> None:
         """The step behind *step* others is the next."""
         ...
+
+
+Notes = TypeVar("Notes", bound=NotesSteps)
 
 
 class _Watched:
@@ -43,8 +46,8 @@ class _Watched:
         return _Watched, (self.method, None)
 
 
-def watch(sampler: object, notes: NotesSteps, /) -> None:
-    """Let *notes* know of each training step that *sampler* is told of, before it moves the calculator.
+def watch(sampler: object, notes: Notes, /) -> Notes:
+    """Let *notes*, which it gives back, know of each training step that *sampler* is told of, before it moves the calculator.
 
     NeMo calls `sampler.on_megatron_step_end(step)` behind validation steps too, and before the trainer's step count
     moves: `step.step_i` is the number of steps before this one (NeMo 2, lightning/megatron_parallel.py).
@@ -52,6 +55,7 @@ def watch(sampler: object, notes: NotesSteps, /) -> None:
     method = getattr(sampler, _HOOK, None)
     if method is not None and hasattr(sampler, "__dict__"):
         vars(sampler)[_HOOK] = _Watched(method.method if isinstance(method, _Watched) else method, notes)
+    return notes
 
 
 def _trains(step: Any) -> bool:

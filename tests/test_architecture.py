@@ -57,6 +57,7 @@ LAYERS: dict[str, set[str]] = {
         "policy",
         "preemption",
         "recorded",
+        "records",
         "sampler_frontier",
         "saved",
         "state",

@@ -7,10 +7,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
-from resumable.errors import ResumptionError, explain
+from resumable.errors import ConfigurationError, ResumptionError, explain
 from resumable.extras import quietly
 
-__all__ = ["Calculator"]
+__all__ = ["Calculator", "Ranks"]
 
 # By name: megatron-core has no types, and a module that stands in for this one is found without the packages around it.
 with quietly("megatron"):
@@ -75,3 +75,37 @@ class Calculator:
                 )
             )
         return _framework()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's data-parallel rank by `megatron.core.parallel_state`: a `resumable.Ranks`.
+
+    Tensor-, pipeline- and context-parallel processes of one data-parallel rank get the same samples. Raises
+    ConfigurationError when it is asked before `initialize_model_parallel`.
+
+    Source: megatron-core 0.16.1, megatron/core/parallel_state.py.
+    """
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """This process in its data-parallel group."""
+        return int(self._initialized().get_data_parallel_rank())
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Processes of the data-parallel group."""
+        return int(self._initialized().get_data_parallel_world_size())
+
+    @staticmethod
+    def _initialized() -> ModuleType:
+        parallel_state = import_module("megatron.core.parallel_state")
+        if not parallel_state.is_initialized():
+            raise ConfigurationError(
+                explain(
+                    "Megatron's model parallelism is not initialized in this process.",
+                    [("module", "megatron.core.parallel_state")],
+                    "Call parallel_state.initialize_model_parallel() before the loader is built.",
+                )
+            )
+        return parallel_state

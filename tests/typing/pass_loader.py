@@ -5,24 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 from typing_extensions import assert_type
 
 from resumable import (
+    AllGather,
     BatchSchedule,
     ConstantBatchSize,
     LinearRampup,
     Order,
+    Ranks,
     ResumableLoader,
     ResumptionState,
     Sequential,
     Shuffled,
     StepSchedule,
 )
+from resumable.adapters import device_mesh, distributed, lightning, megatron
+
+
+@dataclass(frozen=True)
+class Told:
+    data_parallel_rank: int
+    data_parallel_size: int
+
+
+def alone(record: bytes) -> list[bytes]:
+    return [record]
 
 
 class Words(Dataset[str]):
@@ -135,6 +150,18 @@ for schedule in schedules:
     )
     assert_type(sharded.num_microbatches, int)
     assert_type(sharded.padded_samples, int)
+ranks: list[Ranks] = [
+    Told(0, 2),
+    distributed.Ranks(),
+    device_mesh.Ranks(init_device_mesh("cpu", (2,), mesh_dim_names=("dp",)), "dp"),
+    megatron.Ranks(),
+    lightning.Ranks(L.Trainer()),
+]
+gathers: list[AllGather] = [alone, distributed.AllGather()]
+for each in ranks:
+    for gather in gathers:
+        ResumableLoader(Words(), batch_size=2, ranks=each, agreement=gather)
+ResumptionState(agreement=alone)
 ResumableLoader(Words(), 4, True)
 ResumableLoader(Words(), batch_size=None)
 ResumableLoader(TensorDataset(torch.arange(3)))

@@ -17,7 +17,7 @@ from resumable.adapters.lightning.frontier import LightningFrontier
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
 from resumable.adapters.lightning.loops import Restored
 from resumable.adapters.lightning.placement import Follows, place
-from resumable.adapters.lightning.ranks import shard_of
+from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.sampled import SampledFrontier
 from resumable.lanes import Lane
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
@@ -25,7 +25,7 @@ from resumable.saved import Saved
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
-__all__ = ["before_load", "connect", "connect_sampled", "follow_sampler", "shard_of"]
+__all__ = ["Ranks", "before_load", "connect", "connect_sampled", "follow_sampler", "shard_of"]
 
 
 def before_load(state: ResumptionState, trainer: Any) -> bool:

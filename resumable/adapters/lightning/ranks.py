@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from resumable.sharing import Shard
 
-__all__ = ["shard_of"]
+__all__ = ["Ranks", "shard_of"]
 
 
 def shard_of(trainer: Any) -> Shard:
@@ -30,3 +31,23 @@ def shard_of(trainer: Any) -> Shard:
         is_drawn=not connector.use_distributed_sampler,
         is_guarded=connector.use_distributed_sampler,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The data-parallel rank that *trainer*'s strategy gives this process: a `resumable.Ranks`.
+
+    For a ResumableLoader in a Lightning module's or datamodule's hook; a plain DataLoader is told by itself.
+    """
+
+    trainer: Any
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """This process among those that share the data."""
+        return shard_of(self.trainer).rank
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many processes share the data."""
+        return shard_of(self.trainer).size

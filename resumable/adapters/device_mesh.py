@@ -1,0 +1,59 @@
+"""A DeviceMesh: which data-parallel rank this process is by its place in one of the mesh's dimensions, or in several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resumable.errors import ConfigurationError, explain
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["Ranks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place along *dimensions* of *mesh*, by name, the last running fastest: a `resumable.Ranks`.
+
+    The processes along all other dimensions, tensor- and pipeline-parallel ones, share a rank. A mesh of one dimension
+    need not have it named; hybrid sharding has two: ("dp_replicate", "dp_shard"). Raises ConfigurationError for a name
+    that the mesh does not have.
+    """
+
+    mesh: DeviceMesh
+    dimensions: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names, wanted = self.mesh.mesh_dim_names or (), self._names
+        if (not wanted and self.mesh.ndim != 1) or any(name not in names for name in wanted):
+            raise ConfigurationError(
+                explain(
+                    "The mesh has no such dimension.",
+                    [("asked for", self.dimensions), ("its dimensions", names), ("its shape", tuple(self.mesh.shape))],
+                    "Pass the name of the data-parallel dimension, or the names of those that share the data.",
+                )
+            )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self.dimensions,) if isinstance(self.dimensions, str) else self.dimensions
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """This process's place along the dimensions."""
+        if not self._names:
+            return self.mesh.get_local_rank()
+        rank = 0
+        for name in self._names:
+            rank = rank * self.mesh[name].size() + self.mesh.get_local_rank(name)
+        return rank
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many places there are."""
+        size = 1
+        for name in self._names:
+            size *= self.mesh[name].size()
+        return size if self._names else self.mesh.size()

@@ -1,0 +1,126 @@
+"""What all ranks of a run must agree on: each says it in one short record, and who says another thing is named.
+
+    rank 0   {"consumed_samples": 128, "epoch": 1, "offset": 28, ...}   ─┐
+    rank 1   {"consumed_samples": 128, "epoch": 1, "offset": 28, ...}    ├─ all-gather ──► AgreementError on every rank
+    rank 2   {"consumed_samples": 124, "epoch": 1, "offset": 24, ...}   ─┘
+
+A rank that fails says so too, so that the others do not wait for it in their next collective.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from zlib import crc32
+
+from resumable.errors import AgreementError, explain
+from resumable.protocols import AllGather
+
+__all__ = ["RECORD_BYTES", "agreed", "check_agreement", "record_of"]
+
+RECORD_BYTES: Final = 512
+"""The length of every record, since a collective takes as many bytes from each rank."""
+
+_LONGEST: Final = 80
+_SAID: Final = ("consumed_samples", "epoch", "offset", "global_step", "canary")
+
+
+def record_of(state: Mapping[str, Any], /) -> bytes:
+    """What a rank says of its *state*: the position and the order in words, and a digest of all of it.
+
+    >>> record_of({"consumed_samples": 8})[:43]
+    b'{"consumed_samples": 8, "all": "e8f4d73c"} '
+    """
+    said: dict[str, Any] = {key: state[key] for key in _SAID if state.get(key) is not None}
+    order = state.get("order")
+    if order is not None:
+        said |= {"order": _short(order["kind"]), "length": order["length"], "seed": order["seed"]}
+    # what a stream's dataset saves of itself is each rank's own
+    places = [{**place, "state": None} for place in state.get("loaders", [])]
+    whole = json.dumps({**state, "loaders": places}, sort_keys=True)
+    return _padded(said | {"all": f"{crc32(whole.encode()):08x}"})
+
+
+def _failed(error: Exception) -> bytes:
+    return _padded({"failed": type(error).__name__, "with": _short(str(error).partition("\n")[0])})
+
+
+def _short(text: str) -> str:
+    """Few enough characters for a record, however JSON writes them."""
+    return text[:_LONGEST].encode("ascii", "replace").decode()
+
+
+def _padded(said: Mapping[str, Any]) -> bytes:
+    return json.dumps(said).encode("ascii").ljust(RECORD_BYTES)[:RECORD_BYTES]
+
+
+def agreed(
+    all_gather: AllGather | None,
+    state_dict: Callable[[], Mapping[str, Any]],
+    work: Callable[[], None] | None = None,
+    /,
+    *,
+    undo: Callable[[], None] | None = None,
+) -> None:
+    """Do *work*, and see that every rank then has the same state; without *all_gather* nobody else is asked.
+
+    Raises:
+        AgreementError: on every rank but those whose work fails, which raise their own error. What was done is undone.
+    """
+    try:
+        if work is not None:
+            work()
+        record = b"" if all_gather is None else record_of(state_dict())
+    except Exception as error:
+        if all_gather is not None:
+            all_gather(_failed(error))
+        raise
+    if all_gather is None:
+        return
+    try:
+        check_agreement(all_gather(record))
+    except AgreementError:
+        if undo is not None:
+            undo()
+        raise
+
+
+def check_agreement(records: Sequence[bytes], /) -> None:
+    """Raise unless all *records*, that of rank 0 first, are the same.
+
+    >>> check_agreement([record_of({"consumed_samples": 8}), record_of({"consumed_samples": 12})])
+    Traceback (most recent call last):
+    resumable.errors.AgreementError: The ranks disagree on where the run stands.
+      rank 0: 'consumed_samples=8'
+      rank 1: 'consumed_samples=12'
+    ...
+    """
+    groups: dict[bytes, list[int]] = {}
+    for rank, record in enumerate(records):
+        groups.setdefault(bytes(record), []).append(rank)
+    if len(groups) == 1:
+        return
+    raise AgreementError(
+        explain(
+            "The ranks disagree on where the run stands.",
+            [(_ranks(ranks), _in_words(record, list(groups))) for record, ranks in groups.items()],
+            "Load the same checkpoint on every rank, with the same dataset, seed and configuration, and save behind the "
+            "same step.",
+        )
+    )
+
+
+def _ranks(ranks: Sequence[int], most: int = 8) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    rest = f" and {len(ranks) - most} more" if len(ranks) > most else ""
+    return f"ranks {', '.join(map(str, ranks[:most]))}{rest}"
+
+
+def _in_words(record: bytes, records: Sequence[bytes]) -> str:
+    """*record* as text, the digest only where nothing else tells it from another one."""
+    said = json.loads(record)
+    others = [json.loads(other) for other in records if other != record]
+    is_told = all({**other, "all": None} != {**said, "all": None} for other in others)
+    return " ".join(f"{key}={value}" for key, value in said.items() if key != "all" or not is_told)

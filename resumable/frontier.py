@@ -50,6 +50,11 @@ class Frontier(Protocol):
         """Whether the position tells epoch and offset; else they follow from the consumed samples, once loaded."""
         ...
 
+    @property
+    def padded_samples(self) -> int:
+        """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
+        ...
+
     def places(self) -> tuple[Place, ...]:
         """Where further loaders stand; empty where one position says it all."""
         ...

@@ -58,6 +58,10 @@ class Lane(Protocol):
         """Go on in the order that *identity* tells."""
         ...
 
+    def padded_samples(self, offset: int, /) -> int:
+        """Samples that the end of an epoch trains again in a pass from *offset* on; see `Feed.padded_samples`."""
+        ...
+
     def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
         """The digest of the indices that follow *at* in *order*; see `Feed.canary`."""
         ...
@@ -118,6 +122,10 @@ class MapLane:
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order that *identity* tells."""
         self.feed.adopt(identity)
+
+    def padded_samples(self, offset: int, /) -> int:
+        """Samples that the end of an epoch trains again in a pass from *offset* on; see `Feed.padded_samples`."""
+        return self.feed.padded_samples(offset)
 
     def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
         """The digest of the indices that follow *at* in *order*; see `Feed.canary`."""

@@ -170,11 +170,7 @@ class ResumableLoader(Resuming[T]):
 
     @property
     def padded_samples(self) -> int:
-        """Samples that the end of the present epoch trains a second time, so that every rank gets equally many.
-
-        They are the first of the epoch's order, as with torch's DistributedSampler, fewer than there are ranks, and count
-        as consumed not at all. 0 with one rank, and where the tail is dropped or carried.
-        """
+        """Samples that the end of the present epoch trains a second time: see `ResumptionState.padded_samples`."""
         return self._frontier.padded_samples
 
     @property

@@ -119,9 +119,7 @@ class LoaderFrontier:
     @property
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
-        if self.stretch.drop_last:
-            return 0
-        return -(self.stretch.batching.reach - self._begun_at.offset) % self.stretch.data_parallel_size
+        return self.feed.padded_samples(self._begun_at.offset)
 
     @property
     def _begun_at(self) -> Position:

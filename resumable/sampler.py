@@ -52,6 +52,10 @@ class Feed(Protocol):
         """What the order depends on."""
         ...
 
+    def padded_samples(self, offset: int, /) -> int:
+        """Samples that the end of an epoch trains again in a pass from *offset* on, so that all ranks get equally many."""
+        ...
+
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order that *identity* tells."""
         ...
@@ -119,6 +123,11 @@ class OrderFeed:
         """Samples of a batch on one rank."""
         return self.batching.batch_size
 
+    def padded_samples(self, offset: int, /) -> int:
+        """Samples that the end of an epoch trains again, one a rank at most, in a pass from *offset* on."""
+        ranks = self.batching.batch_size // self.micro_batch_size
+        return 0 if self.batching.drop_last else -(self.batching.reach - offset) % ranks
+
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed, and "sequential" for "shuffled" or the other way round."""
         if identity != self.identity:
@@ -177,6 +186,10 @@ class BatchSamplerFeed:
     def micro_batch_size(self) -> int:
         """Samples of a batch."""
         return self.batching.batch_size
+
+    def padded_samples(self, offset: int, /) -> int:
+        """None: there is one rank."""
+        return 0
 
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed."""

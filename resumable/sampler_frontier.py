@@ -45,6 +45,7 @@ class SamplerFrontier:
     stretch: Stretch | None = None
     commits: bool = False
     is_running: bool = False
+    padded_samples: int = 0
     knows_epochs: bool = False
 
     def __init__(

@@ -98,6 +98,14 @@ class RoundRobin:
         """What the order depends on."""
         return self._own.identity
 
+    def padded_samples(self, offset: int, /) -> int:
+        """Samples of the batches that fill an epoch's last round in a pass from *offset* on."""
+        return (
+            0
+            if self.batching.drop_last
+            else -self._own.batching.batches_left(offset) % self._shard.size * self.micro_batch_size
+        )
+
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed."""
         self._own.adopt(identity)
@@ -135,6 +143,10 @@ class OwnShards:
     def micro_batch_size(self) -> int:
         """Samples of a batch on one rank."""
         return self._own.micro_batch_size
+
+    def padded_samples(self, offset: int, /) -> int:
+        """None that are known: what is shared out by the user is filled by the user."""
+        return 0
 
     def adopt(self, identity: Identity, /) -> None:
         """Take over another seed, as the loader's own feed does."""

@@ -14,16 +14,16 @@ from typing import Any
 from typing_extensions import Self
 
 from resumable.calculators import find_calculator
-from resumable.dumps import Dumps
+from resumable.counted import Counted
 from resumable.errors import ResumptionError, explain
 from resumable.frontier import Frontier
-from resumable.ledger import Ledger, Stretch
+from resumable.ledger import Ledger
 from resumable.position import Position
 from resumable.preemption import stop_requested
 from resumable.protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.records import agreed
 from resumable.sampler_frontier import SamplerFrontier
-from resumable.saved import Saved, dump, parse
+from resumable.saved import Saved, parse
 from resumable.statefile import read, write
 from resumable.step_watch import watch
 from resumable.verdict import Verdict
@@ -62,20 +62,18 @@ class ResumptionState:
         agreement: AllGather | None = None,
     ) -> None:
         self.agreement = agreement
-        self._frontier: Frontier | None = None
+        counting: Frontier | None = None
         if sampler is not None:
             calculators = find_calculator if calculator is None else lambda: calculator
             frontier = SamplerFrontier(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
-            self._frontier = watch(sampler, frontier)
-        self._saved = Saved()
+            counting = watch(sampler, frontier)
+        self._counted = Counted(Saved(), counting)
         self._verdict = Verdict()
-        self._noted: tuple[Stretch, Ledger] | None = None
-        self._dumps = Dumps()
 
     @property
     def frontier(self) -> Frontier | None:
         """Who counts; None while nothing is connected."""
-        return self._frontier
+        return self._counted.frontier
 
     @property
     def position(self) -> Position:
@@ -83,9 +81,7 @@ class ResumptionState:
 
         Epoch and offset are 0 while only the consumed samples are known.
         """
-        if self._frontier is not None:
-            return self._frontier.position
-        return self._saved.position or Position(self._saved.consumed_samples)
+        return self._counted.position
 
     @property
     def consumed_samples(self) -> int:
@@ -105,20 +101,26 @@ class ResumptionState:
     @property
     def ledger(self) -> Ledger:
         """The run's stretches so far, the present one included once it has trained a sample."""
-        frontier = self._frontier
-        if frontier is None or frontier.stretch is None:
-            return self._saved.ledger
-        return self._ledger_with(frontier.stretch, frontier.position)
+        return self._counted.ledger
+
+    @property
+    def padded_samples(self) -> int:
+        """Samples that the end of the present epoch trains a second time, so that every rank gets equally many.
+
+        They are the first of the epoch's order, as with torch's DistributedSampler, fewer than there are ranks, and count
+        as consumed not at all. 0 with one rank, and where the tail is dropped or carried.
+        """
+        return 0 if self.frontier is None else self.frontier.padded_samples
 
     @property
     def init_global_step(self) -> int:
         """The trainer's step count at the last rebase; 0 where no trainer counts."""
-        return 0 if self._frontier is None else self._frontier.init_global_step
+        return 0 if self.frontier is None else self.frontier.init_global_step
 
     def update_init_global_step(self) -> None:
         """Count from the trainer's present step on. Needed never, harmless always: step and count move together."""
-        if self._frontier is not None:
-            self._frontier.rebase()
+        if self.frontier is not None:
+            self.frontier.rebase()
 
     def commit(self) -> None:
         """Say that everything yielded so far is trained; call it after `optimizer.step()`.
@@ -128,7 +130,7 @@ class ResumptionState:
         Raises:
             ResumptionError: if nothing is connected that yields samples.
         """
-        if self._frontier is None:
+        if self.frontier is None:
             raise ResumptionError(
                 explain(
                     "There is nothing to commit: no loader is connected to this state.",
@@ -136,7 +138,7 @@ class ResumptionState:
                     "Use the state of a ResumableLoader (loader.state), or build the loader first.",
                 )
             )
-        self._frontier.commit()
+        self.frontier.commit()
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a new dict of JSON types, always with the same keys."""
@@ -145,17 +147,7 @@ class ResumptionState:
         return self._dict()
 
     def _dict(self) -> dict[str, Any]:
-        frontier = self._frontier
-        if frontier is None:
-            return dump(self._saved)
-        position, stretch = frontier.position, frontier.stretch
-        ledger = self._saved.ledger if stretch is None else self._ledger_with(stretch, position)
-        frontier.note_saved()
-        fresh = self._dumps.rest(frontier.places(), ledger, frontier.order, frontier.commits)
-        fresh["consumed_samples"], fresh["global_step"] = position.consumed_samples, frontier.global_step
-        fresh["epoch"], fresh["offset"] = self._place(frontier, position)
-        fresh["canary"] = frontier.canary(position)
-        return fresh
+        return self._counted.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a saved position: one that `state_dict` gave, or a bare `{"consumed_samples": n}`.
@@ -170,7 +162,7 @@ class ResumptionState:
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
-        if self._frontier is not None and self._frontier.is_running:
+        if self.frontier is not None and self.frontier.is_running:
             raise ResumptionError(
                 explain(
                     "A state cannot be loaded while the loader is being iterated: the batches on their way are others.",
@@ -205,19 +197,19 @@ class ResumptionState:
 
     def load_snapshot(self, saved: Saved, /) -> None:
         """Take over a position that is a value already."""
-        if self._frontier is not None:
-            self._verdict = self._frontier.load(saved)
-        self._saved, self._noted = saved, None
+        if self.frontier is not None:
+            self._verdict = self.frontier.load(saved)
+        self._counted = Counted(saved, self.frontier)
 
     def count_with(self, frontier: Frontier, /, *, later: bool = False) -> None:
         """Let *frontier* count from where the present one would begin its next pass.
 
         With *later*, a frontier that is running goes on counting until the other one begins.
         """
-        if self._frontier is frontier or (later and self._frontier is not None and self._frontier.is_running):
+        if self.frontier is frontier or (later and self.frontier is not None and self.frontier.is_running):
             return
-        if self._frontier is not None:
-            self._frontier.settle()
+        if self.frontier is not None:
+            self.frontier.settle()
         self.connect(frontier)
 
     def forget(self, trained_by: type[Any] | tuple[type[Any], ...], /) -> None:
@@ -225,8 +217,8 @@ class ResumptionState:
 
         What anybody else counted was no training of a trainer: the position is again the one that was loaded.
         """
-        saved = Saved() if isinstance(self._frontier, trained_by) else self._saved
-        self.__setstate__({"_saved": saved, "_verdict": Verdict()})
+        self._counted = Counted(Saved() if isinstance(self.frontier, trained_by) else self._counted.saved)
+        self._verdict = Verdict()
 
     def connect(self, frontier: Frontier, /) -> None:
         """Count with *frontier* from the present position on; what was loaded before is loaded into it.
@@ -239,11 +231,11 @@ class ResumptionState:
     def _connect(self, frontier: Frontier) -> None:
         saved = self.snapshot()
         self._verdict = frontier.load(saved)
-        self._saved, self._frontier, self._noted = saved, frontier, None
+        self._counted = Counted(saved, frontier)
 
     def follow(self, frontier: Frontier, /) -> None:
         """Count with *frontier* from where it stands itself."""
-        self._frontier, self._noted = frontier, None
+        self._counted = Counted(self._counted.saved, frontier)
 
     def judge(self, verdict: Verdict, /) -> None:
         """Take over how exactly the loaded state goes on, where it shows only behind the load."""
@@ -251,50 +243,18 @@ class ResumptionState:
 
     def disconnect(self) -> None:
         """Keep the present position without whoever counted it, as a copy or a pickle does."""
-        self.__setstate__(self.__getstate__())
+        self._counted = Counted(self.snapshot())
 
     def snapshot(self) -> Saved:
         """The state as a value."""
-        frontier = self._frontier
-        if frontier is None:
-            return self._saved
-        at = frontier.position
-        epoch, offset = self._place(frontier, at)
-        return Saved(
-            at.consumed_samples,
-            epoch,
-            offset,
-            frontier.order,
-            frontier.commits,
-            frontier.places(),
-            self.ledger,
-            frontier.global_step,
-            frontier.canary(at),
-        )
+        return self._counted.snapshot()
 
     def __getstate__(self) -> dict[str, object]:
         return {"_saved": self.snapshot(), "_verdict": self._verdict}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._saved, self._verdict = kept["_saved"], kept["_verdict"]
-        self._frontier = self._noted = None
-        self._dumps = Dumps()
+        self._counted, self._verdict = Counted(kept["_saved"]), kept["_verdict"]
 
     def __repr__(self) -> str:
         at = self.position
         return f"<ResumptionState consumed_samples={at.consumed_samples} epoch={at.epoch} offset={at.offset}>"
-
-    def _place(self, frontier: Frontier, at: Position) -> tuple[int | None, int | None]:
-        """Epoch and offset: as the frontier knows them, else as they were loaded, else unknown."""
-        if frontier.knows_epochs:
-            return at.epoch, at.offset
-        saved = self._saved
-        return (saved.epoch, saved.offset) if saved.consumed_samples == at.consumed_samples else (None, None)
-
-    def _ledger_with(self, stretch: Stretch, position: Position) -> Ledger:
-        """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
-        if position.consumed_samples <= stretch.sample:
-            return self._saved.ledger
-        if self._noted is None or self._noted[0] is not stretch:
-            self._noted = (stretch, self._saved.ledger.going_on(stretch))
-        return self._noted[1]

@@ -85,6 +85,10 @@ class StreamLane:
             )
         )
 
+    def padded_samples(self, offset: int, /) -> int:
+        """None: each rank's stream is its own."""
+        return 0
+
     def canary(self, order: Identity | None, at: Place, /, *, looks: bool = False) -> str | None:
         """None: what a stream yields next is not known before."""
         return None

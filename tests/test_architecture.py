@@ -48,8 +48,8 @@ LAYERS: dict[str, set[str]] = {
     "values": {
         "access",
         "calculators",
+        "counted",
         "cursor",
-        "dumps",
         "fields",
         "frontier",
         "ledger",

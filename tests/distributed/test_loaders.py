@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch.distributed as dist
 from lightning.pytorch.utilities import CombinedLoader
@@ -23,12 +25,13 @@ from torch.utils.data import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ResumableLoader, ResumptionWarning, resumable
+from resumable import ResumableLoader, ResumptionWarning, resumable, resumption_of
 from tests.lightning.cuts import raised_after, saved_after_step, saved_at_epoch_end
 from tests.lightning.harness import Run, Scenario, numbers, uninterrupted
 from tests.lightning.test_loaders import EpochSampler, EvenAndOdd, GlobalRandomSampler, NamedLoader
 
 from .harness import Part, Session, after, orders_of, refusal, rule, run, trained, uncut
+from .modules import Gathering
 
 UNSHARED = {"max_epochs": 3, "use_distributed_sampler": False}
 
@@ -127,6 +130,47 @@ def test_batches_of_a_batch_sampler_go_round(kind: str) -> None:
     ]
     cuts = (Session(2, scenario, raised_after(1)), Session(3, scenario, raised_after(1)), Session(2, scenario))
     assert expected == trained(run(*cuts))
+
+
+class Padded(L.Callback):
+    """Notes how many samples the end of each epoch is said to repeat."""
+
+    def __init__(self) -> None:
+        self.said: list[int] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.is_last_batch:
+            self.said.append(resumption_of(trainer.datamodule).padded_samples)
+
+
+def padded_in(session: Session, checkpoint: Path | None) -> tuple[list[int], list[int]]:
+    """The samples that each epoch repeats, as told and as trained."""
+    padded = Padded()
+    trainer = session.train(checkpoint, padded)
+    module = trainer.lightning_module
+    assert isinstance(module, Gathering)
+    run = Run(tuple(module.history.steps), {}, 0, 0, {})
+    trained = [run.ids(epoch) for epoch in run.epochs]
+    return padded.said, [len(ids) - len(set(ids)) for ids in trained][-len(padded.said) :]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "ranks", "expected"),
+    [
+        (Scenario(), (3, 3), [2, 2, 2]),
+        (Scenario(), (2, 3), [1, 2, 2]),
+        (Scenario(drop_last=True), (2, 3), [0, 0, 0]),
+        (Scenario(loaders=lambda s: s.loader(sampler=EpochSampler(s.samples))), (2, 3), [1, 2, 2]),
+        (Scenario(loaders=lambda s: s.loader(batch_sampler=Fours(EpochSampler(22), 4, False))), (2, 4), [0, 8, 8]),
+    ],
+    ids=["again", "resized", "dropped", "a sampler", "a batch sampler"],
+)
+def test_what_an_epochs_end_repeats_is_told(scenario: Scenario, ranks: tuple[int, int], expected: list[int]) -> None:
+    """`padded_samples` of the resumed epoch and of those behind it is what the ranks then train twice."""
+    last = Session(ranks[1], scenario)
+    assert (expected, expected) == after(
+        Session(ranks[0], scenario, raised_after(1)), ranks=ranks[1], work=partial(padded_in, last)
+    )
 
 
 class Fours(BatchSampler):

@@ -55,6 +55,11 @@ class LightningFrontier:
             return Position(at.consumed_samples, at.epoch + 1, 0)
         return at
 
+    @property
+    def padded_samples(self) -> int:
+        """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
+        return self.primary.padded_samples(self.anchor.offset)
+
     def places(self) -> tuple[Place, ...]:
         """Where each loader stands; empty for one over a map-style dataset, whose place is the position."""
         if len(self._combined.lanes) == 1 and self.primary.identity is not None:

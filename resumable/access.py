@@ -153,11 +153,14 @@ def _count_with(state: ResumptionState, sampler: DataSampler, datamodule: Resuma
     counts = state.frontier
     if counts is not None and (not isinstance(counts, SamplerFrontier) or counts.sampler is sampler):
         return
+    options = datamodule.__resumable_options__
     frontier = SamplerFrontier(
         sampler,
         lambda: getattr(datamodule, "trainer", None),
-        schedule=datamodule.__resumable_options__.schedule,
+        schedule=options.schedule,
         calculator=calculators_of(datamodule),
+        on_mismatch=options.on_mismatch,
+        judge=state.judge,
     )
     watch(sampler, frontier)
     if state.snapshot() == Saved():

@@ -10,11 +10,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["LoaderSource", "PlacedSampler", "Transforming", "placed"]
+from resumable.batching import Batching
+from resumable.policy import refuse_or_warn
+from resumable.verdict import CYCLIC, Difference, Identity, Verdict
+
+__all__ = ["LoaderSource", "PlacedSampler", "Transforming", "check_begins", "known_order", "placed"]
 
 _TRANSFORM = "transform_dataloader"
 _MEGATRONS = ("consumed_samples", "total_samples", "__len__")
@@ -44,10 +49,35 @@ class PlacedSampler:
         self.is_cyclic = is_cyclic
         self.total_samples: int = sampler.total_samples
         self._source = source
-        whole = self.total_samples // samples_per_batch  # some lengths count a last batch that is dropped
-        self._batches = (
-            min(len(_at(sampler, 0)), whole) if getattr(sampler, "drop_last", True) else len(_at(sampler, 0))
-        )
+        self._drops_last = bool(getattr(sampler, "drop_last", True))
+        self._batches = self._count_batches()
+
+    def _count_batches(self) -> int:
+        """NeMo's samplers tell the batches of an epoch, some with a last one that is dropped, Megatron-LM's its samples."""
+        told = len(_at(self.sampler, 0))
+        is_padded = getattr(self.sampler, "pad_samples_to_global_batch_size", False)
+        if self._drops_last or (told == self.total_samples and not is_padded):
+            return min(told, Batching(self.total_samples, self.samples_per_batch, self._drops_last).batches)
+        return told
+
+    @property
+    def identity(self) -> Identity:
+        """What the order depends on. Megatron's "cyclic" shuffles the part of each rank, or whole micro batches of all.
+
+        Source: `MegatronPretrainingRandomSampler` of NeMo 2.5 (lightning/data.py), which always shards, and that of
+        Megatron-LM (legacy/data/data_samplers.py), which has a `data_sharding` to turn that off.
+        """
+        total = self.total_samples
+        if not self.is_cyclic:
+            return Identity("sequential", total)
+        micro: int = getattr(self.sampler, "micro_batch_size", self.samples_per_batch)
+        ranks = max(1, self.samples_per_batch // micro)
+        if getattr(self.sampler, "data_sharding", True):
+            shuffled = f"{ranks} x {total // self.samples_per_batch * micro}"
+        else:
+            shuffled = f"{total // micro * micro}"
+        # a seed of 0 is Megatron's own
+        return Identity(f"{CYCLIC}, {shuffled} shuffled", total, getattr(self.sampler, "seed", 0) or None)
 
     def __len__(self) -> int:
         return self._batches
@@ -57,8 +87,15 @@ class PlacedSampler:
         epoch, offset = self._source.start_of(self)
         size = self.samples_per_batch
         start = epoch * (self.total_samples - self.total_samples % size) + offset if self.is_cyclic else offset
-        left = max(0, self._batches - -(-offset // size))
+        left = self._batches_left(offset)
         return islice(iter(_at(self.sampler, start)), left) if left else iter(())
+
+    def _batches_left(self, offset: int) -> int:
+        if self._drops_last:
+            return Batching(
+                self.total_samples, self.samples_per_batch, drop_last=True, limit=self._batches
+            ).batches_left(offset)
+        return max(0, self._batches - -(-offset // self.samples_per_batch))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle has nobody who places it: it is the sampler, from its own count on."""
@@ -84,11 +121,30 @@ def placed(loader: Any, sampler: Any, source: LoaderSource, /) -> Any:
     kind = getattr(sampler, "dataloader_type", "single")
     # a batch of the "batch" kind is a global one, of the others a micro batch of each rank
     size = sampler.global_batch_size if kind == "batch" else batches.micro_batch_times_data_parallel_size
-    own = PlacedSampler(batches, source, samples_per_batch=int(size), is_cyclic=kind == "cyclic")
+    own = PlacedSampler(batches, source, samples_per_batch=int(size), is_cyclic=kind == CYCLIC)
     # torch refuses to set this after __init__; between two passes the one attribute that is iterated is exchanged
     vars(loader).update(batch_sampler=own, state_dict=_nothing, load_state_dict=_ignore)
     source.place(own)
     return loader
+
+
+def known_order(saved: Identity | None, current: Identity, /) -> Identity | None:
+    """*saved*, with what older states did not tell of a cyclic order taken from *current*."""
+    if saved is not None and saved.kind == CYCLIC and current.kind.startswith(CYCLIC):
+        return replace(current, length=saved.length)
+    return saved
+
+
+def check_begins(sampler: PlacedSampler, offset: int, /) -> None:
+    """Raise MismatchError where no batch of *sampler* begins at *offset*: cyclic batches lie at fixed places."""
+    if sampler.is_cyclic and offset % sampler.samples_per_batch:
+        difference = Difference(
+            "No batch of this cyclic order begins where the saved run stands.",
+            offset,
+            f"batches of {sampler.samples_per_batch} samples",
+            "Go on with the micro_batch_size and data_parallel_size that the run began with.",
+        )
+        refuse_or_warn(Verdict("refused", (difference,)), "error")
 
 
 class Transforming:

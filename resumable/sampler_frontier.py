@@ -20,12 +20,13 @@ from typing import Any
 
 from resumable.errors import StateError, explain, warn
 from resumable.ledger import Stretch
-from resumable.placed_sampler import PlacedSampler
+from resumable.placed_sampler import PlacedSampler, check_begins, known_order
+from resumable.policy import refuse_or_warn
 from resumable.position import Position
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.saved import Place, Saved
 from resumable.schedules import ConstantBatchSize, LinearRampup
-from resumable.verdict import Identity, Verdict
+from resumable.verdict import Identity, OnMismatch, Verdict, compare
 
 __all__ = ["ATTRIBUTES", "SamplerFrontier", "unchanged_on_error"]
 
@@ -38,7 +39,8 @@ class SamplerFrontier:
     """The frontier that a sampler and a trainer's steps tell.
 
     *trainer* gives the trainer, or None while there is none: then the last known count stands. *calculator* gives
-    whoever has to be told where the run stands, and knows what a step takes; None where nobody has.
+    whoever has to be told where the run stands, and knows what a step takes; None where nobody has. *judge* is told
+    how exactly a load goes on, once a train loader shows its order.
     """
 
     order: Identity | None = None
@@ -55,8 +57,12 @@ class SamplerFrontier:
         *,
         schedule: BatchSchedule | None = None,
         calculator: Callable[[], MicrobatchCalculator | None] = lambda: None,
+        on_mismatch: OnMismatch = "error",
+        judge: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         self.sampler = sampler
+        self._on_mismatch: OnMismatch = on_mismatch
+        self._judge = judge
         self.init_global_step = 0
         self._trainer = trainer
         self._schedule = schedule
@@ -67,6 +73,7 @@ class SamplerFrontier:
         self._untold: int | None = None
         self._awaited: _Restore | None = None
         self._loaded: tuple[int, int | None] = (0, None)
+        self._is_judged = True
 
     # -- the frontier, as the state asks for it
 
@@ -116,6 +123,7 @@ class SamplerFrontier:
             self._set_base(consumed)
         self._awaited = None if step else _Restore(saved.global_step)
         self._loaded, self.order = (consumed, saved.global_step), saved.order
+        self._is_judged = False
         return Verdict()
 
     def commit(self) -> None:
@@ -142,7 +150,18 @@ class SamplerFrontier:
     # -- the loader
 
     def place(self, sampler: PlacedSampler, /) -> None:
-        """Any loader will do: the place in it follows from the count."""
+        """See at the first look behind a load whether *sampler*'s order is the saved one.
+
+        Raises:
+            MismatchError: if it is not and the policy is "error", or no batch of it begins at the count.
+        """
+        if not self._is_judged:
+            order, offset = sampler.identity, self.start_of(sampler)[1]
+            verdict = compare(known_order(self.order, order) or order, order, offset=offset)
+            refuse_or_warn(verdict, self._on_mismatch)
+            check_begins(sampler, offset)
+            self._judge(verdict)
+        self._is_judged, self.order = True, sampler.identity
 
     def start_of(self, sampler: PlacedSampler, /) -> tuple[int, int]:
         """Epoch and offset, if every epoch is as long as *sampler*'s."""

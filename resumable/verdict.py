@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Difference", "Identity", "OnMismatch", "Verdict", "compare"]
+__all__ = ["CYCLIC", "Difference", "Identity", "OnMismatch", "Verdict", "compare"]
 
+CYCLIC = "cyclic"
+"""How the kind of Megatron's shuffled order begins; what it depends on follows."""
 OnMismatch = Literal["error", "warn", "adopt"]
 """What to do where a resume cannot be exact: refuse, go on with a warning, or take over what was saved."""
 
@@ -76,12 +78,15 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
     """
     found: list[Difference] = []
     if saved.kind != current.kind:
+        is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
         found.append(
             Difference(
                 "The order is of another kind.",
                 saved.kind,
                 current.kind,
-                "Pass the sampler, order or shuffle= that the run began with.",
+                'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
+                if is_cyclic
+                else "Pass the sampler, order or shuffle= that the run began with.",
             )
         )
     if saved.length != current.length:

@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from resumable import resumable
+from resumable.verdict import OnMismatch
 from tests.lightning.cuts import Cut, checkpoint_in
 from tests.lightning.harness import Run, numbers, run_of
 from tests.megatron import nemo_shape
@@ -88,6 +89,7 @@ def data_class(name: str) -> Any:
     "mixin"            BioNeMo's base class, undecorated
     "explicit", "bare" decorated, without a base class
     "both"             decorated, and the base class too
+    "warn", "adopt"    decorated, with this policy
     """
     base: Any = nemo_shape.MegatronDataModule if name in ("mixin", "both") else L.LightningDataModule
 
@@ -114,7 +116,10 @@ def data_class(name: str) -> Any:
     Data.__qualname__ = "Data"
     if name == "mixin":
         return Data
-    return resumable(Data) if name == "bare" else resumable(sampler="data_sampler")(Data)
+    if name == "bare":
+        return resumable(Data)
+    policies: dict[str, OnMismatch] = {"warn": "warn", "adopt": "adopt"}
+    return resumable(sampler="data_sampler", on_mismatch=policies.get(name, "error"))(Data)
 
 
 Saves = list[tuple[int, int]]

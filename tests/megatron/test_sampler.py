@@ -279,6 +279,21 @@ def test_another_batch_size_in_mid_epoch(size: int) -> None:
     assert [4 + 32 // size, 64 // size, 64 // size] == [run.batches(epoch) for epoch in range(3)]
 
 
+@pytest.mark.parametrize("samples", [64, 99, 102])
+@pytest.mark.parametrize(("before", "after"), [(2, 8), (2, 6), (6, 4), (8, 2)])
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_another_batch_size_where_steps_draw_their_batches(kind: Any, samples: int, before: int, after: int) -> None:
+    """The rest of the epoch is trained to its end: Lightning counts steps there, against the batches that there are."""
+    first, then = (
+        replace(MICRO, samples=samples, kind=kind, micro_batch_size=size, global_batch_size=size)
+        for size in (before, after)
+    )
+    run = resumed(first, saved_after_step(5), then=then)
+    behind = 5 * before
+    wanted = [behind + (samples - behind) // after * after, samples // after * after, samples // after * after]
+    assert [list(range(count)) for count in wanted] == [run.ids(epoch) for epoch in range(3)]
+
+
 def test_a_datamodule_that_saves_its_sampler_as_a_hyperparameter() -> None:
     """A sampler that is watched and placed is pickled as the one that it was."""
     scenario = replace(WHOLE, trainer={"max_steps": 3, "max_epochs": -1})

@@ -10,13 +10,13 @@ from resumable.adapters.lightning.counting import BatchCount
 from resumable.adapters.lightning.loops import has_ended
 from resumable.batching import Batching
 from resumable.ledger import Stretch
-from resumable.placed_sampler import PlacedSampler
+from resumable.placed_sampler import PlacedSampler, check_begins, known_order
 from resumable.policy import resolve
 from resumable.position import Position
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.sampler_frontier import SamplerFrontier
 from resumable.saved import Saved
-from resumable.verdict import Identity, OnMismatch, Verdict
+from resumable.verdict import OnMismatch, Verdict
 
 __all__ = ["SampledFrontier"]
 
@@ -39,15 +39,20 @@ class SampledFrontier(SamplerFrontier):
         judge: Callable[[Verdict], None],
     ) -> None:
         self.trainer = trainer
-        self._on_mismatch: OnMismatch = on_mismatch
-        self._judge = judge
         self._batches = BatchCount(trainer)
         self._past = 0
         self._loader: PlacedSampler | None = None
         self._saved = Saved()
         self._epoch, self._began = 0, 0
         self.is_running = False
-        super().__init__(sampler, lambda: trainer, schedule=schedule, calculator=calculator)
+        super().__init__(
+            sampler,
+            lambda: trainer,
+            schedule=schedule,
+            calculator=calculator,
+            on_mismatch=on_mismatch,
+            judge=judge,
+        )
         self._first = self._base[0]
 
     # -- the frontier, as the state asks for it
@@ -96,18 +101,18 @@ class SampledFrontier(SamplerFrontier):
             MismatchError: if the state cannot go on exactly in it, and the policy is "error".
         """
         is_known, self._loader = self._loader is not None, sampler
-        kind = "cyclic" if sampler.is_cyclic else "sequential"
-        self.order = Identity(kind, sampler.total_samples)
+        order = self.order = sampler.identity
         if is_known:
             return
-        consumed = self.consumed_samples
-        saved = replace(self._saved, consumed_samples=consumed, ledger=Saved().ledger)
+        consumed, then = self.consumed_samples, known_order(self._saved.order, order)
+        saved = replace(self._saved, consumed_samples=consumed, order=then, ledger=Saved().ledger)
         if saved.order is None and saved.offset == 0 and consumed:
             saved = replace(saved, epoch=None, offset=None)
         try:
-            found = resolve(
-                saved, self.order, self._stretch(sampler), seed_is_given=False, on_mismatch=self._on_mismatch
-            )
+            # the order is the data sampler's own, and nobody can give it another one
+            policy: OnMismatch = "error" if self._on_mismatch == "error" else "warn"
+            found = resolve(saved, order, self._stretch(sampler), seed_is_given=True, on_mismatch=policy)
+            check_begins(sampler, found.position.offset)
         except BaseException:
             self._loader, self.order = None, self._saved.order
             raise
@@ -167,9 +172,11 @@ class SampledFrontier(SamplerFrontier):
     def first_epoch_batches(self, behind: int, /) -> int | None:
         """Batches of an epoch of which *behind* are trained, where they and the rest are not a whole epoch's."""
         offset, batching = self.position.offset, self._batching
-        if batching is None or self._draws_several or not offset:
+        if batching is None or not offset:
             return None
         batches = behind + batching.batches_left(offset)
+        if self._draws_several and batches < batching.batches:
+            return None  # the steps are fewer than the batches, so that the data's end is the epoch's
         return None if batches == batching.batches else batches
 
     @property
@@ -195,7 +202,8 @@ class SampledFrontier(SamplerFrontier):
         fit = self.trainer.fit_loop
         if self._draws_several and not self._batches.is_counting and self._loader is not None:
             # Lightning restores the number of steps; each has drawn several micro batches
-            fit._data_fetcher.fetched = -(-self.position.offset // self._loader.samples_per_batch)
+            left = self._stretch(self._loader).batching.batches_left(self.position.offset)
+            fit._data_fetcher.fetched = max(0, fit._data_fetcher.length - left)
         self._batches.batch_starts()
         step = self._past + fit.epoch_loop.batch_progress.current.ready - 1 - self._batches.first_batch
         self.set_calculator(step)

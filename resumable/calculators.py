@@ -14,10 +14,12 @@ from functools import cache
 from resumable.errors import explain, warn
 from resumable.protocols import MicrobatchCalculator
 
-__all__ = ["find_calculator"]
+__all__ = ["FRAMEWORKS", "find_calculator"]
 
 _MEGATRON = "megatron.core.num_microbatches_calculator"
 _APEX = "apex.transformer.pipeline_parallel.utils"
+FRAMEWORKS = (_MEGATRON, _APEX)
+"""The modules that hold a process's calculator."""
 
 
 @cache

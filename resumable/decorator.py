@@ -11,6 +11,7 @@ Nothing else is wrapped and no hook is added: Lightning asks classes which hooks
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -30,6 +31,7 @@ from resumable.protocols import (
 )
 from resumable.sampler_frontier import unchanged_on_error
 from resumable.saved import KEYS
+from resumable.stand_ins import run
 from resumable.verdict import OnMismatch
 
 __all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
@@ -208,7 +210,7 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
     state = resumption_of(self)
-    theirs: dict[str, Any] = method(*args, **kwargs) or {}
+    theirs: dict[str, Any] = _run(self, functools.partial(method, *args, **kwargs)) or {}
     taken = [key for key in KEYS if key in theirs and key != "consumed_samples"]
     if taken:
         raise ResumptionError(
@@ -231,7 +233,7 @@ class _Theirs(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         if key != "consumed_samples":
             raise KeyError(key)
-        return self._whole[key]
+        return operator.index(self._whole[key])
 
 
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
@@ -243,15 +245,17 @@ def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> 
         if before_load(getattr(self, "trainer", None), state, self):
             state.load_state_dict(state_dict)
         try:
-            method(_Theirs(state_dict))
-        except AttributeError as error:
-            # a mixin's load tells a calculator that is not there yet: it is told with the train loader
-            if sampler is None or error.obj is not None or error.name != "update":
-                state.load_snapshot(before)
-                raise
+            _run(self, functools.partial(method, _Theirs(state_dict)))
         except BaseException:
             state.load_snapshot(before)
             raise
+
+
+def _run(self: Any, method: Callable[[], Any]) -> Any:
+    """The class's own part, which may ask for a trainer, a sampler or a calculator that is not there yet."""
+    options: Options = getattr(self, MARK)
+    name = options.sampler or "data_sampler"
+    return run(method, self, name) if hasattr(self, name) else method()
 
 
 _AROUND: dict[str, Callable[..., Any]] = {

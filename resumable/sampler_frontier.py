@@ -289,12 +289,13 @@ def unchanged_on_error(sampler: object) -> Generator[None, None, None]:
 
 
 def _whole(value: Any, what: str) -> int:
-    """A count as an int, from an int, a NumPy integer or a 0-d integer tensor on any device."""
+    """A count as an int, from a whole number of Python's or NumPy's or in a 0-d tensor on any device."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        number = operator.index(value)
-    except TypeError:
+        told: Any = value.item() if hasattr(value, "item") else value
+        number = operator.index(int(told) if isinstance(told, float) and told.is_integer() else told)
+    except (TypeError, ValueError, RuntimeError):  # of an array or tensor with several numbers
         raise StateError(
             explain(f"{what} gave no whole number.", [("got", value)], "Return an integer number of samples.")
         ) from None

@@ -60,6 +60,7 @@ LAYERS: dict[str, set[str]] = {
         "records",
         "sampler_frontier",
         "saved",
+        "stand_ins",
         "state",
         "statefile",
         "statetext",

@@ -23,6 +23,8 @@ if not nemo_shape.has_megatron_core():
 class RanksAtRandom(nemo_shape.BatchesAtRandom):
     """What the first of *ranks* gets: each shuffles a part of its own, or deals out one shuffle of all."""
 
+    consumed_samples: int
+
     def __init__(self, ranks: int, data_sharding: bool | None, seed: int, **options: Any) -> None:
         super().__init__(**options)
         self.micro_batch_times_data_parallel_size = self.micro_batch_size * ranks
@@ -34,7 +36,7 @@ class RanksAtRandom(nemo_shape.BatchesAtRandom):
         return (self._active - self.consumed_samples % self._active) // self.micro_batch_times_data_parallel_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        consumed: int = self.consumed_samples
+        consumed = self.consumed_samples
         epoch, offset = divmod(consumed, self._active)
         size, ranks = self.micro_batch_size, self.micro_batch_times_data_parallel_size // self.micro_batch_size
         assert offset % self.micro_batch_times_data_parallel_size == 0

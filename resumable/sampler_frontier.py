@@ -12,12 +12,12 @@ moved together: consumed samples are the sampler's count of the steps since the 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from resumable.counts import whole_count
 from resumable.errors import StateError, explain, warn
 from resumable.ledger import Stretch
 from resumable.placed_sampler import PlacedSampler, check_begins, known_order
@@ -67,7 +67,7 @@ class SamplerFrontier:
         self._trainer = trainer
         self._schedule = schedule
         self._calculator = calculator
-        self._base = (_whole(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
+        self._base = (whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
         self._last = self._base
         self._seen: dict[int, int] = {}
         self._untold: int | None = None
@@ -234,7 +234,7 @@ class SamplerFrontier:
 
     def _own_count(self, steps: int) -> int:
         """The sampler's count; NeMo's gives 0 where it does not know, without a trainer of NeMo's."""
-        count = _whole(self.sampler.compute_consumed_samples(steps), _COUNT)
+        count = whole_count(self.sampler.compute_consumed_samples(steps), _COUNT)
         if count == 0:
             size = getattr(self.sampler, "global_batch_size", None)
             if isinstance(size, int) and size > 0:
@@ -286,19 +286,3 @@ def unchanged_on_error(sampler: object) -> Generator[None, None, None]:
         for name, value in before.items():
             setattr(sampler, name, value)
         raise
-
-
-def _whole(value: Any, what: str) -> int:
-    """A count as an int, from a whole number of Python's or NumPy's or in a 0-d tensor on any device."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        told: Any = value.item() if hasattr(value, "item") else value
-        number = operator.index(int(told) if isinstance(told, float) and told.is_integer() else told)
-    except (TypeError, ValueError, RuntimeError):  # of an array or tensor with several numbers
-        raise StateError(
-            explain(f"{what} gave no whole number.", [("got", value)], "Return an integer number of samples.")
-        ) from None
-    if number < 0:
-        raise StateError(explain(f"{what} gave a negative number.", [("got", number)], "Return 0 or more samples."))
-    return number

@@ -49,6 +49,7 @@ LAYERS: dict[str, set[str]] = {
         "access",
         "calculators",
         "counted",
+        "counts",
         "cursor",
         "fields",
         "frontier",

@@ -24,9 +24,9 @@ def whole_count(value: Any, what: str, /) -> int:
             raise TypeError
         told: Any = value.item() if hasattr(value, "item") else value
         if isinstance(told, float):
-            number = int(told)
-            if number != told:
+            if told % 1:
                 raise TypeError
+            number = int(told)
         else:
             number = operator.index(told)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # several numbers, NaN and infinity too

@@ -78,6 +78,18 @@ def test_another_batch_size_without_the_short_last_batch(behind: int, old: int, 
     check_regrouped(scenario, saved_after_step(behind), replace(scenario, batch_size=new), behind=behind)
 
 
+@pytest.mark.parametrize("limit", BOTH)
+@pytest.mark.parametrize("trainer", [{}, {"limit_val_batches": 2}], ids=["", "validated"])
+def test_an_epoch_without_a_batch_of_the_new_size_is_over(limit: str, trainer: dict[str, Any]) -> None:
+    """What is left of it is dropped; the next epoch begins, and there is no epoch more."""
+    scenario = replace(BOTH[limit], batch_size=4, drop_last=True)
+    scenario = replace(scenario, trainer={**scenario.trainer, **trainer})
+    orders = uninterrupted(replace(scenario, drop_last=False))
+    run = resumed(scenario, saved_after_step(4), then=replace(scenario, batch_size=8))
+    assert [orders.ids(epoch)[:16] for epoch in range(3)] == [run.ids(epoch) for epoch in range(3)]
+    assert (4 + 2 + 2, 3) == (run.global_step, run.current_epoch)
+
+
 @pytest.mark.parametrize(
     ("cut", "behind"),
     [

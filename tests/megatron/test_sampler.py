@@ -294,6 +294,17 @@ def test_another_batch_size_where_steps_draw_their_batches(kind: Any, samples: i
     assert [list(range(count)) for count in wanted] == [run.ids(epoch) for epoch in range(3)]
 
 
+@pytest.mark.parametrize("is_validated", [False, True])
+@pytest.mark.parametrize("scenario", [WHOLE, MICRO, replace(MICRO, kind="batch")], ids=["whole", "micro", "batch"])
+def test_an_epoch_without_a_batch_of_the_new_size_is_over(scenario: Scenario, is_validated: bool) -> None:
+    """What is left of it is dropped; the next epoch begins, and there is no epoch more."""
+    trainer = VALIDATED if is_validated else EPOCHS
+    first = replace(scenario, samples=55, trainer=trainer, micro_batch_size=6, global_batch_size=6)
+    run = resumed(first, saved_after_step(8), then=replace(first, micro_batch_size=8, global_batch_size=8))
+    assert [list(range(48))] * 3 == [run.ids(epoch) for epoch in range(3)]
+    assert (8 + 6 + 6, 3) == (run.global_step, run.current_epoch)
+
+
 def test_a_datamodule_that_saves_its_sampler_as_a_hyperparameter() -> None:
     """A sampler that is watched and placed is pickled as the one that it was."""
     scenario = replace(WHOLE, trainer={"max_steps": 3, "max_epochs": -1})

@@ -99,6 +99,7 @@ def follow_sampler(
         calculator=calculator,
         on_mismatch=on_mismatch,
         judge=state.judge,
+        place_anew=lambda: connect_sampled(state, trainer),
     )
     if state.snapshot() == Saved():
         state.follow(frontier)

@@ -181,6 +181,10 @@ class LightningFrontier:
         """Whether some of the epoch is trained and some is not."""
         return self.anchor.offset > 0
 
+    def has_moved_on(self, saved: Saved, /) -> bool:
+        """Whether the epoch that *saved* lies within has no batch left."""
+        return bool(saved.offset) and not self.anchor.offset
+
     def batches_behind(self, loops: dict[str, Any], /) -> int:
         """Batches of the epoch behind the position, of the present size."""
         batching, offset = self.primary.batching, self.anchor.offset

@@ -79,10 +79,13 @@ def has_ended(loops: dict[str, Any], /) -> bool:
     return bool(batch["is_last_batch"] and processed == ready) or (is_closed and ready > processed)
 
 
-def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: int, same_batches: bool) -> None:
+def rewrite(
+    loops: dict[str, Any], form: Form, *, batches: int, accumulation: int, same_batches: bool, moved_on: bool = False
+) -> None:
     """Bring a fit loop's state dict into *form*, *batches* batches of the epoch trained; the dict is changed.
 
-    *same_batches* says that a batch is what it was at the save, so that what is taken back can be counted.
+    *same_batches* says that a batch is what it was at the save, so that what is taken back can be counted. *moved_on*
+    says that the epoch has no batch left of the present size, though it had one of the saved size.
     """
     epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     in_epoch = epoch["current"]["started"] > epoch["current"]["processed"]
@@ -92,6 +95,7 @@ def rewrite(loops: dict[str, Any], form: Form, *, batches: int, accumulation: in
     if in_epoch and batch["current"]["ready"] == batch["current"]["processed"] and (ended or raw % accumulation == 0):
         steps_logged += 1  # Lightning counts the last step only behind the hooks in which checkpoints are saved
 
+    ended = ended or moved_on
     taken_back = max(0, raw - batches) if form == "middle" and same_batches else 0
     if form == "begin" and not ended:
         taken_back = raw

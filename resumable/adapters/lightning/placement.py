@@ -43,6 +43,10 @@ class Follows(Protocol):
         """Whether some of the epoch is trained and some is not, if *loops* is what was saved."""
         ...
 
+    def has_moved_on(self, saved: Saved, /) -> bool:
+        """Whether the epoch that *saved* lies within has no batch left: of the present size, a part is dropped."""
+        ...
+
     def batches_behind(self, loops: dict[str, Any], /) -> int:
         """Batches of the epoch behind the position, whole accumulation windows, if *loops* is what was saved."""
         ...
@@ -150,6 +154,7 @@ def place(frontier: Follows, restored: Restored | None, saved: Saved, /) -> Plac
         batches=frontier.epoch_batches(loops) if form == "end" else behind,
         accumulation=frontier.accumulation if then is None else then.accumulation,
         same_batches=then is None or then.batching.batch_size == frontier.batch_size,
+        moved_on=frontier.has_moved_on(saved),
     )
     restored.restore(loops, frontier.trainer.fit_loop)
     return Placement(form, behind, built_at_epoch)
@@ -157,11 +162,11 @@ def place(frontier: Follows, restored: Restored | None, saved: Saved, /) -> Plac
 
 def _form(frontier: Follows, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
     epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
-    ended = has_ended(loops)
+    ended, moved_on = has_ended(loops), frontier.has_moved_on(saved)
     form: Form = "begin"
-    if frontier.is_within_epoch(loops):
+    if frontier.is_within_epoch(loops) and not moved_on:
         form = "middle"
-    elif epoch["started"] > epoch["processed"] and (ended or saved.offset):
+    elif epoch["started"] > epoch["processed"] and (ended or moved_on or saved.offset):
         is_validated = batch["current"]["completed"] == batch["current"]["processed"]
         form = "end" if is_validated else "begin"
     is_open = epoch["completed"] < epoch["processed"] or epoch["started"] > epoch["processed"]

@@ -37,8 +37,10 @@ class SampledFrontier(SamplerFrontier):
         calculator: Callable[[], MicrobatchCalculator | None],
         on_mismatch: OnMismatch,
         judge: Callable[[Verdict], None],
+        place_anew: Callable[[], None] = lambda: None,
     ) -> None:
         self.trainer = trainer
+        self._place_anew = place_anew
         self._batches = BatchCount(trainer)
         self._past = 0
         self._loader: PlacedSampler | None = None
@@ -118,6 +120,8 @@ class SampledFrontier(SamplerFrontier):
             raise
         self._epoch, self._began = found.position.epoch, consumed - found.position.offset
         self._judge(found.verdict)
+        if self.has_moved_on(self._saved):
+            self._place_anew()  # a strategy's loaders are here only when the loops are placed already
 
     def start_of(self, sampler: PlacedSampler, /) -> tuple[int, int]:
         """Where the training stands."""
@@ -154,6 +158,11 @@ class SampledFrontier(SamplerFrontier):
     def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
         """Whether some of the epoch is trained and some is not."""
         return self._saved.offset != 0 and self.batches_behind(loops) > 0
+
+    def has_moved_on(self, saved: Saved, /) -> bool:
+        """Whether the epoch that *saved* lies within has no batch left; False until a loader tells."""
+        was_within = self._saved.offset != 0 and self.consumed_samples > 0
+        return self._loader is not None and was_within and not self.position.offset
 
     def batches_behind(self, loops: dict[str, Any], /) -> int:
         """Batches that Lightning had trained of the epoch, whole accumulation windows."""

@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import Self
 
 from resumable.calculators import find_calculator
-from resumable.counted import Counted
+from resumable.standing import Standing
 from resumable.errors import ResumptionError, explain
 from resumable.frontier import Frontier
 from resumable.ledger import Ledger
@@ -67,13 +67,13 @@ class ResumptionState:
             calculators = find_calculator if calculator is None else lambda: calculator
             frontier = SamplerFrontier(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
             counting = watch(sampler, frontier)
-        self._counted = Counted(Saved(), counting)
+        self._standing = Standing(Saved(), counting)
         self._verdict = Verdict()
 
     @property
     def frontier(self) -> Frontier | None:
         """Who counts; None while nothing is connected."""
-        return self._counted.frontier
+        return self._standing.frontier
 
     @property
     def position(self) -> Position:
@@ -81,7 +81,7 @@ class ResumptionState:
 
         Epoch and offset are 0 while only the consumed samples are known.
         """
-        return self._counted.position
+        return self._standing.position
 
     @property
     def consumed_samples(self) -> int:
@@ -101,7 +101,7 @@ class ResumptionState:
     @property
     def ledger(self) -> Ledger:
         """The run's stretches so far, the present one included once it has trained a sample."""
-        return self._counted.ledger
+        return self._standing.ledger
 
     @property
     def padded_samples(self) -> int:
@@ -147,7 +147,7 @@ class ResumptionState:
         return self._dict()
 
     def _dict(self) -> dict[str, Any]:
-        return self._counted.state_dict()
+        return self._standing.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a saved position: one that `state_dict` gave, or a bare `{"consumed_samples": n}`.
@@ -199,7 +199,7 @@ class ResumptionState:
         """Take over a position that is a value already."""
         if self.frontier is not None:
             self._verdict = self.frontier.load(saved)
-        self._counted = Counted(saved, self.frontier)
+        self._standing = Standing(saved, self.frontier)
 
     def count_with(self, frontier: Frontier, /, *, later: bool = False) -> None:
         """Let *frontier* count from where the present one would begin its next pass.
@@ -217,7 +217,7 @@ class ResumptionState:
 
         What anybody else counted was no training of a trainer: the position is again the one that was loaded.
         """
-        self._counted = Counted(Saved() if isinstance(self.frontier, trained_by) else self._counted.saved)
+        self._standing = Standing(Saved() if isinstance(self.frontier, trained_by) else self._standing.saved)
         self._verdict = Verdict()
 
     def connect(self, frontier: Frontier, /) -> None:
@@ -231,11 +231,11 @@ class ResumptionState:
     def _connect(self, frontier: Frontier) -> None:
         saved = self.snapshot()
         self._verdict = frontier.load(saved)
-        self._counted = Counted(saved, frontier)
+        self._standing = Standing(saved, frontier)
 
     def follow(self, frontier: Frontier, /) -> None:
         """Count with *frontier* from where it stands itself."""
-        self._counted = Counted(self._counted.saved, frontier)
+        self._standing = Standing(self._standing.saved, frontier)
 
     def judge(self, verdict: Verdict, /) -> None:
         """Take over how exactly the loaded state goes on, where it shows only behind the load."""
@@ -243,17 +243,17 @@ class ResumptionState:
 
     def disconnect(self) -> None:
         """Keep the present position without whoever counted it, as a copy or a pickle does."""
-        self._counted = Counted(self.snapshot())
+        self._standing = Standing(self.snapshot())
 
     def snapshot(self) -> Saved:
         """The state as a value."""
-        return self._counted.snapshot()
+        return self._standing.snapshot()
 
     def __getstate__(self) -> dict[str, object]:
         return {"_saved": self.snapshot(), "_verdict": self._verdict}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._counted, self._verdict = Counted(kept["_saved"]), kept["_verdict"]
+        self._standing, self._verdict = Standing(kept["_saved"]), kept["_verdict"]
 
     def __repr__(self) -> str:
         at = self.position

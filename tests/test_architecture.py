@@ -48,7 +48,6 @@ LAYERS: dict[str, set[str]] = {
     "values": {
         "access",
         "calculators",
-        "counted",
         "counts",
         "cursor",
         "fields",
@@ -62,6 +61,7 @@ LAYERS: dict[str, set[str]] = {
         "sampler_frontier",
         "saved",
         "stand_ins",
+        "standing",
         "state",
         "statefile",
         "statetext",

@@ -18,15 +18,15 @@ from resumable.position import Position
 from resumable.saved import Place, Saved, dump
 from resumable.verdict import Identity
 
-__all__ = ["Counted"]
+__all__ = ["Standing"]
 
 _Rest: TypeAlias = tuple[Ledger, Identity | None, bool]
 
 
-class Counted:
+class Standing:
     """What *saved* and *frontier*, if there is one, say together. Neither is ever exchanged: there is a new one then.
 
-    >>> Counted(Saved(8, 0, 8)).position
+    >>> Standing(Saved(8, 0, 8)).position
     Position(consumed_samples=8, epoch=0, offset=8)
     """
 

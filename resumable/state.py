@@ -14,7 +14,6 @@ from typing import Any
 from typing_extensions import Self
 
 from resumable.calculators import find_calculator
-from resumable.standing import Standing
 from resumable.errors import ResumptionError, explain
 from resumable.frontier import Frontier
 from resumable.ledger import Ledger
@@ -24,6 +23,7 @@ from resumable.protocols import AllGather, BatchSchedule, DataSampler, Microbatc
 from resumable.records import agreed
 from resumable.sampler_frontier import SamplerFrontier
 from resumable.saved import Saved, parse
+from resumable.standing import Standing
 from resumable.statefile import read, write
 from resumable.step_watch import watch
 from resumable.verdict import Verdict

@@ -48,6 +48,7 @@ class Options:
     calculator: MicrobatchCalculator | None = None
     ranks: Ranks | None = None
     agreement: AllGather | None = None
+    decrease_batch_size_if_needed: bool = False
 
 
 class Resumable(SupportsTraining, Protocol):

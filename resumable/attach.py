@@ -17,7 +17,8 @@ from resumable.lanes import Lane, MapLane, is_dataloader, seed_of_lane
 from resumable.ledger import Stretch
 from resumable.loader import ResumableLoader
 from resumable.placed_sampler import Transforming, placed
-from resumable.protocols import BatchSchedule, DataSampler, Ranks
+from resumable.protocols import DataSampler, Ranks
+from resumable.recorded import Recorded
 from resumable.resuming import LoaderFrontier
 from resumable.sampler_frontier import SamplerFrontier
 from resumable.sharing import Shard
@@ -39,7 +40,7 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
         ConfigurationError: for a schedule whose sizes do not fall into whole batches.
         MismatchError: if the state cannot go on exactly with these loaders, and the policy is "error".
     """
-    seed, on_mismatch, schedule = options.seed, options.on_mismatch, options.schedule
+    seed, on_mismatch = options.seed, options.on_mismatch
     lanes: list[Lane] = []
     shard = _shard_of(trainer, options.ranks)
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
@@ -56,7 +57,7 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
         if not is_lightning(trainer) and (lanes or not _is_map_style(loader)):
             raise _only_in_lightning(loader)
         if is_lightning(trainer):
-            _check_steps(loader)
+            _check_tail(loader)
         lanes.append(_lane(loader, seed_of_lane(default if seed is None else seed, len(lanes)), shard))
         return lanes[-1].loader
 
@@ -65,15 +66,16 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
         raise DecorationError(
             explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
         )
+    schedule, seed_is_given = _schedule_of(lanes, options), seed is not None
     if is_lightning(trainer):
         from resumable.adapters import lightning
 
-        if schedule is not None:
-            raise _accumulates_evenly(schedule)
-        lightning.connect(state, trainer, lanes, mode, seed_is_given=seed is not None, on_mismatch=on_mismatch)
+        lightning.connect(
+            state, trainer, lanes, mode, schedule=schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch
+        )
     else:
         lane = cast("MapLane", lanes[0])
-        _connect_loop(state, lane, schedule, seed_is_given=seed is not None, on_mismatch=on_mismatch)
+        _connect_loop(state, lane, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     return returned
 
 
@@ -88,14 +90,7 @@ def attach_sampled(build: Callable[[], Any], datamodule: Resumable, trainer: Any
     else:
         frontier = cast("SamplerFrontier", state.frontier)
     sampler: Any = frontier.sampler
-    if datamodule.__resumable_options__.ranks is not None:
-        raise DecorationError(
-            explain(
-                "A data sampler has ranks of its own.",
-                [("sampler", type(sampler).__qualname__), ("ranks", datamodule.__resumable_options__.ranks)],
-                "Leave ranks= out, and set the sampler up with them.",
-            )
-        )
+    _check_options(datamodule.__resumable_options__, sampler)
     transforming = Transforming.of(sampler, frontier, _shielded)
     frontier.rebase()  # a loader that is built in mid-training begins there
 
@@ -116,6 +111,21 @@ def attach_sampled(build: Callable[[], Any], datamodule: Resumable, trainer: Any
 
         lightning.connect_sampled(state, trainer)
     return returned
+
+
+def _check_options(options: Options, sampler: object) -> None:
+    if options.ranks is not None or options.decrease_batch_size_if_needed:
+        raise DecorationError(
+            explain(
+                "A data sampler has ranks and batch sizes of its own.",
+                [
+                    ("sampler", type(sampler).__qualname__),
+                    ("ranks", options.ranks),
+                    ("decrease_batch_size_if_needed", options.decrease_batch_size_if_needed),
+                ],
+                "Leave these options out, and set the sampler up with them.",
+            )
+        )
 
 
 def _shielded(loader: Any) -> Any:
@@ -152,7 +162,7 @@ def _follow_sampler(datamodule: Resumable, trainer: Any, state: ResumptionState)
 def _connect_loop(
     state: ResumptionState,
     lane: MapLane,
-    schedule: BatchSchedule | None,
+    schedule: Recorded | None,
     *,
     seed_is_given: bool,
     on_mismatch: OnMismatch,
@@ -165,7 +175,7 @@ def _connect_loop(
         data_parallel_size=lane.shard.size,
         num_workers=lane.num_workers,
         drop_last=batching.drop_last,
-        schedule=schedule_of(schedule, batching.batch_size, rounds_down=False),
+        schedule=schedule,
     )
     frontier = LoaderFrontier(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     lane.follow_loop(frontier, state)
@@ -176,14 +186,34 @@ def _is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
     return is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset)
 
 
-def _check_steps(loader: Any) -> None:
-    """Refuse what a ResumableLoader does in a loop and Lightning's own steps and epochs would not follow."""
-    if not isinstance(loader, ResumableLoader):
-        return
-    stretch = None if loader.state.frontier is None else loader.state.frontier.stretch
-    if stretch is not None and stretch.schedule is not None:
-        raise _accumulates_evenly(stretch.schedule)
-    if stretch is not None and stretch.drop_last == "carry":
+def _schedule_of(lanes: list[Lane], options: Options) -> Recorded | None:
+    """The schedule that the loaders' batches are grouped by: the decorator's, or that of a ResumableLoader."""
+    given = [own for lane in lanes if (own := _own_schedule(lane.loader)) is not None]
+    if options.schedule is None:
+        return given[0] if given else None
+    schedule = schedule_of(
+        options.schedule, lanes[0].batching.batch_size, rounds_down=options.decrease_batch_size_if_needed
+    )
+    if given and given[0] != schedule:
+        raise DecorationError(
+            explain(
+                "The schedule is told twice.",
+                [("of the loader", given[0]), ("of the decorator", schedule)],
+                "Pass it to one of them.",
+            )
+        )
+    return schedule
+
+
+def _own_schedule(loader: Any) -> Recorded | None:
+    counts = loader.state.frontier if isinstance(loader, ResumableLoader) else None
+    return counts.stretch.schedule if counts is not None and counts.stretch is not None else None
+
+
+def _check_tail(loader: Any) -> None:
+    """Refuse what a ResumableLoader does in a loop and Lightning's epochs would not follow."""
+    counts = loader.state.frontier if isinstance(loader, ResumableLoader) else None
+    if counts is not None and counts.stretch is not None and counts.stretch.drop_last == "carry":
         raise DecorationError(
             explain(
                 "Lightning ends its epochs where the data does, so none can be carried into the next.",
@@ -191,17 +221,6 @@ def _check_steps(loader: Any) -> None:
                 "Pass drop_last=False or True, or train in a loop of your own.",
             )
         )
-
-
-def _accumulates_evenly(schedule: object) -> DecorationError:
-    return DecorationError(
-        explain(
-            "Lightning accumulates as many batches for each optimizer step, so it cannot follow a schedule by itself.",
-            [("schedule", schedule)],
-            "Let a data sampler follow it (sampler=), change accumulate_grad_batches by a GradientAccumulationScheduler, "
-            "or train in a loop of your own.",
-        )
-    )
 
 
 def _only_in_lightning(loader: object) -> DecorationError:

@@ -65,6 +65,7 @@ def resumable(
     on_mismatch: OnMismatch = ...,
     ranks: Ranks | None = ...,
     agreement: AllGather | None = ...,
+    decrease_batch_size_if_needed: bool = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
 def resumable(
     cls: type[Any] | None = None,
@@ -77,6 +78,7 @@ def resumable(
     on_mismatch: OnMismatch = "error",
     ranks: Ranks | None = None,
     agreement: AllGather | None = None,
+    decrease_batch_size_if_needed: bool = False,
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -84,8 +86,11 @@ def resumable(
         cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
         sampler: the attribute that holds a data sampler of NeMo's shape, which then counts and places the samples.
             Without it an attribute `data_sampler` is found by itself.
-        schedule: the global batch sizes, where they vary and the sampler's `rampup_batch_size` does not say them. In a
-            loop without Lightning the train loader then tells by `num_microbatches` how many of its batches a step takes.
+        schedule: the global batch sizes, where they vary and the sampler's `rampup_batch_size` does not say them. Without a
+            sampler each optimizer step takes so many batches of the train loader: Lightning accumulates them, and a loop
+            is told by the loader's `num_microbatches`.
+        decrease_batch_size_if_needed: round the schedule's sizes down to whole batches on each rank instead of refusing
+            others; a data sampler has its own way to.
         calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
         seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, else 0, and a loaded
             state's seed is taken over.
@@ -108,7 +113,7 @@ def resumable(
     """
     check_policy(on_mismatch)
     check_seed(seed)
-    options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement)
+    options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
 
     def decorate(decorated: type[Any]) -> type[Any]:
         check_class(decorated)

@@ -31,6 +31,10 @@ class LaneSource(Protocol):
         """The place of the next batch that *lane* has to yield."""
         ...
 
+    def batches_of(self, lane: Lane, /) -> int | None:
+        """How many batches the pass has that begins there; None for all to the epoch's end."""
+        ...
+
 
 class Lane(Protocol):
     """One train loader, and how its epochs fall into batches."""
@@ -138,9 +142,11 @@ class MapLane:
         def passes(iterate: Iterate[Any]) -> Iterator[Any]:
             at = source.start_of(self)
             self._sampler.start = (at.epoch, at.offset)
+            self._sampler.count = source.batches_of(self)
             return iterate()
 
         install(self.loader, self._sampler, passes)
+        vars(self.loader)["_resumable_schedule"] = None  # a ResumableLoader has counted by itself
         if self.shard.is_guarded or self._shown is SequentialRankSampler:
             vars(self.loader)["sampler"] = self._shown(self._sampler, self.shard, single=self._is_single)
 

@@ -139,6 +139,7 @@ class ResumableLoader(Resuming[T]):
         )
         sampler = ResumableSampler(feed, single=batch_size is None)
         install(self, sampler, partial(self._frontier.passes, sampler))
+        self._resumable_schedule = self._frontier
         self._state = ResumptionState()
         self._state.connect(self._frontier)
         self._state.agreement = agreement
@@ -152,10 +153,6 @@ class ResumableLoader(Resuming[T]):
         """The position, to be saved, loaded and committed."""
         return self._state
 
-    def __len__(self) -> int:
-        """Batches of the whole present epoch, on this rank."""
-        return self._frontier.batches_in_epoch
-
     @property
     def num_microbatches(self) -> int:
         """Batches of this rank that the present optimizer step takes; 1 without a schedule.
@@ -166,7 +163,7 @@ class ResumableLoader(Resuming[T]):
         Raises:
             ConfigurationError: if a step's size does not fall into whole rounds.
         """
-        return self._frontier.num_microbatches
+        return 1 if self._resumable_schedule is None else self._resumable_schedule.num_microbatches
 
     @property
     def padded_samples(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from typing_extensions import TypeVar
 
@@ -213,6 +213,20 @@ def _is_alive(iterator: weakref.ref[Generator[Any, None, None]]) -> bool:
     return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED
 
 
+class FollowsSchedule(Protocol):
+    """Who groups a loader's batches into optimizer steps."""
+
+    @property
+    def num_microbatches(self) -> int:
+        """Batches of the optimizer step that is being trained, or of the next one."""
+        ...
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """Batches of the whole present epoch."""
+        ...
+
+
 class _Microbatches:
     """Batches that the present optimizer step takes: see `ResumableLoader`. A user's own attribute goes before it."""
 
@@ -227,7 +241,7 @@ class Resuming(Shielded[T]):
     """A DataLoader whose passes somebody else begins, given torch's own way to iterate."""
 
     _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
-    _resumable_schedule: LoaderFrontier | None = None
+    _resumable_schedule: FollowsSchedule | None = None
     num_microbatches: Any = _Microbatches()
 
     def __len__(self) -> int:

@@ -213,7 +213,7 @@ def test_a_data_sampler_has_ranks_of_its_own() -> None:
         def train_dataloader(self) -> Any:
             return DataLoader(numbers(12), batch_size=2)
 
-    with pytest.raises(DecorationError, match="A data sampler has ranks of its own"):
+    with pytest.raises(DecorationError, match="A data sampler has ranks and batch sizes of its own"):
         Sampled().train_dataloader()
 
 

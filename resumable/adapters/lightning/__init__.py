@@ -19,8 +19,10 @@ from resumable.adapters.lightning.loops import Restored
 from resumable.adapters.lightning.placement import Follows, place
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.sampled import SampledFrontier
+from resumable.adapters.lightning.scheduled import ScheduledFrontier
 from resumable.lanes import Lane
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.recorded import Recorded
 from resumable.saved import Saved
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
@@ -47,15 +49,22 @@ def connect(
     lanes: list[Lane],
     mode: str,
     *,
+    schedule: Recorded | None,
     seed_is_given: bool,
     on_mismatch: OnMismatch,
 ) -> None:
-    """Let *lanes*, combined in Lightning's *mode*, follow *state*, and the state count with *trainer*."""
+    """Let *lanes*, combined in Lightning's *mode*, follow *state*, and the state count with *trainer*.
+
+    *schedule* groups the batches into optimizer steps, where Lightning does not by itself.
+    """
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
     if not isinstance(frontier, LightningFrontier):
         state.forget((LightningFrontier, SampledFrontier))
-        frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+        if schedule is None:
+            frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+        else:
+            frontier = ScheduledFrontier(trainer, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
     before = frontier.with_lanes(lanes, mode)
     try:
         saved = state.snapshot()

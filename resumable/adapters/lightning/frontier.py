@@ -25,6 +25,7 @@ class LightningFrontier:
     init_global_step = 0
     global_step: int | None = None
     knows_epochs = True
+    epochs_vary = False
 
     def __init__(self, trainer: Any, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
         self.trainer = trainer
@@ -50,10 +51,13 @@ class LightningFrontier:
     def position(self) -> Position:
         """The anchor, advanced by the batches that were trained since."""
         done, ended = self._done()
-        at = self.primary.batching.advance(self.anchor, done) if done else self.anchor
+        at = self._advance(done) if done else self.anchor
         if ended and at.epoch == self.anchor.epoch:
             return Position(at.consumed_samples, at.epoch + 1, 0)
         return at
+
+    def _advance(self, done: int) -> Position:
+        return self.primary.batching.advance(self.anchor, done)
 
     @property
     def padded_samples(self) -> int:
@@ -79,12 +83,15 @@ class LightningFrontier:
         self.anchor, self._places, self.commits = found.position, found.places, saved.commits
         self._is_resumed = not self.is_running
         self.stretch = replace(
-            stretch_of(self.primary, self.accumulation),
+            self._stretch_of(self.primary),
             sample=found.position.consumed_samples,
             epoch=found.position.epoch,
             offset=found.position.offset,
         )
         return found.verdict
+
+    def _stretch_of(self, lane: Lane) -> Stretch:
+        return stretch_of(lane, self.accumulation)
 
     def commit(self) -> None:
         """The batch that is being trained, and all before it, are trained."""
@@ -138,6 +145,10 @@ class LightningFrontier:
         place = self._places_now()[number]
         return place if self._is_resumed else replace(place, state=None)
 
+    def batches_from_here(self) -> int | None:
+        """Batches of the pass that begins now; None for all to the epoch's end."""
+        return None
+
     def _places_now(self) -> tuple[Place, ...]:
         done, ended = self._done()
         if not done and not ended:
@@ -151,7 +162,7 @@ class LightningFrontier:
         found = resolve_lanes(
             self._combined,
             saved,
-            self.accumulation,
+            [self._stretch_of(lane) for lane in self._combined.lanes],
             seed_is_given=self._seed_is_given,
             on_mismatch=self._on_mismatch,
         )
@@ -214,6 +225,10 @@ class LightningFrontier:
         """The counters are those that the run begins with."""
         self.is_running = True
 
+    def train_ends(self) -> None:
+        """A state may be loaded again."""
+        self.is_running = False
+
     def epoch_starts(self) -> None:
         """Nothing of the epoch is counted before its first batch."""
         self._count.mark()
@@ -264,3 +279,6 @@ class _Start:
 
     def start_of(self, lane: Lane, /) -> Place:
         return self.frontier.start_of(self.number)
+
+    def batches_of(self, lane: Lane, /) -> int | None:
+        return self.frontier.batches_from_here()

@@ -84,12 +84,12 @@ class Hooks:
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """A state may be loaded again."""
         if self.frontier is not None:
-            self.frontier.is_running = False
+            self.frontier.train_ends()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A state may be loaded again; a fit that was asked to end is saved."""
         if self.frontier is not None:
-            self.frontier.is_running = False
+            self.frontier.train_ends()
         self.stopping.ends(trainer, exception)
 
 

@@ -25,6 +25,11 @@ class Follows(Protocol):
     is_running: bool
 
     @property
+    def epochs_vary(self) -> bool:
+        """Whether an epoch may have another number of batches than the one before."""
+        ...
+
+    @property
     def accumulation(self) -> int:
         """Batches that an optimizer step accumulates."""
         ...
@@ -61,6 +66,10 @@ class Follows(Protocol):
 
     def train_starts(self) -> None:
         """The counters are those that the run begins with."""
+        ...
+
+    def train_ends(self) -> None:
+        """The run has ended, as it should or not."""
         ...
 
     def epoch_starts(self) -> None:
@@ -109,7 +118,7 @@ class Placement:
 
     def epoch_starts(self, fit: Any, frontier: Follows) -> None:
         """Give the epochs behind a shorter first one their whole length again."""
-        if self.first_epoch_batches is not None and frontier.is_at_epochs_start:
+        if (self.first_epoch_batches is not None or frontier.epochs_vary) and frontier.is_at_epochs_start:
             self.first_epoch_batches = None
             fit.max_batches = frontier.epoch_batches(None)
             self._validate_in(frontier.trainer, fit.max_batches)

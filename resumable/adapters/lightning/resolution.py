@@ -42,9 +42,9 @@ def stretch_of(lane: Lane, accumulation: int, /) -> Stretch:
 
 
 def resolve_lanes(
-    combined: Combined, saved: Saved, accumulation: int, /, *, seed_is_given: bool, on_mismatch: OnMismatch
+    combined: Combined, saved: Saved, stretches: Sequence[Stretch], /, *, seed_is_given: bool, on_mismatch: OnMismatch
 ) -> Resolved:
-    """Where the loaders of *combined* go on from *saved*.
+    """Where the loaders of *combined* go on from *saved*, each in the configuration of its stretch.
 
     Raises:
         MismatchError: if one of them cannot go on exactly, and *on_mismatch* is "error".
@@ -72,7 +72,7 @@ def resolve_lanes(
         found = resolve(
             own if own.order is None else replace(own, order=_comparable(own.order, lane, saved)),
             order,
-            stretch_of(lane, accumulation),
+            stretches[number],
             seed_is_given=seed_is_given,
             on_mismatch=on_mismatch,
         )

@@ -140,6 +140,8 @@ class SampledFrontier(SamplerFrontier):
 
     # -- the epoch, as a placement asks for it
 
+    epochs_vary = False
+
     @property
     def accumulation(self) -> int:
         """Batches that an optimizer step accumulates; 1 where the module steps by hand."""
@@ -201,6 +203,10 @@ class SampledFrontier(SamplerFrontier):
         self._batches.mark()
         self.tell_calculator()
         self.rebase()
+
+    def train_ends(self) -> None:
+        """A state may be loaded again."""
+        self.is_running = False
 
     def epoch_starts(self) -> None:
         """Nothing of the epoch is counted before its first batch."""

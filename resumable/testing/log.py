@@ -51,14 +51,16 @@ def counted(entries: Iterable[Entry], /) -> Counts:
     >>> counted([Entry(0, [4, 2], [4, 2]), Entry(0, [7, 1], [2, 7])])
     Counts(lost=1, repeated=1, out_of_order=1)
     """
-    differing = [entry for entry in entries if entry.expected != entry.trained]
-    if not differing:
+    entries = list(entries)
+    if all(entry.expected == entry.trained for entry in entries):
         return Counts()
-    should = [(entry.epoch, index) for entry in differing for index in entry.expected]
-    did = [(entry.epoch, index) for entry in differing for index in entry.trained]
-    lost, more = (Counter(should) - Counter(did)).total(), (Counter(did) - Counter(should)).total()
-    elsewhere = sum(here != there for here, there in zip(should, did, strict=False))
-    return Counts(lost, more, max(0, elsewhere - max(lost, more)))
+    should = Counter((entry.epoch, index) for entry in entries for index in entry.expected)
+    did = Counter((entry.epoch, index) for entry in entries for index in entry.trained)
+    repeated = sum(number for sample, number in (did - should).items() if did[sample] > 1)
+    elsewhere = sum(
+        here != there for entry in entries for here, there in zip(entry.expected, entry.trained, strict=False)
+    )
+    return Counts((should - did).total(), repeated, max(0, elsewhere - repeated))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from resumable.testing.chains import Chain, Setup
 __all__ = ["Rank", "drawn_ahead"]
 
 
-class Rank(ResumableLoader):
+class Rank(ResumableLoader[list[int]]):
     """A `ResumableLoader` that yields the indices of its batches, drawn as far ahead as workers would.
 
     Everything else is the loader's own. The loop that accumulates tells its ledger how many batches make a step, as

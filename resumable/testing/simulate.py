@@ -21,7 +21,7 @@ from resumable.testing.coverage import table
 from resumable.testing.shorter import shorter
 from resumable.testing.simulation import play
 
-__all__ = ["Part", "add_command", "play_part", "report_of", "simulate"]
+__all__ = ["Part", "add_command", "parts", "play_part", "report_of", "simulate"]
 
 _PART: Final = 250
 _PROGRESS_SECONDS: Final = 10
@@ -77,7 +77,7 @@ def simulate(seed: int, chains: int, processes: int) -> int:
     """Play the first *chains* chains of *seed* and print what came of them; gives the exit code."""
     total, begun = Counter[str](), time.monotonic()
     told = begun
-    for part in _parts(seed, chains, processes):
+    for part in parts(seed, chains, processes):
         total.update(part.tally)
         if part.failed is not None:
             print(f"{report_of(seed, part.failed)}\n\n{total['chains'] - 1:,} chains before it were exact.")
@@ -95,7 +95,7 @@ def simulate(seed: int, chains: int, processes: int) -> int:
     return 0
 
 
-def _parts(seed: int, chains: int, processes: int) -> Iterator[Part]:
+def parts(seed: int, chains: int, processes: int, /) -> Iterator[Part]:
     """The parts of the simulation in their order, played ahead in other processes where there are several."""
     starts = range(0, chains, _PART)
     jobs = [(seed, start, min(_PART, chains - start)) for start in starts]

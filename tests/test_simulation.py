@@ -70,7 +70,7 @@ def test_a_seeded_run_is_exact_and_meets_what_there_is() -> None:
     assert (600, None, 0) == (tally["chains"], failed, tally["chains that failed"])
     met = {name.partition(": ")[0] for name, number in tally.items() if ": " in name and number > 5}
     assert {"ranks", "tail", "schedule", "accumulation", "drawn ahead", "killed", "changed", "loop"} <= met
-    few = [name for name, number in tally.items() if ": " in name and number < 5]
+    few = [name for name, number in tally.items() if ": " in name and number < 5 and "all ranks" not in name]
     assert [] == few
     assert tally["ranks: 513 to 4,096"] > 20
     assert tally["runs compared with the global order"] > 50
@@ -235,7 +235,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "a resume that is a batch late": (patched(Cursor, "seek", a_batch_further), "The place of a resume"),
     "a resume that begins the epoch again": (at_the_epochs_beginning, "The place of a resume"),
     "a resize that changes the order": (resized, "A micro batch of rank"),
-    "a seed that is not taken over": (without_the_seed, "A micro batch of rank"),
+    "a seed that is not taken over": (without_the_seed, "A state that was loaded and saved"),
     "an epoch's end that is no beginning": (set_in(Batching, "canonical", as_it_is), "The trained frontier"),
     "a state with other keys": (patched(ResumptionState, "state_dict", another_state), "The keys of a state"),
     "a state for each rank": (patched(ResumptionState, "state_dict", of_its_rank), "One state on every rank"),

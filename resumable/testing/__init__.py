@@ -3,9 +3,9 @@
     python -m resumable.testing simulate     many thousand chains of kills, resumes and resizes, played in one process
     python -m resumable.testing simulate --only 17 --seed 3      one of them again, told step by step
 
-    chains ──► simulation ──► simulate       what is drawn, how one is played, and the command
-                 │      │
-               walk   ranks                  what must come, and the loader of one rank
+    sizes ──► chains ──► simulation ──► simulate        what is drawn, how one is played, and the command
+                            │
+               walk ──► loop, log ◄── ranks             what must come, one process, the loader of one rank
 
 Every subcommand is a module here with a function `add_command`; `__main__` names them.
 """

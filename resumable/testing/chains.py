@@ -21,9 +21,8 @@ __all__ = ["MOST_RANKS", "Chain", "Session", "Setup", "chain_of", "draw_chain"]
 
 MOST_RANKS: Final = 4096
 """The largest data-parallel size that is drawn."""
-_EVERY_RANK: Final = 4
-"""Up to so many ranks all are played; of more, a few, and now and then all of up to *_OFTEN_EVERY_RANK*."""
-_OFTEN_EVERY_RANK: Final = 64
+_EVERY_RANK: Final = ((4, 1.0), (64, 0.1), (512, 0.01), (MOST_RANKS, 0.002))
+"""How often all ranks are played, where they are up to so many; else a few of them are."""
 _SAMPLES: Final = 6_000
 """About the most samples over all ranks that a session trains, if a step is not larger."""
 _ROUNDS: Final = 6
@@ -156,7 +155,7 @@ def _setup(draw: Random, length: int, sizes: Sizes | None, drop_last: DropLast |
 def _session(draw: Random, length: int, start: int, setup: Setup) -> Session:
     size = setup.data_parallel_size
     ranks: Iterable[int] = range(size)
-    if size > _EVERY_RANK and (size > _OFTEN_EVERY_RANK or draw.random() < 0.9):
+    if draw.random() >= next(often for most, often in _EVERY_RANK if size <= most):
         ranks = {0, size - 1, draw.randrange(size), draw.randrange(size)}
     steps = draw.choice((0, 1, draw.randint(0, 6), draw.randint(0, 24)))
     steps = min(steps, max(2, _SAMPLES // (setup.largest * setup.accumulation)))

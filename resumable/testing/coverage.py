@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from resumable.testing.chains import Chain, Session
 
 if TYPE_CHECKING:
-    from resumable.testing.log import Log
+    from resumable.testing.log import Checkpoint, Log
     from resumable.testing.loop import Loop
 
 __all__ = ["covered", "killed", "table"]
@@ -33,8 +33,8 @@ _FIRST: Final = (
 _TAILS: Final = {False: "drop_last=False", True: "drop_last=True", "carry": 'drop_last="carry"'}
 
 
-def covered(tally: Counter[str], chain: Chain, session: Session, before: Session | None, *, resumes: bool) -> None:
-    """Count what *session* of *chain* is, and what it changes of the one *before*."""
+def covered(tally: Counter[str], chain: Chain, session: Session, before: Session | None, saved: Checkpoint) -> None:
+    """Count what *session* of *chain* is, which loads *saved*, and what it changes of the one *before*."""
     setup, sizes = session.setup, session.setup.sizes
     if before is None:
         tally[f"length: {_bucket(chain.length)}"] += 1
@@ -44,18 +44,19 @@ def covered(tally: Counter[str], chain: Chain, session: Session, before: Session
     tally[f"tail: {_TAILS[setup.drop_last]}"] += 1
     kind = "none" if sizes is None else sizes.kind + (", rounded down" if sizes.rounds_down else "")
     tally[f"schedule: {kind}"] += 1
-    tally[f"accumulation: {'by the schedule' if sizes else setup.accumulation if session.commits else 1}"] += 1
+    commits = session.commits or saved.commits
+    tally[f"accumulation: {'by the schedule' if sizes else setup.accumulation if commits else 1}"] += 1
     tally[f"drawn ahead: {_bucket(setup.num_workers * setup.prefetch_factor)}"] += 1
     everyone = len(session.ranks) == setup.data_parallel_size
-    tally[f"ranks played: {'all of them' if everyone else 'the first, the last and up to 2 between'}"] += 1
-    tally[f"loop: {'commits' if session.commits else 'counts what is yielded'}"] += 1
+    tally[f"{'all' if everyone else 'some'} ranks played of: {_bucket(setup.data_parallel_size)}"] += 1
+    tally[f"loop: {'commits' if commits else 'counts what is yielded'}"] += 1
     tally["loop: looked at a batch first"] += session.peeks
     tally["loop: failed and went on in the process"] += session.fails_before is not None and (
         session.fails_before < session.steps
     )
     if before is None:
         return
-    tally["resumes" if resumes else "restarts before the first save"] += 1
+    tally["restarts before the first save" if saved.text is None else "resumes"] += 1
     then = before.setup
     for what, changed in {
         "number of ranks": then.data_parallel_size != setup.data_parallel_size,

@@ -27,9 +27,9 @@ _PART: Final = 250
 _PROGRESS_SECONDS: Final = 10
 _WHAT_IS_PLAYED: Final = """\
 Each chain plays the package's own loaders, states and ledgers; only torch's workers are simulated, by drawing as far ahead.
-Of up to 4 ranks all are played, and of up to 64 now and then; else the first, the last and up to two between. "Samples
-trained" are those of all ranks; "samples compared" are those of the ranks that are played, in micro batches that die with a
-kill too."""
+Of up to 4 ranks all are played, and of more now and then; else the first, the last and up to two between. "Samples trained"
+are those of all ranks; "samples compared" are those of the ranks that are played, in micro batches that die with a kill too.
+"Runs compared with the global order" are those in which every rank was played and no tail was left out."""
 
 
 class Part(NamedTuple):

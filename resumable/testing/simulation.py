@@ -84,7 +84,7 @@ class _Played:
 
     def session(self, session: Session, tally: Counter[str]) -> None:
         """One process, from its resume to its end."""
-        covered(tally, self.chain, session, self._before, resumes=self.saved.text is not None)
+        covered(tally, self.chain, session, self._before, self.saved)
         ranks = self._ranks(session)
         loop = Loop(self.chain, session, ranks, self.log, self.saved)
         self._check_resumed(session, ranks[0], loop)

@@ -178,7 +178,7 @@ def another_state(state: ResumptionState, found: dict[str, Any]) -> dict[str, An
 def of_its_rank(state: ResumptionState, found: dict[str, Any]) -> dict[str, Any]:
     """A state that says which rank saved it."""
     frontier: Any = state.frontier
-    return {**found, "canary": str(getattr(frontier.feed, "_rank", 0))}
+    return {**found, "global_step": getattr(frontier.feed, "_rank", 0)}
 
 
 def set_in(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:

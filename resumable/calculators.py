@@ -9,12 +9,13 @@ The framework is imported by the first call, not by an import of this module: me
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 from resumable.errors import explain, warn
 from resumable.protocols import MicrobatchCalculator
 
-__all__ = ["FRAMEWORKS", "find_calculator"]
+__all__ = ["FRAMEWORKS", "calculator_in_use", "find_calculator"]
 
 _MEGATRON = "megatron.core.num_microbatches_calculator"
 _APEX = "apex.transformer.pipeline_parallel.utils"
@@ -30,6 +31,11 @@ def find_calculator() -> MicrobatchCalculator | None:
     process. Only a framework that is not there is passed over: any other error of its import is raised.
     """
     return _megatron() or _apex()
+
+
+def calculator_in_use() -> MicrobatchCalculator | None:
+    """The same, if its framework is imported: before that nobody has set it up, and to find it would take seconds."""
+    return find_calculator() if any(name in sys.modules for name in FRAMEWORKS) else None
 
 
 def _megatron() -> MicrobatchCalculator | None:

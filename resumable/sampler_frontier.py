@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from resumable.calculators import calculator_in_use, find_calculator
 from resumable.counts import whole_count
 from resumable.errors import StateError, explain, warn
 from resumable.ledger import Stretch
@@ -201,10 +202,14 @@ class SamplerFrontier:
 
     @property
     def schedule(self) -> BatchSchedule | None:
-        """The batch sizes to come, where they vary: as given, else by the sampler's `rampup_batch_size`."""
-        ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
-        if self._schedule is not None or not ramp:
+        """The batch sizes to come, where they vary: as given, by the calculator, by the sampler's `rampup_batch_size`."""
+        if self._schedule is not None:
             return self._schedule
+        calculator = calculator_in_use() if self._calculator is find_calculator else self._calculator()
+        varying: BatchSchedule | None = getattr(calculator, "schedule", None)
+        ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
+        if varying is not None or not ramp:
+            return varying
         return LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
 
     def tell_calculator(self) -> None:

@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "words": {"errors", "extras", "fork_server", "protocols"},
     "pure ints": {
         "batching",
+        "calculator_schedule",
         "canary",
         "feasible",
         "network",

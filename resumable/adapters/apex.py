@@ -10,8 +10,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
+from resumable.calculator_schedule import schedule_in
 from resumable.errors import ResumptionError, explain
 from resumable.extras import quietly
+from resumable.protocols import BatchSchedule
 
 __all__ = ["Calculator"]
 
@@ -56,6 +58,11 @@ class Calculator:
         Raises ResumptionError before the calculator is initialized.
         """
         return int(self._initialized().get_current_global_batch_size())
+
+    @property
+    def schedule(self) -> BatchSchedule | None:
+        """The batch sizes to come, where the calculator varies them; None where not, or before it is initialized."""
+        return schedule_in(getattr(_framework(), _GLOBAL, None))
 
     def update(self, consumed_samples: int, /) -> None:
         """Tell it that the next step begins at *consumed_samples*.

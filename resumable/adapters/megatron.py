@@ -7,8 +7,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
+from resumable.calculator_schedule import schedule_in
 from resumable.errors import ConfigurationError, ResumptionError, explain
 from resumable.extras import quietly
+from resumable.protocols import BatchSchedule
 
 __all__ = ["Calculator", "Ranks"]
 
@@ -56,6 +58,11 @@ class Calculator:
         framework = self._initialized()
         running = getattr(framework, "get_current_running_global_batch_size", None)  # older releases do not round
         return int((running or framework.get_current_global_batch_size)())
+
+    @property
+    def schedule(self) -> BatchSchedule | None:
+        """The batch sizes to come, where the calculator varies them; None where not, or before it is initialized."""
+        return schedule_in(getattr(_framework(), _GLOBAL, None))
 
     def update(self, consumed_samples: int, /) -> None:
         """Tell it that the next step begins at *consumed_samples*.

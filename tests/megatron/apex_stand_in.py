@@ -26,6 +26,9 @@ class _Calculator:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.rampup is not None:  # under the names that Apex gives them
+            self.start_batch_size, self.batch_size_increment, self.ramup_samples = self.rampup
+            self.global_batch_size = self.end
         self.update(0, self.rampup is None)
 
     def get(self) -> int:

@@ -17,14 +17,15 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import Mock, call
 
 import pytest
 
-from resumable import LinearRampup, MicrobatchCalculator, ResumptionError, ResumptionWarning
+from resumable import LinearRampup, MicrobatchCalculator, ResumptionError, ResumptionWarning, StepSchedule
 from resumable.adapters import MissingExtraError
+from resumable.calculator_schedule import schedule_in
 from resumable.calculators import find_calculator
 from tests.megatron import apex_stand_in
 
@@ -115,6 +116,37 @@ def test_a_calculator_says_whether_it_is_initialized(twin: Twin) -> None:
     setattr(twin.module, GLOBAL, None)
     found.append(twin.calculator.is_initialized)
     assert found == [False, True, False]
+
+
+def test_a_calculator_tells_its_schedule(twin: Twin) -> None:
+    """None before it is set up and where nothing varies; else that of its ramp."""
+    found = [getattr(twin.calculator, "schedule", "absent")]
+    for ramp in (None, [6, 6, 100]):
+        setattr(twin.module, GLOBAL, None)
+        twin.set_up(0, ramp, 24, 3, 2)
+        found.append(getattr(twin.calculator, "schedule", "absent"))
+    assert [None, None, LinearRampup(6, 24, 6, 100)] == found
+
+
+@pytest.mark.parametrize(
+    ("calculator", "expected"),
+    [
+        ({"schedule": [(0, 8), (20, 16)]}, StepSchedule(((0, 8), (20, 16)))),
+        ({"schedule": [(5, 8)]}, None),
+        ({"schedule": "0:8"}, None),
+        ({"ramup_samples": 100}, None),
+        ({}, None),
+    ],
+)
+def test_a_schedule_is_read_off_a_calculator(calculator: dict[str, Any], expected: object) -> None:
+    """Newer Megatron-LM's holds pairs; what nobody knows is none."""
+    assert expected == schedule_in(SimpleNamespace(**calculator))
+
+
+def test_a_rounded_ramp_is_read_off_with_its_divisor(megatron: Any) -> None:
+    """`decrease_batch_size_if_needed` rounds each size down."""
+    own = megatron.RampupBatchsizeNumMicroBatchesCalculator(20, 3, 2, True, 1, 8, 4, 100)
+    assert LinearRampup(8, 20, 4, 100, divisor=6) == schedule_in(own)
 
 
 def test_before_that_it_refuses_in_words(twin: Twin) -> None:

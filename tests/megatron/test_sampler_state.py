@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from resumable import ResumptionError, ResumptionState, resumable
+from resumable import LinearRampup, ResumptionError, ResumptionState, resumable
 from tests.megatron import nemo_shape
 
 if not nemo_shape.has_megatron_core():
@@ -150,6 +150,30 @@ def test_a_ramp_is_counted_as_its_steps_took_it(
         wanted.append(trained)
         got.append(state.state_dict()["consumed_samples"])
     assert wanted == got
+
+
+@by_form
+@pytest.mark.parametrize("announces", [True, False])
+@pytest.mark.parametrize("rounds", [True, False])
+def test_sizes_that_the_calculator_alone_knows(state_of: Any, announces: bool, rounds: bool) -> None:
+    """The sampler has no ramp-up and multiplies; the run's calculator was set up with one, whose sizes it may round."""
+    loop = Loop()
+    increment = 3 if rounds else 2
+    nemo_shape.calculators().init_num_microbatches_calculator(
+        rank=1,
+        rampup_batch_size=[2, increment, 40],
+        global_batch_size=2 + 4 * increment,
+        micro_batch_size=2,
+        data_parallel_size=1,
+        decrease_batch_size_if_needed=rounds,
+    )
+    state, ramp = state_of(loop), LinearRampup(2, 2 + 4 * increment, increment, 40, divisor=2 if rounds else 1)
+    state.load_state_dict({"consumed_samples": 8})
+    for step in range(1, 10):
+        if announces:
+            loop.train(1)
+        loop.trainer.global_step = step
+        assert ramp.samples_after(step, 8) == state.state_dict()["consumed_samples"]
 
 
 @by_form

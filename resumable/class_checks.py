@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from resumable.errors import DecorationError, ResumptionError, explain
+from resumable.errors import ConfigurationError, DecorationError, ResumptionError, explain
 
-__all__ = ["check_class", "check_seed"]
+__all__ = ["check_class", "check_sampling", "check_seed"]
 
+_SCHEDULE = ("batch_size_at", "samples_after", "steps_between")
+_CALCULATOR = ("is_initialized", "current_global_batch_size", "update")
 _FRAMEWORKS = ("lightning", "pytorch_lightning")
 
 
@@ -15,6 +17,31 @@ def check_seed(seed: object, /) -> None:
         raise ResumptionError(
             explain("An impossible seed.", [("expected", "0 to 2**64 - 1"), ("seed", seed)], "Pass another one.")
         )
+
+
+def check_sampling(sampler: object, schedule: object, calculator: object, /) -> None:
+    """Raise `ConfigurationError` unless each of the three is None or what its name says.
+
+    >>> check_sampling("data_sampler", None, None)
+    """
+    if sampler is not None and not isinstance(sampler, str):
+        raise ConfigurationError(
+            explain(
+                "sampler= names the attribute that holds the data sampler.",
+                [("sampler", sampler)],
+                'Pass sampler="data_sampler".',
+            )
+        )
+    for name, given, needed, such in (
+        ("schedule", schedule, _SCHEDULE, "ConstantBatchSize(1024)"),
+        ("calculator", calculator, _CALCULATOR, "resumable.adapters.megatron.Calculator()"),
+    ):
+        # by name: a calculator's properties may raise before it is initialized
+        missing = [each for each in needed if each not in dir(given)]
+        if given is not None and missing and not hasattr(type(given), "__getattr__"):
+            raise ConfigurationError(
+                explain(f"{name}= is no {name}.", [(name, given), ("missing", missing)], f"Pass one, such as {such}.")
+            )
 
 
 def check_class(cls: object, /) -> None:

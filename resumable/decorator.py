@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, overload
 
 from resumable.access import MARK, Options, is_resumable, resumption_of, sampler_of
-from resumable.class_checks import check_class, check_seed
+from resumable.class_checks import check_class, check_sampling, check_seed
 from resumable.errors import DecorationError, ResumptionError, explain
 from resumable.policy import check_policy
 from resumable.protocols import (
@@ -102,6 +102,7 @@ def resumable(
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
+        ConfigurationError: for an option that is not what its name says.
 
     >>> @resumable
     ... class Data:
@@ -113,6 +114,7 @@ def resumable(
     """
     check_policy(on_mismatch)
     check_seed(seed)
+    check_sampling(sampler, schedule, calculator)
     options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
 
     def decorate(decorated: type[Any]) -> type[Any]:

@@ -783,6 +783,22 @@ def test_a_static_loader_in_a_subclass() -> None:
         type("Sub", (Plain,), {"train_dataloader": staticmethod(lambda: None)})
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sampler": 5}, "sampler= names the attribute"),
+        ({"schedule": 8}, "schedule= is no schedule"),
+        ({"sampler": "data_sampler", "schedule": "0:8 20:16"}, "schedule= is no schedule"),
+        ({"calculator": object()}, "calculator= is no calculator"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_what_they_are_called(options: dict[str, Any], said: str) -> None:
+    """They are said at decoration, with what is missing."""
+    with pytest.raises(ConfigurationError, match=said):
+        resumable(**options)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "1"])
 def test_impossible_seeds(seed: Any) -> None:
     """They are said at decoration, with the range."""

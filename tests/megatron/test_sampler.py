@@ -9,12 +9,15 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.lightning.cuts import (
     Cut,
+    checkpoint_in,
     raised_after,
     raised_in,
     saved_after_step,
@@ -23,6 +26,7 @@ from tests.lightning.cuts import (
     saved_in,
     stopped,
 )
+from tests.lightning.harness import run_of
 from tests.megatron import nemo_shape
 
 if not nemo_shape.has_megatron_core():
@@ -261,6 +265,23 @@ def test_a_decorated_state_goes_on_in_the_mixin(kind: Any, step: int) -> None:
     saves: list[tuple[int, int]] = []
     assert resumed(old, saved_after_step(step)) == resumed(scenario, saved_after_step(step), saves=saves, then=old)
     check_counts(saves)
+
+
+@pytest.mark.parametrize("transforms", ["strategy", "datamodule"])
+@pytest.mark.parametrize("step", [5, 11])
+@pytest.mark.parametrize(
+    "scenario",
+    [WHOLE, MICRO, KINDS["cyclic"], replace(MICRO, samples=80, micro_batch_size=1, rampup=(2, 2, 40))],
+    ids=["whole", "micro", "cyclic", "ramp"],
+)
+def test_a_checkpoint_without_a_position(scenario: Scenario, step: int, transforms: str, tmp_path: Path) -> None:
+    """From before the class was decorated, when it saved nothing: the trainer's counters tell what was trained."""
+    scenario = replace(scenario, transforms=frozenset({transforms}))
+    saved_after_step(step).carry_out(partial(train, scenario, None, session=1), tmp_path)
+    saved = torch.load(checkpoint_in(tmp_path), weights_only=True)
+    del saved["Data"]
+    torch.save(saved, checkpoint_in(tmp_path))
+    assert uninterrupted(scenario) == run_of(train(scenario, checkpoint_in(tmp_path), session=2))
 
 
 @pytest.mark.parametrize("scenario", [WHOLE, MICRO], ids=["whole", "micro"])

@@ -110,10 +110,12 @@ def follow_sampler(
         judge=state.judge,
         place_anew=lambda: connect_sampled(state, trainer),
     )
-    if state.snapshot() == Saved():
-        state.follow(frontier)
-    else:
+    if state.snapshot() != Saved():
         state.connect(frontier)
+    else:
+        state.follow(frontier)
+        if not hooks.is_loaded and trainer.fit_loop.is_resuming:
+            state.load_snapshot(frontier.position_without_state())
     hooks.frontier = frontier
     return frontier
 
@@ -123,8 +125,6 @@ def connect_sampled(state: ResumptionState, trainer: Any) -> None:
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
     if isinstance(frontier, SampledFrontier):
-        if state.snapshot() == Saved() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
-            state.load_snapshot(frontier.position_without_state())
         _place(hooks, frontier, state.snapshot())
 
 

@@ -49,16 +49,11 @@ class PlacedSampler:
         self.is_cyclic = is_cyclic
         self.total_samples: int = sampler.total_samples
         self._source = source
-        self._drops_last = bool(getattr(sampler, "drop_last", True))
-        self._batches = self._count_batches()
-
-    def _count_batches(self) -> int:
-        """NeMo's samplers tell the batches of an epoch, some with a last one that is dropped, Megatron-LM's its samples."""
-        told = len(_at(self.sampler, 0))
-        is_padded = getattr(self.sampler, "pad_samples_to_global_batch_size", False)
-        if self._drops_last or (told == self.total_samples and not is_padded):
-            return min(told, Batching(self.total_samples, self.samples_per_batch, self._drops_last).batches)
-        return told
+        self.drop_last = bool(getattr(sampler, "drop_last", True))
+        self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
+        # NeMo's samplers tell batches, some with a last one that is dropped; Megatron-LM's tell samples
+        told, whole = len(_at(sampler, 0)), Batching(self.total_samples, samples_per_batch, self.drop_last).batches
+        self._batches = told if self._is_padded else min(told, whole)
 
     @property
     def identity(self) -> Identity:
@@ -76,8 +71,9 @@ class PlacedSampler:
             shuffled = f"{ranks} x {total // self.samples_per_batch * micro}"
         else:
             shuffled = f"{total // micro * micro}"
-        # a seed of 0 is Megatron's own
-        return Identity(f"{CYCLIC}, {shuffled} shuffled", total, getattr(self.sampler, "seed", 0) or None)
+        seed = getattr(self.sampler, "seed", 0)
+        own_seed = seed % 2**64 if isinstance(seed, int) and seed else None  # 0 is Megatron's
+        return Identity(f"{CYCLIC}, {shuffled} shuffled", total, own_seed)
 
     def __len__(self) -> int:
         return self._batches
@@ -91,11 +87,10 @@ class PlacedSampler:
         return islice(iter(_at(self.sampler, start)), left) if left else iter(())
 
     def _batches_left(self, offset: int) -> int:
-        if self._drops_last:
-            return Batching(
-                self.total_samples, self.samples_per_batch, drop_last=True, limit=self._batches
-            ).batches_left(offset)
-        return max(0, self._batches - -(-offset // self.samples_per_batch))
+        size = self.samples_per_batch
+        if self._is_padded:
+            return max(0, self._batches - -(-offset // size))
+        return Batching(self.total_samples, size, self.drop_last, self._batches).batches_left(offset)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle has nobody who places it: it is the sampler, from its own count on."""

@@ -136,7 +136,7 @@ class SampledFrontier(SamplerFrontier):
         whole, limit = len(sampler), self.trainer.limit_train_batches
         batches = min(whole, limit) if isinstance(limit, int) else int(whole * limit)
         size = sampler.samples_per_batch
-        return Stretch(length=sampler.total_samples, micro_batch_size=size, drop_last=True, limit=batches)
+        return Stretch(length=sampler.total_samples, micro_batch_size=size, drop_last=sampler.drop_last, limit=batches)
 
     # -- the epoch, as a placement asks for it
 

@@ -86,9 +86,9 @@ def resumable(
         cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
         sampler: the attribute that holds a data sampler of NeMo's shape, which then counts and places the samples.
             Without it an attribute `data_sampler` is found by itself.
-        schedule: the global batch sizes, where they vary and the sampler's `rampup_batch_size` does not say them. Without a
-            sampler each optimizer step takes so many batches of the train loader: Lightning accumulates them, and a loop
-            is told by the loader's `num_microbatches`.
+        schedule: the global batch sizes, where they vary and neither the calculator nor the sampler's `rampup_batch_size`
+            says them. Without a sampler each optimizer step takes so many batches of the train loader: Lightning
+            accumulates them, and a loop is told by the loader's `num_microbatches`.
         decrease_batch_size_if_needed: round the schedule's sizes down to whole batches on each rank instead of refusing
             others; a data sampler has its own way to.
         calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.

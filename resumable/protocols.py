@@ -102,7 +102,8 @@ class MicrobatchCalculator(Protocol):
     """What a process knows of its batch size at this moment, where a framework keeps that in a global of its own.
 
     A framework sets it up at some time after its import. Before that there is nothing to ask or to tell, so
-    `is_initialized` is asked first; the other two then raise an error.
+    `is_initialized` is asked first; the other two then raise an error. One that varies the batch size may tell its
+    `schedule` as well, a BatchSchedule or None.
     """
 
     @property

@@ -789,7 +789,7 @@ def test_a_static_loader_in_a_subclass() -> None:
         ({"sampler": 5}, "sampler= names the attribute"),
         ({"schedule": 8}, "schedule= is no schedule"),
         ({"sampler": "data_sampler", "schedule": "0:8 20:16"}, "schedule= is no schedule"),
-        ({"calculator": object()}, "calculator= is no calculator"),
+        ({"calculator": 5}, "calculator= is no calculator"),
     ],
     ids=str,
 )

@@ -272,10 +272,8 @@ def test_an_answer_that_is_no_count_is_refused(answer: Any) -> None:
     assert before == {name: getattr(sampler, name) for name in ATTRIBUTES}
 
 
-@pytest.mark.parametrize(
-    "answer", [48, 48.0, torch.tensor(48), torch.tensor(48, dtype=torch.int32), torch.tensor(48.0)], ids=str
-)
-def test_a_whole_number_of_any_kind_is_a_count(answer: Any) -> None:
+@pytest.mark.parametrize("answer", [48, torch.tensor(48), torch.tensor(48, dtype=torch.int32)], ids=str)
+def test_an_integer_of_any_kind_is_a_count(answer: Any) -> None:
     """NeMo's `prev_consumed_samples` may become a tensor; what is saved is an int."""
     sampler: Any = Answers(seq_len=1, micro_batch_size=2, global_batch_size=8)
     trainer = Steps()

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from resumable.errors import StateError, explain
 
-__all__ = ["START_AGAIN", "Fields", "count", "entries", "field_of", "flag", "mapping", "optional_count", "text"]
+__all__ = [
+    "START_AGAIN",
+    "Fields",
+    "count",
+    "entries",
+    "field_of",
+    "flag",
+    "listed",
+    "mapping",
+    "optional_count",
+    "row",
+    "rows",
+    "text",
+]
 
 Fields = Mapping[str, object]
 """What a saved mapping holds, before anybody has looked at it."""
@@ -125,3 +138,41 @@ def entries(fields: Fields, key: str, /) -> list[Fields]:
     if not all(isinstance(entry, Mapping) for entry in found):
         raise StateError(explain(f"The saved {key!r} is no list of mappings.", [("got", repr(found))], START_AGAIN))
     return cast("list[Fields]", found)
+
+
+def listed(value: object, /) -> list[object] | None:
+    """*value* as a list, if it is one, or a tuple; else None.
+
+    >>> listed((1, 2)), listed("12")
+    ([1, 2], None)
+    """
+    return list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else None
+
+
+def row(value: object, names: Sequence[str], what: str, /) -> Fields:
+    """A list of values as a mapping from *names*, of which there is one for each; *what* names it in the error.
+
+    >>> row(["shuffled", 10, 0], ("kind", "length", "seed"), "order")
+    {'kind': 'shuffled', 'length': 10, 'seed': 0}
+    """
+    values = listed(value)
+    if values is None or len(values) != len(names):
+        expected = f"[{', '.join(names)}]"
+        raise StateError(
+            explain(
+                f"The saved {what!r} is no list of its values.", [("expected", expected), ("got", value)], START_AGAIN
+            )
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def rows(fields: Fields, key: str, names: Sequence[str], /) -> list[Fields]:
+    """A list of such lists.
+
+    >>> rows({"loaders": []}, "loaders", ("epoch", "offset"))
+    []
+    """
+    found = listed(value := field_of(fields, key))
+    if found is None:
+        raise StateError(explain(f"The saved {key!r} is no list.", [("got", value)], START_AGAIN))
+    return [row(entry, names, key) for entry in found]

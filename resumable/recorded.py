@@ -1,18 +1,21 @@
 """Schedules as a ledger holds them, and as a saved state names them.
 
-{"ConstantBatchSize": [768]}
-{"LinearRampup": [16, 1024, 16, 1000000]}        start, end, increment, samples, and a divisor other than 1
-{"StepSchedule": [[0, 768], [250000, 1536]]}     the same with "rounded_to": 64 where sizes are rounded down
-"MySchedule"                                     a class of somebody else's, by its name alone
+["ConstantBatchSize", 768]
+["LinearRampup", 16, 1024, 16, 1000000]           start, end, increment, samples, and a divisor other than 1
+["StepSchedule", [0, 768], [250000, 1536]]
+["RoundedDown", 64, ["ConstantBatchSize", 768]]   the sizes of another one, rounded down
+"MySchedule"                                      a class of somebody else's, by its name alone
+
+Format 2 of a state wrote {"StepSchedule": [[0, 768], ...], "rounded_to": 64} and the like.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from resumable.errors import ConfigurationError, StateError, explain
-from resumable.fields import START_AGAIN, Fields, mapping
+from resumable.fields import START_AGAIN, Fields, listed, mapping
 from resumable.protocols import BatchSchedule
 from resumable.rounding import RoundedDown
 from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
@@ -72,11 +75,11 @@ def recorded(schedule: BatchSchedule, /) -> Recorded:
     return schedule if isinstance(schedule, Named) else Named(type(schedule).__qualname__, schedule)
 
 
-def dump_schedule(schedule: Recorded | None, /) -> dict[str, object] | str | None:
+def dump_schedule(schedule: Recorded | None, /) -> list[object] | str | None:
     """The JSON form of a schedule, short enough to stand in every saved state.
 
     >>> dump_schedule(LinearRampup(16, 1024, 16, 1_000_000))
-    {'LinearRampup': [16, 1024, 16, 1000000]}
+    ['LinearRampup', 16, 1024, 16, 1000000]
     """
     match schedule:
         case None:
@@ -84,63 +87,71 @@ def dump_schedule(schedule: Recorded | None, /) -> dict[str, object] | str | Non
         case Named(name):
             return name
         case RoundedDown(inner, divisor):
-            return {**_dump_own(cast("_Own", inner)), "rounded_to": divisor}
+            return ["RoundedDown", divisor, _dump_own(cast("_Own", inner))]
         case _:
             return _dump_own(schedule)
 
 
-def _dump_own(schedule: _Own) -> dict[str, object]:
+def _dump_own(schedule: _Own) -> list[object]:
     match schedule:
         case ConstantBatchSize(size):
-            return {"ConstantBatchSize": [size]}
+            return ["ConstantBatchSize", size]
         case LinearRampup(start, end, increment, samples):
             divisor = [schedule.divisor] if schedule.divisor > 1 else []
-            return {"LinearRampup": [start, end, increment, samples, *divisor]}
+            return ["LinearRampup", start, end, increment, samples, *divisor]
         case StepSchedule(steps):
-            return {"StepSchedule": [list(step) for step in steps]}
+            return ["StepSchedule", *(list(step) for step in steps)]
 
 
 def parse_schedule(value: object, /) -> Recorded | None:
-    """Read what `dump_schedule` wrote.
+    """Read what `dump_schedule` wrote, now or for format 2.
 
     Raises:
         StateError: if it is anything else.
 
-    >>> parse_schedule({"ConstantBatchSize": [8]})
+    >>> parse_schedule(["ConstantBatchSize", 8])
     ConstantBatchSize(batch_size=8)
     """
     if value is None:
         return None
     if isinstance(value, str):
         return Named(value)
-    told = mapping(value, "schedule")
+    told = listed(value)
+    if told is None:
+        told = _format_2(mapping(value, "schedule"))
     try:
         return _parse_own(told)
     except (ConfigurationError, TypeError, ValueError) as error:
         raise StateError(
             explain(
                 "The saved schedule is none that this version of resumable knows.",
-                [("schedule", dict(told)), ("it says", str(error).partition("\n")[0])],
+                [("schedule", value), ("it says", str(error).partition("\n")[0])],
                 START_AGAIN,
             )
         ) from None
 
 
-def _parse_own(told: Fields) -> Recorded:
+def _format_2(told: Fields) -> list[object]:
+    """What format 2 wrote, as it is written now; anything else comes to nothing that is known."""
     names = [name for name in told if name != "rounded_to"]
-    arguments = told[names[0]] if len(names) == 1 else None
-    if not isinstance(arguments, (list, tuple)):
-        raise ConfigurationError("one schedule, with a list of its numbers, is needed")
-    numbers = cast("list[int]", list(cast("list[object]", arguments)))
-    match names[0], len(numbers):
+    arguments = listed(told[names[0]]) if len(names) == 1 else None
+    own: list[object] = [*names, *(arguments or [])]
+    return own if "rounded_to" not in told else ["RoundedDown", told["rounded_to"], own]
+
+
+def _parse_own(told: list[object]) -> Recorded:
+    name, numbers = told[0] if told else None, cast("list[Any]", told[1:])
+    match name, len(numbers):
+        case "RoundedDown", 2:
+            inner = _parse_own(listed(numbers[1]) or [])
+            if isinstance(inner, (RoundedDown, Named)):
+                raise ConfigurationError(f"{inner!r} is not written rounded down")
+            return RoundedDown(inner, whole_number("a divisor", numbers[0], least=1))
         case "ConstantBatchSize", 1:
-            own: _Own = ConstantBatchSize(*numbers)
+            return ConstantBatchSize(*numbers)
         case "LinearRampup", 4 | 5:
-            own = LinearRampup(*numbers[:4], divisor=numbers[4] if len(numbers) == 5 else 1)
+            return LinearRampup(*numbers[:4], divisor=numbers[4] if len(numbers) == 5 else 1)
         case "StepSchedule", _:
-            own = StepSchedule(tuple(cast("list[tuple[int, int]]", numbers)))
+            return StepSchedule(tuple(numbers))
         case _:
-            raise ConfigurationError(f"no schedule is called {names[0]!r} and has {len(numbers)} numbers")
-    if "rounded_to" not in told:
-        return own
-    return RoundedDown(own, whole_number("rounded_to", told["rounded_to"], least=1))
+            raise ConfigurationError(f"no schedule is called {name!r} and has {len(numbers)} numbers")

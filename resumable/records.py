@@ -35,9 +35,10 @@ def record_of(state: Mapping[str, Any], /) -> bytes:
     said: dict[str, Any] = {key: state[key] for key in _SAID if state.get(key) is not None}
     order = state.get("order")
     if order is not None:
-        said |= {"order": _short(order["kind"]), "length": order["length"], "seed": order["seed"]}
+        kind, length, seed = order
+        said |= {"order": _short(kind), "length": length, "seed": seed}
     # what a stream's dataset saves of itself is each rank's own
-    places = [{**place, "state": None} for place in state.get("loaders", [])]
+    places = [place[:-1] for place in state.get("loaders", [])]
     whole = json.dumps({**state, "loaders": places}, sort_keys=True)
     return _padded(said | {"all": f"{crc32(whole.encode()):08x}"})
 

@@ -1,16 +1,19 @@
 """The saved form of a position: a small dict of JSON types, versioned, read with care.
 
-    {"format": 2,
-     "consumed_samples": 12800, "epoch": 1, "offset": 2800,         what old code reads too
-     "global_step": 400,                                            the trainer's count; null where no trainer counts
-     "order": {"kind": "shuffled", "length": 10000, "seed": 0},     what the order depends on
-     "commits": false,                                              whether the loop commits its steps itself
-     "canary": "5eed0f1e",                                          a digest of the indices to come; null for none
-     "loaders": [],                                                 further places, where there are several loaders
-     "ledger": [{"step": 0, "sample": 0, ...}]}                     one entry for each change of configuration
+    {"format": 3,
+     "consumed_samples": 12800, "epoch": 1, "offset": 2800,     what old code reads too
+     "global_step": 400,                                        the trainer's count; null where no trainer counts
+     "order": ["shuffled", 10000, 0],                           what the order depends on: kind, length, seed
+     "commits": false,                                          whether the loop commits its steps itself
+     "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
+     "loaders": [],                                             further places, where there are several loaders
+     "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration
 
-A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well, and format 1, which had
-neither `global_step` nor `canary`, and no `schedule` in its ledger.
+Below the top there are lists alone: torch.distributed.checkpoint takes dicts apart, also within lists, and asks a file for
+every key that the present state has, so that a state could not load one of another shape.
+
+A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well, and the older formats: 2,
+which had dicts in place of those lists, and 1, which had neither `global_step` nor `canary`, and no `schedule`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from resumable.fields import (
     flag,
     mapping,
     optional_count,
+    row,
+    rows,
     text,
 )
 from resumable.ledger import STRETCH_FIELDS, Ledger, Stretch
@@ -38,12 +43,14 @@ from resumable.verdict import Identity
 
 __all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "Place", "Saved", "dump", "parse"]
 
-FORMAT = 2
+FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
 KEYS = (
     "format", "consumed_samples", "epoch", "offset", "global_step", "order", "commits", "canary", "loaders", "ledger",
 )  # fmt: skip
 """The keys of a saved state, always all of them."""
+_ORDER = ("kind", "length", "seed")
+_PLACE = ("epoch", "offset", "order", "state")
 LONGEST_CANARY = 32
 """Characters of a canary, at most."""
 
@@ -98,20 +105,18 @@ def dump(saved: Saved, /) -> dict[str, Any]:
         "order": _dump_order(saved.order),
         "commits": saved.commits,
         "canary": saved.canary,
-        "loaders": [
-            {"epoch": at.epoch, "offset": at.offset, "order": _dump_order(at.order), "state": at.state}
-            for at in saved.loaders
-        ],
+        "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in saved.loaders],
         "ledger": [_dump_stretch(stretch) for stretch in saved.ledger],
     }
 
 
-def _dump_order(order: Identity | None) -> dict[str, Any] | None:
-    return None if order is None else {"kind": order.kind, "length": order.length, "seed": order.seed}
+def _dump_order(order: Identity | None) -> list[Any] | None:
+    return None if order is None else [order.kind, order.length, order.seed]
 
 
-def _dump_stretch(stretch: Stretch) -> dict[str, Any]:
-    return {name: getattr(stretch, name) for name in STRETCH_FIELDS} | {"schedule": dump_schedule(stretch.schedule)}
+def _dump_stretch(stretch: Stretch) -> list[Any]:
+    *numbers, schedule = (getattr(stretch, name) for name in STRETCH_FIELDS)
+    return [*numbers, dump_schedule(schedule)]
 
 
 def parse(state: object, /) -> Saved:
@@ -141,10 +146,10 @@ def parse(state: object, /) -> Saved:
         consumed,
         None if is_bare else count(fields, "epoch"),
         None if is_bare else count(fields, "offset"),
-        order=_identity(field_of(fields, "order")),
+        order=_identity(field_of(fields, "order"), version),
         commits=flag(fields, "commits"),
-        loaders=tuple(_place(entry) for entry in entries(fields, "loaders")),
-        ledger=Ledger(tuple(_stretch(entry, version) for entry in entries(fields, "ledger"))),
+        loaders=tuple(_place(entry, version) for entry in _entries(fields, "loaders", _PLACE, version)),
+        ledger=Ledger(tuple(_stretch(entry, version) for entry in _entries(fields, "ledger", STRETCH_FIELDS, version))),
         global_step=optional_count(fields, "global_step") if version > 1 else None,
         canary=text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
     )
@@ -210,10 +215,14 @@ def _check_ledger(ledger: Ledger, consumed: int) -> None:
         before = stretch
 
 
-def _identity(value: object) -> Identity | None:
+def _entries(fields: Fields, key: str, names: tuple[str, ...], version: int) -> list[Fields]:
+    return entries(fields, key) if version < 3 else rows(fields, key, names)
+
+
+def _identity(value: object, version: int) -> Identity | None:
     if value is None:
         return None
-    fields = mapping(value, "order")
+    fields = mapping(value, "order") if version < 3 else row(value, _ORDER, "order")
     kind = field_of(fields, "kind")
     if not isinstance(kind, str):
         raise StateError(explain("The saved order's kind is no text.", [("got", kind)], START_AGAIN))
@@ -229,8 +238,8 @@ def _seed(fields: Fields) -> int:
     return value
 
 
-def _place(fields: Fields) -> Place:
-    order = _identity(field_of(fields, "order"))
+def _place(fields: Fields, version: int) -> Place:
+    order = _identity(field_of(fields, "order"), version)
     return Place(count(fields, "epoch"), count(fields, "offset"), order, field_of(fields, "state"))
 
 

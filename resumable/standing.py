@@ -114,8 +114,7 @@ class Standing:
         fresh["loaders"] = []
         fresh["ledger"] = [stretch.copy() for stretch in dumped["ledger"]]
         for stretch in fresh["ledger"]:
-            if stretch["schedule"] is not None:
-                stretch["schedule"] = deepcopy(stretch["schedule"])
+            stretch[-1] = deepcopy(stretch[-1])  # the schedule, which may be a list of lists
         return fresh
 
 

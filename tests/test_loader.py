@@ -420,7 +420,7 @@ def test_an_order_of_ones_own() -> None:
     loader = Loader(range(N), batch_size=SIZE, order=Backwards(N))
     taken = [batch.tolist() for batch in islice(loader, 2)]
     state = json.loads(json.dumps(loader.state_dict()))
-    assert {"kind": "Backwards", "length": N, "seed": None} == state["order"]
+    assert ["Backwards", N, None] == state["order"]
     loader = Loader(range(N), batch_size=SIZE, order=Backwards(N))
     loader.load_state_dict(state)
     taken += batches_of(loader, EPOCHS)
@@ -457,7 +457,7 @@ def test_an_orders_seed_that_could_not_be_saved(seed: Any) -> None:
     cast("Any", order).seed = seed
     if isinstance(seed, np.integer):
         loader = Loader(range(N), order=order)
-        assert '"seed": 3' in json.dumps(loader.state_dict())
+        assert [3] == json.loads(json.dumps(loader.state_dict()))["order"][2:]
         return
     with pytest.raises(ConfigurationError, match="seed"):
         Loader(range(N), order=order)
@@ -508,7 +508,7 @@ def test_a_seed_that_nobody_gave_is_taken_over() -> None:
     loader = restarted(state, seed=None)
     assert "exact" == loader.state.verdict.outcome
     assert expected() == behind + list(batches_of(loader, EPOCHS))
-    assert 5 == loader.state_dict()["order"]["seed"]
+    assert 5 == loader.state_dict()["order"][-1]
 
 
 def test_another_seed_is_refused_by_name() -> None:
@@ -614,7 +614,7 @@ def test_the_ledger_of_a_run_that_changes() -> None:
     for size, batches in [(3, 0), (3, 2), (3, 1), (4, 0), (4, 1)]:
         _, state = cut(restarted(state, batch_size=size), batches)
     assert [(0, 0, 4), (2, 8, 3), (5, 17, 4)] == [
-        (stretch["step"], stretch["sample"], stretch["micro_batch_size"]) for stretch in state["ledger"]
+        (step, sample, micro) for step, sample, _, _, _, micro, *_ in state["ledger"]
     ]
     ledger = restarted(state).state.ledger
     assert [0, 4, 8, 11, 14, 17, 21] == [ledger.consumed_samples_at(step) for step in range(7)]
@@ -683,4 +683,4 @@ def test_a_numpy_batch_size_is_a_batch_size() -> None:
     assert int is type(loader.state_dict()["consumed_samples"])
     for _ in islice(loader, 2):
         pass
-    assert 4 == json.loads(json.dumps(loader.state_dict()))["ledger"][0]["micro_batch_size"]
+    assert 4 == json.loads(json.dumps(loader.state_dict()))["ledger"][0][5]

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable.errors import StateError
-from resumable.ledger import Ledger, Stretch
+from resumable.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.recorded import Named, recorded
 from resumable.rounding import RoundedDown
 from resumable.saved import FORMAT, KEYS, Place, Saved, dump, parse
@@ -27,9 +27,10 @@ from resumable.verdict import Identity
 
 FILES = Path(__file__).parent / "golden"
 GOLDEN: dict[int, dict[str, Any]] = {
-    version: json.loads((FILES / f"state_format_{version}.json").read_text()) for version in (1, 2)
+    version: json.loads((FILES / f"state_format_{version}.json").read_text()) for version in (1, 2, 3)
 }
-GOOD: dict[str, Any] = GOLDEN[2]["two stretches"]
+GOOD: dict[str, Any] = GOLDEN[3]["two stretches"]
+GOOD_2: dict[str, Any] = GOLDEN[2]["two stretches"]
 MISSING = object()
 
 counts = st.integers(0, 2**63 - 1)
@@ -85,20 +86,40 @@ def saveds(draw: st.DrawFn) -> Saved:
     )
 
 
-@pytest.mark.parametrize("name", GOLDEN[2])
+@pytest.mark.parametrize("name", GOLDEN[3])
 def test_golden_files_are_read_for_ever(name: str) -> None:
-    """What format 2 wrote is read, and written again to the letter: another form is another format."""
-    assert 2 == FORMAT
-    assert GOLDEN[2][name] == dump(parse(GOLDEN[2][name]))
-    assert list(KEYS) == list(GOLDEN[2][name])
+    """What format 3 wrote is read, and written again to the letter: another form is another format."""
+    assert 3 == FORMAT
+    assert GOLDEN[3][name] == dump(parse(GOLDEN[3][name]))
+    assert list(KEYS) == list(GOLDEN[3][name])
+
+
+@pytest.mark.parametrize("name", GOLDEN[2])
+def test_format_2_is_read_for_ever(name: str) -> None:
+    """It says what format 3 says, with dicts in the place of lists, and is written again as format 3."""
+    assert parse(GOLDEN[3][name]) == parse(GOLDEN[2][name])
+    assert GOLDEN[3][name] == dump(parse(GOLDEN[2][name]))
+    assert set(GOLDEN[3][name]) == set(GOLDEN[2][name])
 
 
 @pytest.mark.parametrize("name", GOLDEN[1])
 def test_format_1_is_read_for_ever(name: str) -> None:
-    """It says what format 2 says, but for what it could not say yet, and is written again as format 2."""
+    """It says what format 2 says, but for what it could not say yet, and is written again as format 3."""
     assert parse(GOLDEN[2][name]) == parse(GOLDEN[1][name])
-    assert GOLDEN[2][name] == dump(parse(GOLDEN[1][name]))
+    assert GOLDEN[3][name] == dump(parse(GOLDEN[1][name]))
     assert {"global_step", "canary"} == set(GOLDEN[2][name]) - set(GOLDEN[1][name])
+
+
+def has_dict(value: object) -> bool:
+    """Whether *value* is a dict, or holds one."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(has_dict, cast("list[object]", value))))
+
+
+@pytest.mark.parametrize("name", GOLDEN[3])
+def test_below_the_top_there_are_lists_alone(name: str) -> None:
+    """torch.distributed.checkpoint would take a dict apart into keys that another state does not have."""
+    state = {**GOLDEN[3][name], "loaders": [loader[:-1] for loader in GOLDEN[3][name]["loaders"]]}
+    assert not any(map(has_dict, state.values()))
 
 
 def test_what_format_1_did_not_know_is_passed_over() -> None:
@@ -115,8 +136,8 @@ def test_golden_values() -> None:
         num_workers=2, drop_last=True, limit=7,
     )  # fmt: skip
     expected = Saved(120, 1, 56, Identity("shuffled", 64, 2**64 - 1), True, (), Ledger((first, then)))
-    assert [expected] * 2 == [parse(GOLDEN[version]["two stretches"]) for version in GOLDEN]
-    counted = parse(GOLDEN[2]["a trainer's count and a canary"])
+    assert [expected] * 3 == [parse(GOLDEN[version]["two stretches"]) for version in GOLDEN]
+    counted = parse(GOLDEN[3]["a trainer's count and a canary"])
     assert (26, "0f1e2d3c4b5a6978") == (counted.global_step, counted.canary)
 
 
@@ -130,7 +151,7 @@ def test_golden_schedules() -> None:
         RoundedDown(StepSchedule(((0, 20), (200, 30))), 8),
         Named("MySchedule"),
     ]
-    ledger = parse(GOLDEN[2]["schedules"]).ledger
+    ledger = parse(GOLDEN[3]["schedules"]).ledger
     assert expected == [stretch.schedule for stretch in ledger]
     assert [False, False, True, "carry", "carry", "carry"] == [stretch.drop_last for stretch in ledger]
 
@@ -160,7 +181,7 @@ def test_somebody_elses_schedule_is_its_name() -> None:
     """It counts as long as its program runs; read from a file, only its name is left, which says so when asked."""
     stretch = Stretch(length=50, schedule=recorded(Squares()))
     state = {**GOOD, "ledger": [dump(Saved(ledger=Ledger((stretch,))))["ledger"][0]]}
-    assert "Squares" == state["ledger"][0]["schedule"]
+    assert "Squares" == state["ledger"][0][-1]
     read = parse(json.loads(json.dumps(state))).ledger
     assert (stretch, 6) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
     with pytest.raises(StateError, match="only its own program knows") as caught:
@@ -260,7 +281,7 @@ def test_impossible_bare_counts(value: Any) -> None:
         parse({"consumed_samples": value})
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
+@pytest.mark.parametrize("version", [0, 4, 99])
 def test_other_formats(version: int) -> None:
     """A newer format is not guessed at."""
     with pytest.raises(StateError, match="a format that this version of resumable does not know") as caught:
@@ -286,57 +307,89 @@ def test_an_offset_behind_the_end_of_its_own_order() -> None:
     assert "offset: 65\n  length: 64" in str(caught.value)
 
 
-LAST = GOOD["ledger"][-1]
+def last(**changes: Any) -> list[Any]:
+    """The last stretch, with some values changed."""
+    return list((dict(zip(STRETCH_FIELDS, GOOD["ledger"][-1], strict=True)) | changes).values())
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    """The order, with some values changed."""
+    return {"order": list((dict(zip(("kind", "length", "seed"), GOOD["order"], strict=True)) | changes).values())}
+
+
+LAST = last()
 DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
-    "order is a list": ({"order": [1]}, "The saved 'order' is no mapping"),
-    "order without a seed": ({"order": {"kind": "shuffled", "length": 64}}, "lacks 'seed'"),
-    "order without a length": ({"order": {"kind": "shuffled", "seed": 1}}, "lacks 'length'"),
-    "order of a nameless kind": ({"order": {**GOOD["order"], "kind": 7}}, "kind is no text"),
-    "order with a float for a length": ({"order": {**GOOD["order"], "length": 64.0}}, "'length' has an impossible"),
-    "order with a negative seed": ({"order": {**GOOD["order"], "seed": -1}}, "The saved seed is impossible"),
-    "order with a huge seed": ({"order": {**GOOD["order"], "seed": 2**64}}, "The saved seed is impossible"),
-    "order with a bool for a seed": ({"order": {**GOOD["order"], "seed": True}}, "The saved seed is impossible"),
+    "order is a dict": ({"order": GOOD_2["order"]}, "The saved 'order' is no list of its values"),
+    "order without a seed": ({"order": ["shuffled", 64]}, r"expected: '\[kind, length, seed\]'"),
+    "order of a nameless kind": (order(kind=7), "kind is no text"),
+    "order with a float for a length": (order(length=64.0), "'length' has an impossible"),
+    "order with a negative seed": (order(seed=-1), "The saved seed is impossible"),
+    "order with a huge seed": (order(seed=2**64), "The saved seed is impossible"),
+    "order with a bool for a seed": (order(seed=True), "The saved seed is impossible"),
     "commits is a number": ({"commits": 1}, "The saved 'commits' is no truth value"),
-    "loaders is a dict": ({"loaders": {}}, "The saved 'loaders' is no list of mappings"),
-    "loaders holds numbers": ({"loaders": [1]}, "The saved 'loaders' is no list of mappings"),
-    "a place lacks its state": ({"loaders": [{"epoch": 0, "offset": 0, "order": None}]}, "lacks 'state'"),
-    "ledger is nothing": ({"ledger": None}, "The saved 'ledger' is no list of mappings"),
-    "a stretch lacks a key": ({"ledger": [{"step": 0}]}, "A stretch of the saved ledger has other keys"),
-    "a stretch has one more": ({"ledger": [{**LAST, "more": 1}]}, "A stretch of the saved ledger has other keys"),
-    "a stretch of no samples": ({"ledger": [{**LAST, "length": 0}]}, "A stretch of the saved ledger holds a size of 0"),
-    "a batch of nothing": ({"ledger": [{**LAST, "micro_batch_size": 0}]}, "holds a size of 0"),
-    "a step of nothing": ({"ledger": [{**LAST, "accumulation": 0}]}, "holds a size of 0"),
-    "a negative step": ({"ledger": [{**LAST, "step": -1}]}, "The saved 'step' has an impossible value"),
-    "a fractional limit": ({"ledger": [{**LAST, "limit": 1.5}]}, "The saved 'limit' has an impossible value"),
-    "drop_last is text": ({"ledger": [{**LAST, "drop_last": "yes"}]}, "The saved 'drop_last' is no truth value"),
+    "loaders is a dict": ({"loaders": {}}, "The saved 'loaders' is no list"),
+    "loaders holds numbers": ({"loaders": [1]}, "The saved 'loaders' is no list of its values"),
+    "a place lacks its state": ({"loaders": [[0, 0, None]]}, r"expected: '\[epoch, offset, order, state\]'"),
+    "ledger is nothing": ({"ledger": None}, "The saved 'ledger' is no list"),
+    "a stretch lacks a value": ({"ledger": [[0]]}, "The saved 'ledger' is no list of its values"),
+    "a stretch has one more": ({"ledger": [[*LAST, 1]]}, "The saved 'ledger' is no list of its values"),
+    "a stretch of no samples": ({"ledger": [last(length=0)]}, "A stretch of the saved ledger holds a size of 0"),
+    "a batch of nothing": ({"ledger": [last(micro_batch_size=0)]}, "holds a size of 0"),
+    "a step of nothing": ({"ledger": [last(accumulation=0)]}, "holds a size of 0"),
+    "a negative step": ({"ledger": [last(step=-1)]}, "The saved 'step' has an impossible value"),
+    "a fractional limit": ({"ledger": [last(limit=1.5)]}, "The saved 'limit' has an impossible value"),
+    "drop_last is text": ({"ledger": [last(drop_last="yes")]}, "The saved 'drop_last' is no truth value"),
     "a step that is none": ({"global_step": -1}, "The saved 'global_step' has an impossible value"),
     "a fractional step": ({"global_step": 1.5}, "The saved 'global_step' has an impossible value"),
     "a canary of numbers": ({"canary": 7}, "The saved 'canary' is no short text"),
     "a canary too long": ({"canary": 33 * "a"}, "expected: 'null, or at most 32 characters'"),
-    "a schedule of numbers": ({"ledger": [{**LAST, "schedule": 7}]}, "The saved 'schedule' is no mapping"),
+    "a schedule of numbers": ({"ledger": [last(schedule=7)]}, "The saved 'schedule' is no mapping"),
 }
-NO_SCHEDULES: list[dict[str, Any]] = [
+LAST_2 = GOOD_2["ledger"][-1]
+DAMAGED_2: dict[str, tuple[dict[str, Any], str]] = {
+    "order is a list": ({"order": [1]}, "The saved 'order' is no mapping"),
+    "order without a seed": ({"order": {"kind": "shuffled", "length": 64}}, "lacks 'seed'"),
+    "order without a length": ({"order": {"kind": "shuffled", "seed": 1}}, "lacks 'length'"),
+    "loaders is a dict": ({"loaders": {}}, "The saved 'loaders' is no list of mappings"),
+    "loaders holds numbers": ({"loaders": [1]}, "The saved 'loaders' is no list of mappings"),
+    "a place lacks its state": ({"loaders": [{"epoch": 0, "offset": 0, "order": None}]}, "lacks 'state'"),
+    "a stretch lacks a key": ({"ledger": [{"step": 0}]}, "A stretch of the saved ledger has other keys"),
+    "a stretch has one more": ({"ledger": [{**LAST_2, "more": 1}]}, "A stretch of the saved ledger has other keys"),
+    "a stretch is a list": ({"ledger": [LAST]}, "The saved 'ledger' is no list of mappings"),
+}
+NO_SCHEDULES: list[Any] = [
+    [],
+    ["Unknown", 1],
+    ["ConstantBatchSize"],
+    ["ConstantBatchSize", 0],
+    ["ConstantBatchSize", 1.5],
+    ["ConstantBatchSize", [8]],
+    ["RoundedDown", 8],
+    ["RoundedDown", 0, ["ConstantBatchSize", 8]],
+    ["RoundedDown", 8, []],
+    ["RoundedDown", 8, ["RoundedDown", 8, ["ConstantBatchSize", 8]]],
+    ["LinearRampup", 1, 2, 3],
+    ["LinearRampup", 1, 3, 5, 7],
+    ["StepSchedule", 1, 2],
+    ["StepSchedule", [1, 2]],
+    # of format 2
     {},
     {"rounded_to": 8},
     {"Unknown": [1]},
     {"ConstantBatchSize": 8},
     {"ConstantBatchSize": []},
     {"ConstantBatchSize": [0]},
-    {"ConstantBatchSize": [1.5]},
     {"ConstantBatchSize": [8], "rounded_to": 0},
     {"ConstantBatchSize": [8], "StepSchedule": [[0, 1]]},
-    {"LinearRampup": [1, 2, 3]},
-    {"LinearRampup": [1, 3, 5, 7]},
-    {"StepSchedule": [1, 2]},
     {"StepSchedule": [[1, 2]]},
 ]
-CONTRADICTORY: dict[str, list[dict[str, Any]]] = {
-    "an epoch without a batch": [{**LAST, "length": 3, "drop_last": True, "offset": 0}],
-    "a limit of nothing": [{**LAST, "limit": 0}],
-    "an offset behind the end": [{**LAST, "offset": 65}],
-    "a stretch that begins behind the position": [{**LAST, "sample": 121}],
-    "samples that go backwards": [{**LAST, "sample": 50}, {**LAST, "sample": 40}],
-    "steps that go backwards": [{**LAST, "step": 11}, {**LAST, "step": 10, "sample": 50}],
+CONTRADICTORY: dict[str, list[list[Any]]] = {
+    "an epoch without a batch": [last(length=3, drop_last=True, offset=0)],
+    "a limit of nothing": [last(limit=0)],
+    "an offset behind the end": [last(offset=65)],
+    "a stretch that begins behind the position": [last(sample=121)],
+    "samples that go backwards": [last(sample=50), last(sample=40)],
+    "steps that go backwards": [last(step=11), last(step=10, sample=50)],
     "the same stretch twice": [LAST, LAST],
 }
 
@@ -351,11 +404,19 @@ def test_damaged_parts_are_named(damage: str) -> None:
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
 
 
+@pytest.mark.parametrize("damage", DAMAGED_2)
+def test_damaged_parts_of_format_2_are_named(damage: str) -> None:
+    """An older state is looked at as carefully."""
+    change, message = DAMAGED_2[damage]
+    with pytest.raises(StateError, match=message):
+        parse({**GOOD_2, **change})
+
+
 @pytest.mark.parametrize("schedule", NO_SCHEDULES, ids=repr)
-def test_schedules_that_are_none(schedule: dict[str, Any]) -> None:
+def test_schedules_that_are_none(schedule: Any) -> None:
     """A schedule that nobody could have built is refused with what is wrong, before anything is counted by it."""
     with pytest.raises(StateError, match="The saved schedule is none that this version of resumable knows") as caught:
-        parse({**GOOD, "ledger": [{**LAST, "schedule": schedule}]})
+        parse({**GOOD, "ledger": [last(schedule=schedule)]})
     assert f"schedule: {schedule!r}\n  it says:  " in str(caught.value)
 
 

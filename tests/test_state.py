@@ -108,8 +108,8 @@ def test_what_was_given_and_taken_stays_as_it_was() -> None:
     for state in (loader.state, loaded(given)):
         state.load_state_dict(given)
         taken = state.state_dict()
-        taken["order"]["length"] = 1
-        taken["ledger"][0]["length"] = 1
+        taken["order"][1] = 1
+        taken["ledger"][0][4] = 1
         taken["ledger"].append("more")
         taken.clear()
         assert before == given == state.state_dict()
@@ -142,11 +142,7 @@ def test_a_run_of_one_configuration_fits_in_512_bytes(n: int) -> None:
         "commits": True,
         "canary": None,
     }
-    stretch = {
-        "step": 0, "sample": 0, "epoch": 0, "offset": 0, "length": n, "micro_batch_size": batch_size,
-        "data_parallel_size": 1, "accumulation": 1, "num_workers": 16, "drop_last": False, "limit": None,
-        "schedule": None,
-    }  # fmt: skip
+    stretch = [0, 0, 0, 0, n, batch_size, 1, 1, 16, False, None, None]
     loader.load_state_dict({**state, "ledger": [stretch]})
     assert [stretch] == loader.state_dict()["ledger"]
     assert len(json.dumps(loader.state_dict())) <= 512
@@ -209,7 +205,7 @@ def test_states_loaded_one_after_the_other_do_not_mix() -> None:
         loader.load_state_dict({"consumed_samples": start})
         for _ in islice(loader, 2):
             pass
-        noted.append(loader.state_dict()["ledger"][0]["sample"])
+        noted.append(loader.state_dict()["ledger"][0][1])
     assert list(range(0, 400, 8)) == noted
 
 

@@ -30,7 +30,7 @@ def figures() -> list[Figure]:
     peer_batches = iter(peer)
     next(peer_batches)
     state: dict[str, Any] = saved(LENGTH, CONSUMED)
-    state["order"]["seed"] = 2**64 - 1
+    state["order"]["seed"] = 2**64 - 1  # a state of format 1
     loader = ResumableLoader[Any](range(LENGTH), batch_size=32, shuffle=True, collate_fn=len)
     loader.load_state_dict(state)
     batches = iter(loader)

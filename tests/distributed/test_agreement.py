@@ -235,15 +235,15 @@ def test_records_are_of_one_length() -> None:
     """The longest of numbers and names fit, and what does not fit is said at least in its digest."""
     state: dict[str, Any] = {
         "consumed_samples": 2**63, "epoch": 2**63, "offset": 2**63, "global_step": 2**63, "canary": 32 * "f",
-        "order": {"kind": 100 * "k", "length": 2**60, "seed": 2**64 - 1}, "loaders": [],
+        "order": [100 * "k", 2**60, 2**64 - 1], "loaders": [],
     }  # fmt: skip
     first = record_of(state)
     assert RECORD_BYTES == len(first)
     said = json.loads(first)
     assert (2**63, 80 * "k", 2**64 - 1) == (said["consumed_samples"], said["order"], said["seed"])
-    other = {**state, "order": {"kind": 100 * "k" + "!", "length": 2**60, "seed": 2**64 - 1}}
+    other = {**state, "order": [100 * "k" + "!", 2**60, 2**64 - 1]}
     for odd in ('"', "é", "\U0001f40d"):
-        record = record_of({**state, "order": {**state["order"], "kind": 100 * odd}})
+        record = record_of({**state, "order": [100 * odd, *state["order"][1:]]})
         assert (RECORD_BYTES, 2**63) == (len(record), json.loads(record)["offset"])
     with pytest.raises(AgreementError, match=r"all=[0-9a-f]{8}'\n  rank 1: .*all=[0-9a-f]{8}'"):
         check_agreement([first, record_of(other)])

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from resumable.testing import simulate
+from resumable.testing import kill, simulate
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "not, 2 for wrong use.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (simulate,):
+    for command in (simulate, kill):
         command.add_command(commands)
     parsed = parser.parse_args(arguments)
     if not hasattr(parsed, "run"):

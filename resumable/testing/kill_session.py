@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -69,11 +70,10 @@ def play(
     pids: list[int] = []
     for rank in range(grouping.ranks):
         pid = os.fork()
-        group = pids[0] if pids else pid
         if not pid:
-            os.setpgid(0, group)
+            os.setpgid(0, 0)
             _rank(partial(_train, folder, chain, grouping, rank, write), errors)
-        os.setpgid(pid, group)
+        os.setpgid(pid, pid)  # here too: whoever comes second changes nothing
         pids.append(pid)
     os.close(write)
     try:
@@ -83,7 +83,7 @@ def play(
         return _killed(pids, read, heard, errors, victim)
     finally:
         os.close(read)
-        _kill_group(pids[0])  # loaders' workers, too
+        _kill(pids)
 
 
 def _rank(work: Callable[[], None], errors: Path) -> None:
@@ -140,11 +140,11 @@ def _killed(pids: list[int], read: int, heard: list[str], errors: Path, victim: 
     """Kill, and see where the victim was: what it told last lies in the pipe yet."""
     if victim is None or not _all_told("j", len(pids), heard):
         victim = None
-        _kill_group(pids[0])
+        _kill(pids)
     else:
-        os.kill(pids[victim], signal.SIGKILL)  # the others fail in their next collective, and end by themselves
+        _kill([pids[victim]])  # the others fail in their next collective, and end by themselves
     codes = [os.waitpid(pid, 0)[1] for pid in pids]
-    _kill_group(pids[0])
+    _kill(pids)
     while message := os.read(read, _MESSAGE):
         heard.append(message.decode())
     rank = 0 if victim is None else victim
@@ -156,8 +156,8 @@ def _killed(pids: list[int], read: int, heard: list[str], errors: Path, victim: 
     return Ended(killed=True, victim=victim, place=last[1], epoch=int(last[2]))
 
 
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _kill(ranks: list[int]) -> None:
+    """Each with the workers of its loader, which would hold its connections open for some seconds more."""
+    for group in ranks:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)

@@ -1,20 +1,18 @@
 """DistributedDataParallel under torchrun: workers may die and come back in another number, each step trains what it would have.
 
-Run it, kill any of it by SIGTERM or SIGKILL, and run it again with another number of workers:
-
-    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else restarted workers of torch 2.13 look for the dead ones' addresses
     torchrun --nproc-per-node 2 --max-restarts 3 examples/ddp_torchrun.py ddp.pt
 
-It takes GPUs where there are some. Every node must see the checkpoint. With the variable, torchrun makes a new store for
-each restart: in torch 2.13 a restarted worker else looks for the dead ones' addresses.
+Kill any of it by SIGTERM or SIGKILL, and run it again with another number of workers. It takes GPUs where there are some.
+Every node must see the checkpoint.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,21 +33,20 @@ def model_and_optimizer(device: torch.device) -> tuple[torch.nn.Module, torch.op
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
-def loss_of(model: torch.nn.Module, x: Tensor) -> Tensor:
+def loss_of(model: torch.nn.Module, x: Tensor) -> Any:
     """What these samples add to the mean over their global batch."""
     return (model(x[:, None]) - x[:, None] ** 2).square().sum() / GLOBAL_BATCH_SIZE
 
 
-def in_order(micro_batches: list[Tensor]) -> list[int]:
+def in_order(micro_batches: list[Tensor]) -> Tensor:
     """The ids of a global batch: of each round the first rank's micro batch, then the second's, and so on."""
     mine = torch.stack(micro_batches)
     of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(of_ranks, mine)
-    ids: list[int] = torch.stack(of_ranks, dim=1).flatten().tolist()
-    return ids
+    return torch.stack(of_ranks, dim=1).flatten()
 
 
-def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
+def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
     """Go on from *checkpoint* until all is trained, or a signal asks to stop: the weights, and the ids as trained."""
     rank, size = dist.get_rank(), dist.get_world_size()
     model, optimizer = model_and_optimizer(device)
@@ -62,13 +59,13 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], li
         data_parallel_rank=rank,
         data_parallel_size=size,
     )
-    trained: list[int] = []
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
+    trained = torch.empty(0, dtype=torch.int64, device=device)
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        loader.load_state_dict(saved["loader"])
         trained = saved["trained"]
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     if rank == 0:
         print(f"{size} workers go on behind step {len(trained) // GLOBAL_BATCH_SIZE}", flush=True)
 
@@ -77,17 +74,17 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], li
         for ids, x in loader:
             micro_batches.append(ids.to(device))
             is_last = len(micro_batches) == loader.num_microbatches
-            with nullcontext() if is_last else parallel.no_sync():
-                (loss_of(parallel, x.to(device)) * size).backward()  # times size: it averages over the ranks
+            parallel.require_backward_grad_sync = is_last
+            (loss_of(parallel, x.to(device)) * size).backward()  # times size: it averages over the ranks
             if not is_last:
                 continue
             optimizer.step()
             optimizer.zero_grad()
             loader.state.commit()  # this step's samples are trained
-            trained, micro_batches = trained + in_order(micro_batches), []
+            trained, micro_batches = torch.cat([trained, in_order(micro_batches)]), []
             stops = agree_to_stop()
             if rank == 0 and (stops or len(trained) // GLOBAL_BATCH_SIZE % SAVE_EVERY == 0):
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
+                state = {name: part.state_dict() for name, part in parts.items()}
                 torch.save({**state, "trained": trained}, new := checkpoint.with_suffix(".new"))
                 new.replace(checkpoint)  # at once: whoever dies leaves the old one or the new one
             if stops:
@@ -95,31 +92,32 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], li
     return model.state_dict(), trained
 
 
-def is_exact(weights: dict[str, Tensor], trained: list[int]) -> bool:
+def is_exact(weights: dict[str, Tensor], trained: Tensor) -> bool:
     """Compare with one process that nothing interrupts."""
     model, optimizer = model_and_optimizer(torch.device("cpu"))
     order = torch.cat([torch.from_numpy(Shuffled(SAMPLES).indices(epoch, 0, SAMPLES)) for epoch in range(EPOCHS)])
-    for ids in order.split(GLOBAL_BATCH_SIZE):
+    for ids in torch.split(order, GLOBAL_BATCH_SIZE):
         loss_of(model, INPUTS[ids]).backward()
         optimizer.step()
         optimizer.zero_grad()
     alike = [torch.allclose(value, weights[name].cpu(), atol=1e-5) for name, value in model.state_dict().items()]
-    return trained == order.tolist() and all(alike)
+    return torch.equal(trained.cpu(), order) and all(alike)
 
 
 def main() -> int:
     stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     weights, trained = train(Path(*sys.argv[1:] or ["ddp.pt"]), device)
     rank = dist.get_rank()
     dist.destroy_process_group()
-    ended = len(trained) == SAMPLES * EPOCHS
-    exact = not ended or rank > 0 or is_exact(weights, trained)
+    stopped = len(trained) < SAMPLES * EPOCHS
+    exact = stopped or rank > 0 or is_exact(weights, trained)
     if rank == 0:
-        print(f"{len(trained) // GLOBAL_BATCH_SIZE} steps:", ("exact" if exact else "NOT EXACT") if ended else "stopped")
+        steps = len(trained) // GLOBAL_BATCH_SIZE
+        print(f"{steps} steps: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
     return 0 if exact else 1
 
 

@@ -30,6 +30,8 @@ RESUMES = {
 NEED_MEGATRON = ("megatron_gpt.py", "migration.py")
 PARTS = ("data_sampler.py", "migration_after.py", "migration_before.py")
 """What migration.py runs."""
+UNDER_TORCHRUN = ("ddp_torchrun.py", "fsdp_dcp.py")
+"""Run in tests/distributed/test_torchrun.py."""
 
 
 def run(script: Path) -> tuple[int, str]:
@@ -44,7 +46,7 @@ def run(script: Path) -> tuple[int, str]:
 
 def test_every_example_is_run() -> None:
     """The lists above name what lies in the folder."""
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted([*PRINTS, *PARTS])
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted([*PRINTS, *PARTS, *UNDER_TORCHRUN])
 
 
 def test_the_readme_shows_the_examples_before_and_after() -> None:

@@ -167,7 +167,7 @@ def _compare(folder: Path, chain: Chain, grouping: Grouping, report: Report, *, 
     report.unlike += farthest > (0.0 if to_the_bit else 1e-9)
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # noqa: SLF001  # argparse's own name for it
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `kill` to *commands*."""
     kill = commands.add_parser(
         "kill",

@@ -105,9 +105,12 @@ def _train(folder: Path, chain: Chain, grouping: Grouping, rank: int, write: int
         os.write(write, f"{rank}{place}{epoch}".encode())
 
     tell("s", 0)
-    store = dist.FileStore(str(folder / "store"), grouping.ranks)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=grouping.ranks, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder.resolve() / 'store'}",
+        rank=rank,
+        world_size=grouping.ranks,
+        timeout=timedelta(seconds=60),
     )
     tell("j", 0)
     train(folder, chain, grouping, rank, tell)

@@ -1,8 +1,8 @@
 """One rank of a run of DistributedDataParallel: it resumes, trains, saves, tells where it is, and may die anywhere.
 
-    tells   s  it has begun          w  in a window, between two micro batches    m  a save is half done
-            j  its group is there    o  the optimizer has stepped                 d  the save is done
-            b  a batch has come      c  the step is committed                     !  the run is over
+tells   s  it has begun          w  in a window, between two micro batches    m  a save is half done
+        j  its group is there    o  the optimizer has stepped                 d  the save is done
+        b  a batch has come      c  the step is committed                     !  the run is over
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _resumed(folder: Path, chain: Chain, grouping: Grouping, rank: int) -> _Trai
     return _Training(model, optimizer, loader, list(weights["trained"]))
 
 
-def _loss(model: torch.nn.Module, ids: Tensor) -> Tensor:
+def _loss(model: torch.nn.Module, ids: Tensor) -> Any:
     """What these samples add to the mean over their global batch."""
     features = torch.sin(ids[:, None].double() * torch.arange(1, 4))
     return (model(features).squeeze(1) - torch.cos(ids.double())).square().sum() / GLOBAL_BATCH_SIZE

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -32,7 +33,8 @@ def main(script: str, *arguments: str) -> None:
 
     def ask(*_: object) -> None:
         asked.sendall(b"\n")
-        ready, _, _ = select.select([asked, woken], [], [])
+        everybody: list[Any] = [asked, woken]
+        ready = select.select(everybody, [], [])[0]
         if asked in ready and not asked.recv(1):
             raise ConnectionError("the test is over")
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from .torchrun import ROOT, Torchrun
 
 DDP = ROOT / "examples" / "ddp_torchrun.py"
 FSDP = ROOT / "examples" / "fsdp_dcp.py"
 EXACT = "125 steps: exact"
+CUTS = [(2, "killed"), (1, "stopped"), (2, "stopped"), (3, "killed"), (2, "")]
+"""The workers of each session of an FSDP run, and how it ends, behind its twelfth step."""
 
 
 @pytest.fixture(name="rendezvous")
@@ -29,6 +33,7 @@ def _rendezvous() -> Iterator[list[str]]:
         f"--rdzv-conf={conf}",
         "--local-addr=127.0.0.1",
     ]
+    del store
 
 
 def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
@@ -44,7 +49,11 @@ def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
                 worker.go_on()
         printed = run.printed[0]
     starts = [line for line in printed.splitlines() if "go on behind" in line]
-    assert ["2 workers go on behind step 0", "2 workers go on behind step 5", "2 workers go on behind step 25"] == starts
+    assert [
+        "2 workers go on behind step 0",
+        "2 workers go on behind step 5",
+        "2 workers go on behind step 25",
+    ] == starts
     assert (EXACT, [0]) == (printed.splitlines()[-1], run.codes)
 
 
@@ -82,3 +91,46 @@ def test_a_second_agent_joins(tmp_path: Path, rendezvous: list[str]) -> None:
     assert [1, 2] == run.sizes[:2]
     assert "2 workers go on behind step 13\n" in printed
     assert (EXACT in printed.splitlines(), [0, 0]) == (True, run.codes)
+
+
+def test_fsdp_over_world_sizes(tmp_path: Path) -> None:
+    """What so many workers saved, in the background or at a SIGTERM, others load: 2, 1, 2, 3 and 2 of them, one run."""
+    starts, printed = list[str](), ""
+    for size, ending in CUTS:
+        printed, code = session(FSDP, tmp_path / "checkpoints", size, ending)
+        starts += [line for line in printed.splitlines() if "go on behind" in line]
+        assert (0 if not ending else -9 if ending == "killed" else 1) == code, printed
+        assert ("stopped" in printed) == (ending == "stopped")
+    assert [size for size, _ in CUTS] == [int(line[0]) for line in starts]
+    reached = [int(line.split()[-1]) for line in starts]
+    assert reached == sorted(set(reached)), "each session goes on behind the one before"
+    assert "50 steps: exact" == printed.strip().splitlines()[-1]
+
+
+def session(script: Path, folder: Path, size: int, ending: str) -> tuple[str, int]:
+    """One session of so many workers: what it printed, and its agent's exit code."""
+    with Torchrun(script, folder) as run:
+        run.start(f"--nproc-per-node={size}")
+        for worker in run.steps():
+            is_there = worker.step == 12 and worker.rank == size - 1
+            if is_there and ending == "killed":
+                worker.die_with_agent()
+            elif is_there and ending == "stopped":
+                os.kill(worker.agent, signal.SIGTERM)  # which it passes on
+            else:
+                worker.go_on()
+        return run.printed[0], run.codes[0]
+
+
+@pytest.mark.parametrize(("example", "line", "without"), [
+    (DDP, ', "loader": loader}', "}"),
+    (FSDP, '        loader.load_state_dict(json.loads(saved["data"]))\n', ""),
+], ids=["ddp", "fsdp"])  # fmt: skip
+def test_an_example_without_its_resumption_fails(example: Path, line: str, without: str, tmp_path: Path) -> None:
+    """Without what resumes the loader, the ids differ and the exit code is 1: the comparison compares."""
+    text = example.read_text(encoding="utf-8")
+    script = tmp_path / example.name
+    script.write_text(text.replace(line, without), encoding="utf-8")
+    session(script, tmp_path / "checkpoint", 2, "killed")
+    printed, code = session(script, tmp_path / "checkpoint", 1, "")
+    assert (1, 1, True) == (text.count(line), code, "NOT EXACT" in printed)

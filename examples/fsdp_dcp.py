@@ -1,0 +1,175 @@
+"""FSDP2 with torch.distributed.checkpoint under torchrun: saved by some workers, loaded by more or fewer, exact.
+
+Run it, kill any of it by SIGTERM or SIGKILL, and run it again with another number of workers:
+
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    torchrun --nproc-per-node 2 --max-restarts 3 examples/fsdp_dcp.py checkpoints
+
+It takes GPUs where there are some. Every node must see the folder. ddp_torchrun.py says what the variable is for.
+"""
+
+# torch names these functions nowhere as its own
+# mypy: disable-error-code="attr-defined"
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.utils.data import TensorDataset
+
+from resumable import ConstantBatchSize, ResumableLoader, Shuffled, agree_to_stop, stop_on
+
+SAMPLES, EPOCHS, SAVE_EVERY = 200, 3, 5
+MICRO_BATCH_SIZE, GLOBAL_BATCH_SIZE = 2, 12  # 12 = 2 * workers * micro batches, for 1, 2, 3 or 6 workers
+STEPS = SAMPLES * EPOCHS // GLOBAL_BATCH_SIZE
+INPUTS = torch.linspace(-1, 1, SAMPLES)
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+
+def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+def loss_of(model: torch.nn.Module, x: Tensor) -> Any:
+    """What these samples add to the mean over their global batch."""
+    return (model(x[:, None]) - x[:, None] ** 2).square().sum() / GLOBAL_BATCH_SIZE
+
+
+def sharded_network(device: torch.device) -> FSDPModule:
+    mesh, layers = init_device_mesh(device.type, (dist.get_world_size(),)), network().to(device)
+    for layer in (layers[0], layers[2]):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(layers, mesh=mesh)
+
+
+def endless(loader: ResumableLoader[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def global_batch(
+    model: Any, batches: Iterator[Any], micro_batches: int, device: torch.device
+) -> tuple[list[int], float]:
+    """Forward and backward of one step on all workers: its ids, and its loss."""
+    size, all_ids, loss = dist.get_world_size(), list[Tensor](), torch.zeros(())
+    for number in range(1, micro_batches + 1):
+        ids, x = next(batches)
+        model.set_requires_gradient_sync(number == micro_batches)
+        part = loss_of(model, x.to(device))
+        (part * size).backward()  # times size: it averages over the workers
+        loss += part.detach().cpu()
+        all_ids.append(ids)
+    dist.all_reduce(loss)
+    # in their order: of each round the first rank's micro batch, then the second's, and so on
+    of_ranks = [torch.stack(all_ids) for _ in range(size)]
+    dist.all_gather(of_ranks, torch.stack(all_ids))
+    ids_in_order: list[int] = torch.stack(of_ranks, dim=1).flatten().tolist()
+    return ids_in_order, float(loss)
+
+
+def last_in(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: its metadata are written behind all else."""
+    return max((path.parent for path in folder.glob("*/.metadata")), default=None)
+
+
+def train(folder: Path, device: torch.device) -> tuple[list[int], list[float]]:
+    """Go on from the last checkpoint until all is trained, or a signal asks to stop: the ids as trained, and each loss."""
+    model: Any = sharded_network(device)
+    optimizer = adam(model)
+    loader = ResumableLoader(
+        TensorDataset(torch.arange(SAMPLES), INPUTS),
+        batch_size=MICRO_BATCH_SIZE,
+        shuffle=True,
+        drop_last="carry",  # a step at an epoch's end is filled from the next one
+        schedule=ConstantBatchSize(GLOBAL_BATCH_SIZE),  # the same for any number of workers
+        data_parallel_rank=dist.get_rank(),
+        data_parallel_size=dist.get_world_size(),
+    )
+    trained, losses = list[int](), list[float]()
+
+    def state() -> dict[str, Any]:
+        weights, moments = get_state_dict(model, optimizer)
+        # The position as text: checkpoints are read key by key, and it has more of them with each resize.
+        data = json.dumps(loader.state_dict())
+        return {"model": weights, "optimizer": moments, "data": data, "trained": trained, "losses": losses}
+
+    if checkpoint := last_in(folder):
+        saved = state()
+        dcp.load(saved, checkpoint_id=checkpoint)
+        set_state_dict(model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"])
+        loader.load_state_dict(json.loads(saved["data"]))
+        trained, losses = saved["trained"], saved["losses"]
+    if dist.get_rank() == 0:
+        print(f"{dist.get_world_size()} workers go on behind step {len(losses)}", flush=True)
+
+    group: Any = dist.new_group(backend="gloo")  # of a thread that saves while the training goes on
+    saving: list[Any] = []
+    batches = endless(loader)
+    while len(losses) < STEPS:
+        ids, loss = global_batch(model, batches, loader.num_microbatches, device)
+        optimizer.step()
+        optimizer.zero_grad()
+        loader.state.commit()  # this step's samples are trained
+        trained, losses = [*trained, *ids], [*losses, loss]
+        stops, place = agree_to_stop(), folder / f"{len(losses):06}"
+        if saving and (stops or len(losses) % SAVE_EVERY == 0):
+            saving.pop().result()
+        if stops:
+            dcp.save(state(), checkpoint_id=place)
+            return trained, losses
+        if len(losses) % SAVE_EVERY == 0:
+            saving.append(dcp.async_save(state(), checkpoint_id=place, process_group=group))
+    for last in saving:
+        last.result()
+    return trained, losses
+
+
+def is_exact(trained: list[int], losses: list[float]) -> bool:
+    """Compare with one process that nothing interrupts."""
+    model = network()
+    optimizer, expected = adam(model), list[float]()
+    order = torch.cat([torch.from_numpy(Shuffled(SAMPLES).indices(epoch, 0, SAMPLES)) for epoch in range(EPOCHS)])
+    for ids in torch.split(order, GLOBAL_BATCH_SIZE):
+        loss = loss_of(model, INPUTS[ids])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    return trained == order.tolist() and torch.allclose(torch.tensor(losses), torch.tensor(expected), atol=1e-5)
+
+
+def main() -> int:
+    stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
+    device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    trained, losses = train(Path(*sys.argv[1:] or ["checkpoints"]), device)
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    stopped = len(losses) < STEPS
+    exact = stopped or rank > 0 or is_exact(trained, losses)
+    if rank == 0:
+        print(f"{len(losses)} steps: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
+    return 0 if exact else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,8 +3,7 @@
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else restarted workers of torch 2.13 look for the dead ones' addresses
     torchrun --nproc-per-node 2 --max-restarts 3 examples/ddp_torchrun.py ddp.pt
 
-Kill any of it by SIGTERM or SIGKILL, and run it again with another number of workers. It takes GPUs where there are some.
-Every node must see the checkpoint.
+Kill any of it, and run it again with any number of workers, on GPUs where there are some. All must see the checkpoint.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ def loss_of(model: torch.nn.Module, x: Tensor) -> Any:
 
 def in_order(micro_batches: list[Tensor]) -> Tensor:
     """The ids of a global batch: of each round the first rank's micro batch, then the second's, and so on."""
-    mine = torch.stack(micro_batches)
-    of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(of_ranks, mine)
+    of_ranks = [torch.stack(micro_batches) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_ranks, torch.stack(micro_batches))
     return torch.stack(of_ranks, dim=1).flatten()
 
 
@@ -52,7 +50,7 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
     model, optimizer = model_and_optimizer(device)
     loader = ResumableLoader(
         TensorDataset(torch.arange(SAMPLES), INPUTS),
-        batch_size=MICRO_BATCH_SIZE,
+        MICRO_BATCH_SIZE,
         shuffle=True,
         drop_last="carry",  # a step at an epoch's end is filled from the next one
         schedule=ConstantBatchSize(GLOBAL_BATCH_SIZE),  # the same for any number of workers
@@ -68,7 +66,6 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
             part.load_state_dict(saved[name])
     if rank == 0:
         print(f"{size} workers go on behind step {len(trained) // GLOBAL_BATCH_SIZE}", flush=True)
-
     parallel, micro_batches = DistributedDataParallel(model), list[Tensor]()
     for _ in range(loader.epoch, EPOCHS):
         for ids, x in loader:
@@ -82,7 +79,7 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
             optimizer.zero_grad()
             loader.state.commit()  # this step's samples are trained
             trained, micro_batches = torch.cat([trained, in_order(micro_batches)]), []
-            stops = agree_to_stop()
+            stops = agree_to_stop()  # on every worker, or on none
             if rank == 0 and (stops or len(trained) // GLOBAL_BATCH_SIZE % SAVE_EVERY == 0):
                 state = {name: part.state_dict() for name, part in parts.items()}
                 torch.save({**state, "trained": trained}, new := checkpoint.with_suffix(".new"))
@@ -100,24 +97,21 @@ def is_exact(weights: dict[str, Tensor], trained: Tensor) -> bool:
         loss_of(model, INPUTS[ids]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    alike = [torch.allclose(value, weights[name].cpu(), atol=1e-5) for name, value in model.state_dict().items()]
+    alike = (torch.allclose(value, weights[name].cpu(), atol=1e-5) for name, value in model.state_dict().items())
     return torch.equal(trained.cpu(), order) and all(alike)
 
 
 def main() -> int:
     stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl", device_id=device) if device.type == "cuda" else dist.init_process_group("gloo")
     weights, trained = train(Path(*sys.argv[1:] or ["ddp.pt"]), device)
     rank = dist.get_rank()
     dist.destroy_process_group()
     stopped = len(trained) < SAMPLES * EPOCHS
     exact = stopped or rank > 0 or is_exact(weights, trained)
     if rank == 0:
-        steps = len(trained) // GLOBAL_BATCH_SIZE
-        print(f"{steps} steps: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
+        print(f"{len(trained)} samples: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
     return 0 if exact else 1
 
 

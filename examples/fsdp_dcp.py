@@ -80,8 +80,7 @@ def global_batch(
     # in their order: of each round the first rank's micro batch, then the second's, and so on
     of_ranks = [torch.stack(all_ids) for _ in range(size)]
     dist.all_gather(of_ranks, torch.stack(all_ids))
-    ids_in_order: list[int] = torch.stack(of_ranks, dim=1).flatten().tolist()
-    return ids_in_order, float(loss)
+    return [int(index) for index in torch.stack(of_ranks, dim=1).flatten()], float(loss)
 
 
 def last_in(folder: Path) -> Path | None:

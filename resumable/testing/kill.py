@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resumable.testing.kill_session import Ended
@@ -167,9 +167,9 @@ def _compare(folder: Path, chain: Chain, grouping: Grouping, report: Report, *, 
     report.unlike += farthest > (0.0 if to_the_bit else 1e-9)
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `kill` to *commands*."""
-    kill = commands.add_parser(
+def add_command(commands: Any, /) -> None:
+    """Add `kill` to the *commands* that `ArgumentParser.add_subparsers` gave."""
+    kill: argparse.ArgumentParser = commands.add_parser(
         "kill",
         help="kill real DDP runs by SIGKILL, and compare them with uninterrupted ones",
         description="Trains with DistributedDataParallel in real processes, kills them by SIGKILL at random moments, lets them "

@@ -160,8 +160,7 @@ def _in_order(micro_batches: list[Tensor], ranks: int) -> list[int]:
     mine = torch.stack(micro_batches)
     of_ranks = [torch.empty_like(mine) for _ in range(ranks)]
     dist.all_gather(of_ranks, mine)
-    ids: list[int] = torch.stack(of_ranks, dim=1).flatten().tolist()
-    return ids
+    return [int(index) for index in torch.stack(of_ranks, dim=1).flatten()]
 
 
 def _save(folder: Path, chain: Chain, run: _Training, epoch: int, tell: Tell) -> None:

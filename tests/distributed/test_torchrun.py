@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from .torchrun import ROOT, Torchrun
 
 DDP = ROOT / "examples" / "ddp_torchrun.py"
 FSDP = ROOT / "examples" / "fsdp_dcp.py"
-EXACT = "125 steps: exact"
+EXACT = "3000 samples: exact"
 CUTS = [(2, "killed"), (1, "stopped"), (2, "stopped"), (3, "killed"), (2, "")]
 """The workers of each session of an FSDP run, and how it ends, behind its twelfth step."""
 
@@ -37,10 +39,23 @@ def _rendezvous() -> Iterator[list[str]]:
 
 
 def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
-    """One of two workers dies by SIGKILL behind its seventh step, again in the next round, and torchrun restarts both."""
-    kills = [(1, 7), (0, 23)]
-    with Torchrun(DDP, tmp_path / "ddp.pt") as run:
-        run.start("--nproc-per-node=2", "--max-restarts=2")
+    """One of two workers dies by SIGKILL behind its seventh step, the other one in the next round; both are restarted."""
+    assert [0, 5, 25] == killed(tmp_path / "ddp.pt", [(1, 7), (0, 23)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_workers_come_back_ten_times(tmp_path: Path, seed: int) -> None:
+    """The same, with any of three workers, at any step."""
+    draw = random.Random(seed)
+    starts = killed(tmp_path / "ddp.pt", [(draw.randrange(3), draw.randint(1, 20)) for _ in range(10)], workers=3)
+    assert sorted(starts) == starts
+
+
+def killed(checkpoint: Path, kills: list[tuple[int, int]], workers: int = 2) -> list[int]:
+    """Kill these ranks behind these steps of their rounds, one in each; the steps behind which the rounds began."""
+    with Torchrun(DDP, checkpoint) as run:
+        run.start(f"--nproc-per-node={workers}", f"--max-restarts={len(kills)}")
         for worker in run.steps():
             if kills and (worker.rank, worker.step) == kills[0]:
                 kills.pop(0)
@@ -48,13 +63,9 @@ def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
             else:
                 worker.go_on()
         printed = run.printed[0]
-    starts = [line for line in printed.splitlines() if "go on behind" in line]
-    assert [
-        "2 workers go on behind step 0",
-        "2 workers go on behind step 5",
-        "2 workers go on behind step 25",
-    ] == starts
-    assert (EXACT, [0]) == (printed.splitlines()[-1], run.codes)
+    starts = re.findall(rf"^{workers} workers go on behind step (\d+)$", printed, re.M)
+    assert (EXACT, [0], []) == (printed.splitlines()[-1], run.codes, kills)
+    return [int(step) for step in starts]
 
 
 def test_an_agent_dies_and_the_rest_goes_on(tmp_path: Path, rendezvous: list[str]) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BREAK = "from resumable import ResumableLoader; ResumableLoader.load_state_dict = lambda *_: None; "
-"""A loader that begins anew in each session."""
+BREAKS = {
+    "runs out of order": "from resumable import ResumableLoader as Broken; ",
+    "runs with other weights": "from torch.optim import SGD as Broken; ",
+}
+"""What is lost where the loader begins anew in each session, and where the momentum does."""
 
 
 def kill(*arguments: str, first: str = "") -> tuple[int, str]:
@@ -48,10 +51,12 @@ def test_ddp_killed_again_and_again() -> None:
     check(*kill("--kills", "12"), 12)
 
 
-def test_what_does_not_resume_is_found() -> None:
-    """The same, where no session takes over the place of the one before."""
-    code, printed = kill("--kills", "2", first=BREAK)
-    assert (1, "NOT EXACT") == (code, printed.strip().splitlines()[-1].partition(",")[0])
+@pytest.mark.parametrize("row", BREAKS)
+def test_what_does_not_resume_is_found(row: str) -> None:
+    """The same, where a session does not take over all of the one before."""
+    code, printed = kill("--kills", "4", first=f"{BREAKS[row]}Broken.load_state_dict = lambda *_: None; ")
+    assert (1, True) == (code, bool(re.search(rf"^{row} +1$", printed, re.M)))
+    assert "NOT EXACT" == printed.strip().splitlines()[-1].partition(",")[0]
 
 
 @pytest.mark.slow

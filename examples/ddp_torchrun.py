@@ -104,15 +104,15 @@ def is_exact(weights: dict[str, Tensor], trained: Tensor) -> bool:
 def main() -> int:
     stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
-    dist.init_process_group("nccl", device_id=device) if device.type == "cuda" else dist.init_process_group("gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     weights, trained = train(Path(*sys.argv[1:] or ["ddp.pt"]), device)
-    rank = dist.get_rank()
     dist.destroy_process_group()
-    stopped = len(trained) < SAMPLES * EPOCHS
-    exact = stopped or rank > 0 or is_exact(weights, trained)
-    if rank == 0:
-        print(f"{len(trained)} samples: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
-    return 0 if exact else 1
+    result = "stopped" if len(trained) < SAMPLES * EPOCHS else "exact" if is_exact(weights, trained) else "NOT EXACT"
+    if os.environ["RANK"] == "0":
+        print(f"{len(trained)} samples: {result}")
+    return 1 if result == "NOT EXACT" else 0
 
 
 if __name__ == "__main__":

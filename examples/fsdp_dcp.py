@@ -161,13 +161,11 @@ def main() -> int:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     trained, losses = train(Path(*sys.argv[1:] or ["checkpoints"]), device)
-    rank = dist.get_rank()
     dist.destroy_process_group()
-    stopped = len(losses) < STEPS
-    exact = stopped or rank > 0 or is_exact(trained, losses)
-    if rank == 0:
-        print(f"{len(losses)} steps: {'stopped' if stopped else 'exact' if exact else 'NOT EXACT'}")
-    return 0 if exact else 1
+    result = "stopped" if len(losses) < STEPS else "exact" if is_exact(trained, losses) else "NOT EXACT"
+    if os.environ["RANK"] == "0":
+        print(f"{len(trained)} samples: {result}")
+    return 1 if result == "NOT EXACT" else 0
 
 
 if __name__ == "__main__":

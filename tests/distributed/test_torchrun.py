@@ -94,13 +94,16 @@ def test_a_second_agent_joins(tmp_path: Path, rendezvous: list[str]) -> None:
     with Torchrun(DDP, tmp_path / "ddp.pt") as run:
         run.start(*rendezvous)
         for worker in run.steps():
-            if (worker.size, worker.step, len(run.agents)) == (1, 13, 1):
-                run.start(*rendezvous)  # the worker waits for the SIGTERM that announces it, and saves
-            else:
+            if worker.size == 2 or (len(run.agents) == 1 and worker.step < 13):
                 worker.go_on()
+            elif len(run.agents) == 1:
+                run.start(
+                    *rendezvous
+                )  # until it is there, who is alone waits for the SIGTERM that announces it, and saves
         printed = "\n".join(run.printed)
     assert [1, 2] == run.sizes[:2]
-    assert "2 workers go on behind step 13\n" in printed
+    (begun,) = re.findall(r"^2 workers go on behind step (\d+)$", printed, re.M)
+    assert int(begun) in (13, 14), "where the SIGTERM came; 14, if torchrun let the first agent begin alone once more"
     assert (EXACT in printed.splitlines(), [0, 0]) == (True, run.codes)
 
 
@@ -115,7 +118,7 @@ def test_fsdp_over_world_sizes(tmp_path: Path) -> None:
     assert [size for size, _ in CUTS] == [int(line[0]) for line in starts]
     reached = [int(line.split()[-1]) for line in starts]
     assert reached == sorted(set(reached)), "each session goes on behind the one before"
-    assert "50 steps: exact" == printed.strip().splitlines()[-1]
+    assert "600 samples: exact" == printed.strip().splitlines()[-1]
 
 
 def session(script: Path, folder: Path, size: int, ending: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from resumable.errors import ResumptionError
+from resumable.errors import ResumptionError, explain
 from resumable.testing.kill_training import Chain, Grouping, train
 
 __all__ = ["Ended", "KillError", "play"]
@@ -135,7 +135,7 @@ def _all_told(place: str, ranks: int, heard: list[str]) -> bool:
 def _ended_by_itself(pids: list[int], heard: list[str], errors: Path) -> Ended:
     codes = [os.waitpid(pid, 0)[1] for pid in pids]
     if any(codes) or not _all_told("!", len(pids), heard):
-        raise KillError(f"A session ended by itself, with status {codes}:\n{errors.read_text()}")
+        raise _failed(codes, errors)
     return Ended(killed=False)
 
 
@@ -154,9 +154,19 @@ def _killed(pids: list[int], read: int, heard: list[str], errors: Path, victim: 
     if codes[rank] == 0:
         return Ended(killed=False)  # it was faster
     if codes[rank] != signal.SIGKILL:
-        raise KillError(f"A rank ended by itself, with status {codes}:\n{errors.read_text()}")
+        raise _failed(codes, errors)
     last = ["0s0", *(message for message in heard if message[0] == str(rank))][-1]
     return Ended(killed=True, victim=victim, place=last[1], epoch=int(last[2]))
+
+
+def _failed(codes: list[int], errors: Path) -> KillError:
+    return KillError(
+        explain(
+            "A process of the run ended before anybody killed it.",
+            [("statuses, by rank", codes)],
+            f"What they said last:\n{errors.read_text() if errors.exists() else 'nothing'}",
+        )
+    )
 
 
 def _kill(ranks: list[int]) -> None:

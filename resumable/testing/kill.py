@@ -187,7 +187,12 @@ def add_command(commands: Any, /) -> None:
     )
     kill.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
     kill.add_argument("--ranks", type=int, choices=(1, 2, 3), default=2, help="processes of a run (default: 2)")
-    kill.add_argument("--seed", type=int, default=0, help="decides the runs and the moments (default: 0)")
+    kill.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="decides the runs and what the kills aim at; where they hit is up to the machine (default: 0)",
+    )
     kill.set_defaults(run=_run)
 
 

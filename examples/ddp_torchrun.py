@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 from resumable import ConstantBatchSize, ResumableLoader, Shuffled, agree_to_stop, stop_on
+from resumable.adapters.distributed import Ranks
 
 SAMPLES, EPOCHS, SAVE_EVERY = 1_000, 3, 5
 MICRO_BATCH_SIZE, GLOBAL_BATCH_SIZE = 4, 24  # 24 = 4 * workers * micro batches, for 1, 2, 3 or 6 workers
@@ -54,8 +55,7 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
         shuffle=True,
         drop_last="carry",  # a step at an epoch's end is filled from the next one
         schedule=ConstantBatchSize(GLOBAL_BATCH_SIZE),  # the same for any number of workers
-        data_parallel_rank=rank,
-        data_parallel_size=size,
+        ranks=Ranks(),
     )
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
     trained = torch.empty(0, dtype=torch.int64, device=device)

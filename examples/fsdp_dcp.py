@@ -14,7 +14,6 @@ It takes GPUs where there are some. Every node must see the folder. ddp_torchrun
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,11 +25,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import TensorDataset
 
 from resumable import ConstantBatchSize, ResumableLoader, Shuffled, agree_to_stop, stop_on
+from resumable.adapters.device_mesh import Ranks
 
 SAMPLES, EPOCHS, SAVE_EVERY = 200, 3, 5
 MICRO_BATCH_SIZE, GLOBAL_BATCH_SIZE = 2, 12  # 12 = 2 * workers * micro batches, for 1, 2, 3 or 6 workers
@@ -52,8 +52,8 @@ def loss_of(model: torch.nn.Module, x: Tensor) -> Any:
     return (model(x[:, None]) - x[:, None] ** 2).square().sum() / GLOBAL_BATCH_SIZE
 
 
-def sharded_network(device: torch.device) -> FSDPModule:
-    mesh, layers = init_device_mesh(device.type, (dist.get_world_size(),)), network().to(device)
+def sharded_network(mesh: DeviceMesh) -> FSDPModule:
+    layers = network().to(mesh.device_type)
     for layer in (layers[0], layers[2]):
         fully_shard(layer, mesh=mesh)
     return fully_shard(layers, mesh=mesh)
@@ -90,7 +90,8 @@ def last_in(folder: Path) -> Path | None:
 
 def train(folder: Path, device: torch.device) -> tuple[list[int], list[float]]:
     """Go on from the last checkpoint until all is trained, or a signal asks to stop: the ids as trained, and each loss."""
-    model: Any = sharded_network(device)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    model: Any = sharded_network(mesh)
     optimizer = adam(model)
     loader = ResumableLoader(
         TensorDataset(torch.arange(SAMPLES), INPUTS),
@@ -98,22 +99,19 @@ def train(folder: Path, device: torch.device) -> tuple[list[int], list[float]]:
         shuffle=True,
         drop_last="carry",  # a step at an epoch's end is filled from the next one
         schedule=ConstantBatchSize(GLOBAL_BATCH_SIZE),  # the same for any number of workers
-        data_parallel_rank=dist.get_rank(),
-        data_parallel_size=dist.get_world_size(),
+        ranks=Ranks(mesh),
     )
     trained, losses = list[int](), list[float]()
 
     def state() -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
-        # The position as text: checkpoints are read key by key, and it has more of them with each resize.
-        data = json.dumps(loader.state_dict())
-        return {"model": weights, "optimizer": moments, "data": data, "trained": trained, "losses": losses}
+        # The position is a Stateful: DCP asks it for its dict to save, and gives it what was loaded.
+        return {"model": weights, "optimizer": moments, "data": loader.state, "trained": trained, "losses": losses}
 
     if checkpoint := last_in(folder):
         saved = state()
         dcp.load(saved, checkpoint_id=checkpoint)
         set_state_dict(model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"])
-        loader.load_state_dict(json.loads(saved["data"]))
         trained, losses = saved["trained"], saved["losses"]
     if dist.get_rank() == 0:
         print(f"{dist.get_world_size()} workers go on behind step {len(losses)}", flush=True)

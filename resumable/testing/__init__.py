@@ -2,6 +2,7 @@
 
     python -m resumable.testing simulate     many thousand chains of kills, resumes and resizes, played in one process
     python -m resumable.testing simulate --only 17 --seed 3      one of them again, told step by step
+    python -m resumable.testing kill         real DDP runs, killed by SIGKILL some hundred times
 
     sizes ──► chains ──► simulation ──► simulate        what is drawn, how one is played, and the command
                             │

@@ -106,12 +106,10 @@ INTO_EDGES = {
 LOWEST_LAYER = {"typing_extensions": "words", "numpy": "pure ints", "torch": "torch"}
 ONLY_IN = {
     "apex": {"adapters.apex"},
-    "hypothesis": {"testing"},
     "lightning": {"adapters.lightning", "demo"},
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
     "mypy": {"mypy_plugin"},
-    "pytest": {"testing"},
     "rich": {"cli", "demo", "report"},
     "torchdata": {"streams"},
     "tqdm": {"streams"},

@@ -37,7 +37,7 @@ from .cuts import (
     sigkill,
     stopped,
 )
-from .harness import Run, Scenario, changed, check, numbers, resumed, train, trainer_of, uninterrupted
+from .harness import PlainNumbers, Run, Scenario, changed, check, numbers, resumed, train, trainer_of, uninterrupted
 from .recording import Recording, Scheduled, flat
 
 EPOCHS = 3
@@ -49,16 +49,8 @@ def data_of(schedule: BatchSchedule, *, rounds_down: bool = False) -> Callable[[
     """A datamodule's class whose batches *schedule* groups."""
 
     @resumable(schedule=schedule, decrease_batch_size_if_needed=rounds_down)
-    class Numbers(L.LightningDataModule):
-        def __init__(self, scenario: Scenario) -> None:
-            super().__init__()
-            self.scenario = scenario
-
-        def train_dataloader(self) -> Any:
-            return self.scenario.loaders(self.scenario)
-
-        def val_dataloader(self) -> Any:
-            return DataLoader(numbers(100, 106), batch_size=2)
+    class Numbers(PlainNumbers):
+        """A class of its own for each schedule."""
 
     return Numbers
 
@@ -222,16 +214,9 @@ def test_a_loader_with_a_schedule_of_its_own() -> None:
     """A ResumableLoader brings its schedule along."""
 
     @resumable
-    class Numbers(L.LightningDataModule):
-        def __init__(self, scenario: Scenario) -> None:
-            super().__init__()
-            self.scenario = scenario
-
+    class Numbers(PlainNumbers):
         def train_dataloader(self) -> Any:
             return ResumableLoader[Any](numbers(22), 4, shuffle=True, schedule=STEPS)
-
-        def val_dataloader(self) -> Any:
-            return DataLoader(numbers(100, 106), batch_size=2)
 
     scenario = replace(RAMP, data=Numbers)
     assert uninterrupted(RAMP) == uninterrupted(scenario)

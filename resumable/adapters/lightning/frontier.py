@@ -166,10 +166,14 @@ class LightningFrontier:
             seed_is_given=self._seed_is_given,
             on_mismatch=self._on_mismatch,
         )
+        self._check(found.position)
         for lane, order in zip(self._combined.lanes, found.orders, strict=True):
             if order is not None:
                 lane.adopt(order)
         return found
+
+    def _check(self, position: Position) -> None:
+        """Any place will do, but for schedules."""
 
     # -- the epoch, as a placement asks for it
 

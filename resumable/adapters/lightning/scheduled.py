@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from resumable.adapters.lightning.counting import BatchCount
 from resumable.adapters.lightning.frontier import LightningFrontier
@@ -22,9 +22,9 @@ from resumable.lanes import Lane, MapLane
 from resumable.ledger import Stretch
 from resumable.position import Position
 from resumable.recorded import Recorded
-from resumable.saved import Place, Saved
+from resumable.saved import Place
 from resumable.scheduled import Scheduled, Step
-from resumable.verdict import OnMismatch, Verdict
+from resumable.verdict import OnMismatch
 
 __all__ = ["ScheduledFrontier", "Window"]
 
@@ -73,13 +73,7 @@ class ScheduledFrontier(LightningFrontier):
     @property
     def plan(self) -> Scheduled:
         """The batches of the present configuration, grouped into steps."""
-        return self._plan_of(self._stretch_of(self.primary))
-
-    def _plan_of(self, stretch: Stretch) -> Scheduled:
-        plan = stretch.plan
-        if not isinstance(plan, Scheduled):
-            raise TypeError(f"a stretch without a schedule: {stretch}")
-        return plan
+        return cast("Scheduled", self._stretch_of(self.primary).plan)  # which it is where there is a schedule
 
     # -- what differs from equal windows
 
@@ -93,17 +87,12 @@ class ScheduledFrontier(LightningFrontier):
         at = self.position
         return (Place(at.epoch, at.offset, self.primary.identity),)
 
-    def load(self, saved: Saved, /) -> Verdict:
-        """Go on from *saved*, if all steps to come fall into whole batches of all ranks."""
-        if not saved.consumed_samples:
-            check_from(self.plan, Position())
-        verdict = super().load(saved)
-        check_from(self.plan, self.anchor)
-        return verdict
+    def _check(self, position: Position) -> None:
+        check_from(self.plan, position)
 
     def with_lanes(self, lanes: list[Lane], mode: str) -> Any:
         """Take *lanes*, of which there must be one over a map-style dataset."""
-        _check(self.trainer, lanes, self.schedule)
+        _check_grouping(self.trainer, lanes, self.schedule)
         before = super().with_lanes(lanes, mode)
         vars(lanes[0].loader)["_resumable_schedule"] = self
         return before
@@ -173,7 +162,7 @@ class ScheduledFrontier(LightningFrontier):
         self.trainer.accumulate_grad_batches = 1
 
 
-def _check(trainer: Any, lanes: list[Lane], schedule: object) -> None:
+def _check_grouping(trainer: Any, lanes: list[Lane], schedule: object) -> None:
     """Refuse what would group the batches in another way."""
     if len(lanes) > 1 or not isinstance(lanes[0], MapLane):
         raise DecorationError(

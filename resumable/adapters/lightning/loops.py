@@ -114,7 +114,9 @@ def rewrite(
     current = 0 if form == "begin" else batches
     for counters, count in ((batch["current"], current), (batch["total"], total)):
         counters.update(ready=count, started=count, processed=count, completed=count - left_open)
-    batch["is_last_batch"] = form == "end"
+    # of "begin" too, as Lightning leaves a finished epoch: a session that trains nothing may save the counters again, and
+    # without it they are those of an epoch that was stopped before its first batch
+    batch["is_last_batch"] = form == "end" or (form == "begin" and epoch["current"]["processed"] > 0)
     unfinished = form == "middle" or (form == "end" and _mid_validation(loops))
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_logged - unfinished
     loops["state_dict"].pop("combined_loader", None)

@@ -72,9 +72,11 @@ def ids_by_step(run: Run) -> list[tuple[int, list[list[int]]]]:
     return [(step.epoch, [list(flat(ids)) for _, ids in step.batches]) for step in run.steps]
 
 
-def walked(scenario: Scenario, orders: list[list[int]], limit: int | None = None) -> list[tuple[int, list[list[int]]]]:
+def walked(
+    scenario: Scenario, orders: list[list[int]], limit: int | None = None, sizes: tuple[tuple[int, int], ...] = SIZES
+) -> list[tuple[int, list[list[int]]]]:
     """The same by the rule, sample by sample."""
-    setup = Setup(scenario.samples, scenario.batch_size, 1, SIZES, scenario.drop_last)
+    setup = Setup(scenario.samples, scenario.batch_size, 1, sizes, scenario.drop_last)
     if limit is not None:
         setup = replace(setup, length=limit * scenario.batch_size)
     steps: list[tuple[int, list[list[int]]]] = []
@@ -351,3 +353,29 @@ def test_windows_are_numbers() -> None:
     assert [1, 2, 0] == [number % window for number in (5, 6, 7)]
     assert (0, 1) == (4 % window, 8 % window)
     assert (True, 3, "3", 2.0) == (window == 3, window + 0, str(int(window)), 6 / window)
+
+
+GROWING = replace(RAMP, data=data_of(StepSchedule(((0, 12), (25, 4)))), samples=31, drop_last=True)
+"""Its epochs grow: 31 samples have two steps of 12, then one and four of 4, then seven of 4."""
+
+
+def test_an_epoch_that_is_longer_than_those_before() -> None:
+    """It has all batches of its own steps, though Lightning has set its limits for the first and shortest one."""
+    run = uninterrupted(GROWING)
+    assert [order[:stop] for order, stop in zip(orders_of(GROWING), (24, 28, 28), strict=True)] == [
+        run.ids(epoch) for epoch in range(EPOCHS)
+    ]
+    assert [(6, 6), (7, 7), (7, 7)] == [run.lengths[epoch] for epoch in range(EPOCHS)]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_share_of_epochs_of_unlike_lengths(share: float) -> None:
+    """Of the rounds of an epoch, whatever its steps leave out: the shortest one has no limit of its own."""
+    scenario = replace(GROWING, trainer={"max_epochs": 3, "limit_train_batches": share})
+    assert walked(scenario, orders_of(scenario), int(7 * share), ((0, 12), (25, 4))) == ids_by_step(uninterrupted(scenario))
+
+
+@pytest.mark.parametrize("cut", [saved_after_step(1), saved_after_step(2), saved_at_epoch_end(0)], ids=str)
+def test_resumed_in_an_epoch_that_is_shorter_than_the_next(cut: Cut) -> None:
+    """The limits that Lightning sets on a resume are those of the present epoch alone."""
+    check(GROWING, cut)

@@ -120,7 +120,9 @@ class Placement:
         """Give the epochs behind a shorter first one their whole length again."""
         if (self.first_epoch_batches is not None or frontier.epochs_vary) and frontier.is_at_epochs_start:
             self.first_epoch_batches = None
-            fit.max_batches = frontier.epoch_batches(None)
+            fit.max_batches = batches = frontier.epoch_batches(None)
+            if frontier.epochs_vary:  # Lightning would limit all epochs to the one that the loader was set up in
+                fit._combined_loader.limits, fit._data_fetcher.length = [batches], batches
             self._validate_in(frontier.trainer, fit.max_batches)
 
     def _validate_in(self, trainer: Any, batches: int) -> None:

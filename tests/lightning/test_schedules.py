@@ -372,7 +372,9 @@ def test_an_epoch_that_is_longer_than_those_before() -> None:
 def test_a_share_of_epochs_of_unlike_lengths(share: float) -> None:
     """Of the rounds of an epoch, whatever its steps leave out: the shortest one has no limit of its own."""
     scenario = replace(GROWING, trainer={"max_epochs": 3, "limit_train_batches": share})
-    assert walked(scenario, orders_of(scenario), int(7 * share), ((0, 12), (25, 4))) == ids_by_step(uninterrupted(scenario))
+    assert walked(scenario, orders_of(scenario), int(7 * share), ((0, 12), (25, 4))) == ids_by_step(
+        uninterrupted(scenario)
+    )
 
 
 @pytest.mark.parametrize("cut", [saved_after_step(1), saved_after_step(2), saved_at_epoch_end(0)], ids=str)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import lightning as L
 import pytest
 
 from resumable import resumption_of
@@ -21,7 +22,11 @@ VALIDATED = {"limit_val_batches": 2}
 
 def raised_before_the_first_batch(hook: str) -> Cut:
     """Saved on the way out of an exception in *hook*, the first time that it is called in a session."""
-    return replace(raised_in(hook, (0, 0), on_any_exception), name=f"first_{hook}", when=lambda _: True)
+    return replace(raised_in(hook, (0, 0), on_any_exception), name=f"first_{hook}", when=_always)
+
+
+def _always(trainer: L.Trainer) -> bool:
+    return True
 
 
 @pytest.mark.parametrize("limit", LIMITS)

@@ -132,6 +132,16 @@ def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, rank
 
 
 def _check_told_once(rank: object, size: object, ranks: Ranks) -> None:
+    if isinstance(ranks, type) or not all(
+        hasattr(ranks, name) for name in ("data_parallel_rank", "data_parallel_size")
+    ):
+        raise ConfigurationError(
+            explain(
+                "Nobody is asked here which processes share the data.",
+                [("needed", "data_parallel_rank and data_parallel_size"), ("ranks", ranks)],
+                "Pass an object that says both, such as resumable.adapters.distributed.Ranks().",
+            )
+        )
     if rank is not None or size is not None:
         raise ConfigurationError(
             explain(

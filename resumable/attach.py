@@ -29,7 +29,7 @@ from resumable.verdict import OnMismatch
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-__all__ = ["attach", "attach_sampled", "before_load"]
+__all__ = ["attach", "attach_sampled", "before_build", "before_load"]
 
 
 def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options) -> Any:
@@ -130,6 +130,14 @@ def _check_options(options: Options, sampler: object) -> None:
 
 def _shielded(loader: Any) -> Any:
     return shield(loader) if is_dataloader(loader) else loader
+
+
+def before_build(trainer: Any, state: ResumptionState) -> None:
+    """Let the user's own loader method see the epoch that goes on."""
+    if is_lightning(trainer):
+        from resumable.adapters import lightning
+
+        lightning.before_build(state, trainer)
 
 
 def before_load(trainer: Any, state: ResumptionState, datamodule: Resumable) -> bool:

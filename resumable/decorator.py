@@ -205,11 +205,13 @@ def _forward(cls: type[object], name: str) -> Any:
 
 
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    from resumable.attach import attach, attach_sampled  # torch comes with the first loader, not with the decorator
+    # torch comes with the first loader, not with the decorator
+    from resumable.attach import attach, attach_sampled, before_build
 
     options: Options = getattr(self, MARK)
     state, trainer = resumption_of(self), getattr(self, "trainer", None)
     build = functools.partial(method, *args, **kwargs)
+    before_build(trainer, state)
     if sampler_of(self) is not None:
         return attach_sampled(build, self, trainer, state)
     return attach(build(), trainer, state, options)

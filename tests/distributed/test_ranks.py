@@ -150,6 +150,13 @@ def test_told_twice() -> None:
         Loader(range(12), ranks=Told(0, 2), data_parallel_rank=0)
 
 
+@pytest.mark.parametrize("ranks", [distributed.Ranks, (0, 2), 3])
+def test_what_says_no_ranks(ranks: Any) -> None:
+    """A class in the place of its object, or the bare numbers, are no ranks."""
+    with pytest.raises(ConfigurationError, match="Nobody is asked here which processes share the data"):
+        Loader(range(12), ranks=ranks)
+
+
 @pytest.mark.parametrize(("rank", "size"), [(2, 2), (-1, 2), (0, 0), (0, 1.5), (True, 2)])
 def test_ranks_that_are_none(rank: Any, size: Any) -> None:
     """What somebody else says is looked at like what the user says."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.tuner.tuning import Tuner
+from torch.utils.data import SubsetRandomSampler
 
 from resumable import Position, resumption_of
 
-from .cuts import saved_after_step, saved_at_epoch_end
-from .harness import Numbers, Scenario, numbers, resumed, uninterrupted
+from .cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end, stopped
+from .harness import Numbers, Scenario, check, numbers, resumed, uninterrupted
 from .recording import Recording
 
 
@@ -68,3 +71,31 @@ def test_a_batch_size_for_each_epoch() -> None:
     whole = uninterrupted(scenario)
     assert [12, 6, 4] == [whole.batches(epoch) for epoch in whole.epochs]
     assert whole.steps == resumed(scenario, saved_at_epoch_end(0)).steps
+
+
+EACH: dict[str, Callable[[Scenario, int], Any]] = {
+    "a batch size": lambda scenario, epoch: scenario.loader(numbers(12), batch_size=1 + epoch),
+    "a part of the data": lambda scenario, epoch: scenario.loader(numbers(100 * epoch, 100 * epoch + 22)),
+    "more of the data": lambda scenario, epoch: scenario.loader(numbers(22 + 4 * epoch)),
+    "a sampler": lambda scenario, epoch: scenario.loader(
+        sampler=SubsetRandomSampler(range(5 * epoch, 5 * epoch + 12)),
+    ),
+}
+
+
+@pytest.mark.parametrize("each", EACH)
+@pytest.mark.parametrize("limit", [{}, {"max_steps": 1000}], ids=str)
+@pytest.mark.parametrize("accumulates", [1, 2])
+@pytest.mark.parametrize(
+    "cut", [stopped((1, 0)), stopped((1, 1)), raised_in("training_step", (1, 1)), saved_at_epoch_end(0)], ids=str
+)
+def test_loaders_of_each_epoch(cut: Cut, accumulates: int, limit: dict[str, int], each: str) -> None:
+    """They see the epoch that goes on, which Lightning counts as finished where the run was stopped in its middle."""
+
+    class Each(Numbers):
+        def train_dataloader(self) -> Any:
+            trainer: Any = self.trainer
+            return EACH[each](self.scenario, trainer.current_epoch)
+
+    options = {"reload_dataloaders_every_n_epochs": 1, "accumulate_grad_batches": accumulates, "max_epochs": 3, **limit}
+    check(Scenario(data=Each, trainer=options), cut)

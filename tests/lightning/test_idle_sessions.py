@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 import pytest
 
 from resumable import resumption_of
 
 from .cuts import Cut, checkpoint_in, on_any_exception, raised_in, saved_after_step, saved_at_epoch_end
 from .harness import Scenario, check, run_of, train, uninterrupted
+
+if TYPE_CHECKING:
+    import lightning as L
 
 LIMITS = {"max_epochs": {"max_epochs": 3}, "max_steps": {"max_epochs": 3, "max_steps": 1000}}
 VALIDATED = {"limit_val_batches": 2}

@@ -27,7 +27,7 @@ from resumable.saved import Saved
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
-__all__ = ["Ranks", "before_load", "connect", "connect_sampled", "follow_sampler", "shard_of"]
+__all__ = ["Ranks", "before_build", "before_load", "connect", "connect_sampled", "follow_sampler", "shard_of"]
 
 
 def before_load(state: ResumptionState, trainer: Any) -> bool:
@@ -41,6 +41,14 @@ def before_load(state: ResumptionState, trainer: Any) -> bool:
         state.disconnect()
         trainer.fit_loop._combined_loader = None  # loaders that were built already do not know the position
     return True
+
+
+def before_build(state: ResumptionState, trainer: Any) -> None:
+    """Let `trainer.current_epoch` be the epoch that goes on: Lightning counts one that was stopped within as finished."""
+    saved, epoch = state.snapshot(), trainer.fit_loop.epoch_progress.current
+    is_placed = state.frontier is not None or not trainer.fit_loop.is_resuming
+    if not is_placed and saved.epoch is not None and epoch.completed == saved.epoch + 1:
+        epoch.completed = saved.epoch
 
 
 def connect(

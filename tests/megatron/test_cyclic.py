@@ -138,13 +138,6 @@ def datamodule(scenario: Ranks, on_mismatch: Any = "error", global_step: int = 0
     return Data()
 
 
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own() -> Iterator[None]:
-    nemo_shape.calculators().unset_num_microbatches_calculator()
-    yield
-    nemo_shape.calculators().unset_num_microbatches_calculator()
-
-
 def saved_by(scenario: Ranks) -> dict[str, Any]:
     """A state behind 16 samples."""
     data = datamodule(scenario)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +16,6 @@ if not nemo_shape.has_megatron_core():
 
 ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_samples", "if_first_step")
 RAMP = (2, 2, 40)
-
-
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own() -> Iterator[None]:
-    nemo_shape.calculators().unset_num_microbatches_calculator()
-    yield
-    nemo_shape.calculators().unset_num_microbatches_calculator()
 
 
 class Steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -67,13 +67,6 @@ class BuiltInSetup(Data):
 
     def setup(self) -> None:
         self.data_sampler = sampler()
-
-
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own() -> Iterator[None]:
-    nemo_shape.calculators().unset_num_microbatches_calculator()
-    yield
-    nemo_shape.calculators().unset_num_microbatches_calculator()
 
 
 def test_without_a_trainer_the_last_known_count_is_saved() -> None:

@@ -22,8 +22,8 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from resumable import MismatchError, ResumptionWarning, Sequential, Shuffled, resumable, resumption_of
 from resumable.canary import AHEAD, Canaries, digest_of
 from resumable.protocols import Order
-from tests.lightning.cuts import checkpoint_in, saved_after_step
-from tests.lightning.harness import Scenario, numbers, train
+from tests.lightning.cuts import Cut, checkpoint_in, saved_after_step, saved_at_epoch_end, saved_in
+from tests.lightning.harness import Scenario, check, numbers, train
 from tests.reference import Loader
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "canaries.json").read_text())
@@ -204,7 +204,8 @@ def loaders_of(kind: str, factor: int, scenario: Scenario) -> Any:
     if kind == "a batch sampler":
         return scenario.loader(batch_sampler=BatchSampler(sampler, 4, drop_last=False))
     own = scenario.loader(sampler=sampler)
-    return own if kind == "a sampler" else [scenario.loader(), own]
+    several = {"several loaders": [scenario.loader(), own], "a short one": [scenario.loader(numbers(9)), own]}
+    return several.get(kind, own)
 
 
 @pytest.mark.parametrize("kind", ["a sampler", "a batch sampler", "several loaders"])
@@ -217,6 +218,17 @@ def test_a_sampler_that_changed_under_its_name(kind: str, tmp_path: Path) -> Non
     train(sessions[1], checkpoint_in(tmp_path))
     with pytest.raises(MismatchError, match="The indices that come next are not those"):
         train(sessions[2], checkpoint_in(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["a sampler", "a batch sampler", "several loaders", "a short one"])
+@pytest.mark.parametrize(
+    "cut",
+    [saved_after_step(4), saved_after_step(6), saved_at_epoch_end(0), saved_in("on_train_batch_end", (0, 5))],
+    ids=str,
+)
+def test_a_sampler_that_has_not_begun_its_epoch(cut: Cut, kind: str) -> None:
+    """Where an epoch has ended nobody has drawn from the next: that it has a canary on the load is no difference."""
+    check(Scenario(loaders=partial(loaders_of, kind, 1)), cut, saved_after_step(9), saved_at_epoch_end(1))
 
 
 @resumable

@@ -95,11 +95,20 @@ def resolve_lanes(
 def canary_of(
     lanes: Sequence[Lane], orders: Sequence[Identity | None], at: Sequence[Place], /, *, looks: bool = False
 ) -> str | None:
-    """The canary of one loader at its place, or one of the canaries of several; None where none has one."""
-    found = [lane.canary(order, place, looks=looks) for lane, order, place in zip(lanes, orders, at, strict=True)]
-    if len(found) == 1 or not any(found):
-        return found[0]
-    return digest_of([canary or "" for canary in found])
+    """The canary of one loader at its place, or one of the canaries of several; None where it is not known yet.
+
+    A sampler that has not begun its epoch has none until somebody *looks*. A loader of which each rank has its own part
+    never has one, so it is left out.
+    """
+    found = [
+        lane.canary(order, place, looks=looks)
+        for lane, order, place in zip(lanes, orders, at, strict=True)
+        if len(lanes) == 1 or not (lane.shard.is_drawn or lane.identity is None)
+    ]
+    told = [canary for canary in found if canary is not None]
+    if len(told) < len(found) or not told:
+        return None
+    return told[0] if len(lanes) == 1 else digest_of(told)
 
 
 def _own_part(saved: Saved, number: int, *, is_primary: bool) -> Saved:

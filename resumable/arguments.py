@@ -22,6 +22,7 @@ from resumable.stages import Staged, whole_number
 
 __all__ = [
     "check_batches_come_in_order",
+    "check_no_sampler",
     "length_of",
     "micro_batch_size_of",
     "order_of",
@@ -114,11 +115,19 @@ def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, rank
     (3, 4)
     """
     if ranks is not None:
-        _check_told_once(data_parallel_rank, data_parallel_size, ranks)
+        _check_ranks(data_parallel_rank, data_parallel_size, ranks)
         data_parallel_rank, data_parallel_size = ranks.data_parallel_rank, ranks.data_parallel_size
     elif data_parallel_size is None or (data_parallel_rank is None and data_parallel_size != 1):
         _check_alone(data_parallel_rank, data_parallel_size)
     size = 1 if data_parallel_size is None else whole_number("data_parallel_size", data_parallel_size, least=1)
+    if data_parallel_rank is None and size > 1:
+        raise ConfigurationError(
+            explain(
+                "The loader is told how many processes share the data, and not which of them this one is.",
+                [("data_parallel_rank", None), ("data_parallel_size", size)],
+                "Pass data_parallel_rank= too, or ranks= in the place of both.",
+            )
+        )
     rank = 0 if data_parallel_rank is None else whole_number("data_parallel_rank", data_parallel_rank)
     if rank >= size:
         raise ConfigurationError(
@@ -131,7 +140,7 @@ def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, rank
     return rank, size
 
 
-def _check_told_once(rank: object, size: object, ranks: Ranks) -> None:
+def _check_ranks(rank: object, size: object, ranks: Ranks) -> None:
     if isinstance(ranks, type) or not all(
         hasattr(ranks, name) for name in ("data_parallel_rank", "data_parallel_size")
     ):
@@ -198,7 +207,8 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
     """
     if schedule is None:
         return None
-    if not all(callable(getattr(schedule, name, None)) for name in ("batch_size_at", "samples_after", "steps_between")):
+    needed = ("batch_size_at", "samples_after", "steps_between")
+    if isinstance(schedule, type) or not all(callable(getattr(schedule, name, None)) for name in needed):
         raise ConfigurationError(
             explain(
                 "A schedule says how many samples an optimizer step takes.",
@@ -219,6 +229,23 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
             )
         )
     return recorded(RoundedDown(schedule, per_round))
+
+
+def check_no_sampler(options: Mapping[str, Any], /) -> None:
+    """Raise where the batches are to come from elsewhere than from an order: they would not.
+
+    >>> check_no_sampler({"num_workers": 2})
+    """
+    for name in ("sampler", "batch_sampler"):
+        if options.get(name) is not None:
+            raise ConfigurationError(
+                explain(
+                    f"A ResumableLoader takes no {name}: it goes on from any place, and a sampler begins at its first.",
+                    [(name, options[name])],
+                    "Pass order=, a pure function from places to indices; in a LightningDataModule, @resumable carries "
+                    "samplers along.",
+                )
+            )
 
 
 def check_batches_come_in_order(options: Mapping[str, Any], /) -> None:

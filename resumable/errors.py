@@ -19,6 +19,10 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resumable.verdict import Verdict
 
 __all__ = [
     "AgreementError",
@@ -57,7 +61,14 @@ class MissingStateError(StateError, FileNotFoundError):
 
 
 class MismatchError(ResumptionError):
-    """What was saved and what is running differ so that the resume cannot be exact."""
+    """What was saved and what is running differ so that the resume cannot be exact.
+
+    *verdict* says the same as a value; None where the differences are not of the order: another kind or number of loaders.
+    """
+
+    def __init__(self, message: str, /, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class AgreementError(ResumptionError):

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict, TypeVar, Unpack
 
 from resumable.arguments import (
     check_batches_come_in_order,
+    check_no_sampler,
     length_of,
     micro_batch_size_of,
     order_of,
@@ -86,8 +87,8 @@ class ResumableLoader(Resuming[T]):
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
-        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, an epoch without a batch, a
-            rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
+        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, a sampler, an epoch without a batch,
+            a rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
             when it is loaded are looked at when the first batch is asked for.
 
     >>> loader = ResumableLoader(range(10), batch_size=4, shuffle=True)
@@ -115,6 +116,7 @@ class ResumableLoader(Resuming[T]):
         **options: Unpack[LoaderOptions],
     ) -> None:
         check_policy(on_mismatch)
+        check_no_sampler(options)
         check_batches_come_in_order(options)
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)

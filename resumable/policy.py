@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from resumable.batching import Batching
 from resumable.errors import ConfigurationError, MismatchError, explain, warn
 from resumable.ledger import Stretch
 from resumable.position import Position
@@ -63,7 +64,7 @@ def _regrouped(saved: Saved, current: Stretch) -> tuple[Difference, ...]:
     if not saved.ledger.stretches:
         return ()
     last = saved.ledger.stretches[-1]
-    same = "The samples and their order stay the same."
+    same = _kept(last, current)
     counted_anew = f"{same} Only its own program can count the saved one's steps, so they are counted from here on."
     names = {
         "micro_batch_size": ("Another micro batch size.", same),
@@ -80,6 +81,19 @@ def _regrouped(saved: Saved, current: Stretch) -> tuple[Difference, ...]:
         for name, (what, advice) in names.items()
         if getattr(last, name) != getattr(current, name)
     )
+
+
+def _kept(saved: Stretch, current: Stretch) -> str:
+    """What another grouping keeps: all, unless epochs leave a tail out, which is another one in other batches."""
+    leaves_out = saved.drop_last is True and current.drop_last is True
+    if leaves_out and (saved.schedule or current.schedule or _trained(saved.batching) != _trained(current.batching)):
+        return "The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
+    return "The samples and their order stay the same."
+
+
+def _trained(batching: Batching) -> int:
+    """Samples of a whole epoch that are trained."""
+    return batching.offset_after(0, batching.batches)
 
 
 def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mismatch: OnMismatch, /) -> Verdict:
@@ -117,5 +131,5 @@ def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
         advice = "Nothing was loaded."
         if verdict.outcome != "refused":
             advice += ' To go on all the same, pass on_mismatch="warn", or "adopt" to take over what was saved.'
-        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}")
+        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}", verdict)
     warn(f"The run goes on, but this resume is {verdict}")

@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import Self
 
 from resumable.calculators import find_calculator
-from resumable.errors import ResumptionError, explain
+from resumable.errors import MismatchError, ResumptionError, explain
 from resumable.frontier import Frontier
 from resumable.ledger import Ledger
 from resumable.position import Position
@@ -95,7 +95,7 @@ class ResumptionState:
 
     @property
     def verdict(self) -> Verdict:
-        """How exactly the last loaded state goes on in the present configuration."""
+        """How exactly the last state that was to be loaded goes on in the present configuration, refused ones included."""
         return self._verdict
 
     @property
@@ -198,7 +198,7 @@ class ResumptionState:
     def load_snapshot(self, saved: Saved, /) -> None:
         """Take over a position that is a value already."""
         if self.frontier is not None:
-            self._verdict = self.frontier.load(saved)
+            self._verdict = self._judged(self.frontier, saved)
         self._standing = Standing(saved, self.frontier)
 
     def count_with(self, frontier: Frontier, /, *, later: bool = False) -> None:
@@ -230,8 +230,16 @@ class ResumptionState:
 
     def _connect(self, frontier: Frontier) -> None:
         saved = self.snapshot()
-        self._verdict = frontier.load(saved)
+        self._verdict = self._judged(frontier, saved)
         self._standing = Standing(saved, frontier)
+
+    def _judged(self, frontier: Frontier, saved: Saved) -> Verdict:
+        """Load *saved* into *frontier*; the verdict of one that is refused stays, and nothing else of it."""
+        try:
+            return frontier.load(saved)
+        except MismatchError as error:
+            self._verdict = error.verdict or self._verdict
+            raise
 
     def follow(self, frontier: Frontier, /) -> None:
         """Count with *frontier* from where it stands itself."""

@@ -148,7 +148,9 @@ def test_going_on_all_the_same(on_mismatch: Any) -> None:
     assert ("inexact", 1) == (loader.state.verdict.outcome, len(loader.state.verdict.differences))
 
 
-@pytest.mark.parametrize("current", [{}, {"batch_size": 3}, {"data_parallel_size": 2}, {"seed": None}], ids=str)
+@pytest.mark.parametrize(
+    "current", [{}, {"batch_size": 3}, {"data_parallel_rank": 1, "data_parallel_size": 2}, {"seed": None}], ids=str
+)
 def test_what_does_not_matter_to_it(current: dict[str, Any]) -> None:
     """Another grouping, other ranks, and a seed that is taken over have the same indices to come."""
     loader = Loader(range(50), batch_size=4, shuffle=True, seed=7)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from resumable import (
     ConfigurationError,
+    LinearRampup,
     MismatchError,
     Position,
     ResumptionError,
@@ -569,9 +570,13 @@ def test_a_dataset_of_another_length(n: int, outcome: str, on_mismatch: Any) -> 
     _, state = cut(loader_of(), 2)
     loader = loader_of(n, on_mismatch=on_mismatch)
     if outcome == "refused" or on_mismatch == "error":
-        with pytest.raises(MismatchError, match=f"The dataset has another length.\n  saved:   11\n  current: {n}\n"):
+        with pytest.raises(
+            MismatchError, match=f"The dataset has another length.\n  saved:   11\n  current: {n}\n"
+        ) as e:
             loader.load_state_dict(state)
         assert Position() == loader.state.position
+        assert outcome == loader.state.verdict.outcome
+        assert loader.state.verdict == e.value.verdict == pickle.loads(pickle.dumps(e.value)).verdict
         return
     with pytest.warns(ResumptionWarning, match="The dataset has another length"):
         loader.load_state_dict(state)
@@ -660,6 +665,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "  len(order):   9\n  len(dataset): 11\nMake the order as long",
     ),
     "an order that is none": ({"order": [0] * N}, "order"),
+    "a sampler": (
+        {"sampler": [3, 1]},
+        "A ResumableLoader takes no sampler: it goes on from any place, and a sampler begins at its first.\n"
+        "  sampler: [3, 1]\nPass order=, a pure function",
+    ),
+    "a batch sampler": ({"batch_sampler": [[3, 1]]}, "  batch_sampler: [[3, 1]]\nPass order="),
+    "a schedule's class": ({"schedule": LinearRampup}, "A schedule says how many samples an optimizer step takes."),
     "an unknown policy": (
         {"on_mismatch": "skip"},
         "An unknown policy.\n  on_mismatch: 'skip'\nPass 'error', 'warn' or",

@@ -488,6 +488,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"data_parallel_rank": True, "data_parallel_size": 2},
         "data_parallel_rank must be a whole number.",
     ),
+    "a size without a rank": (
+        {"data_parallel_rank": None, "data_parallel_size": 2},
+        "The loader is told how many processes share the data, and not which of them this one is.\n"
+        "  data_parallel_rank: None\n  data_parallel_size: 2\nPass data_parallel_rank= too, or ranks=",
+    ),
+    "ranks that say nothing": (
+        {"data_parallel_rank": None, "ranks": 3},
+        "Nobody is asked here which processes share the data.\n  needed: 'data_parallel_rank and data_parallel_size'\n"
+        "  ranks:  3\nPass an object that says both",
+    ),
     "no ranks": ({"data_parallel_size": 0}, "data_parallel_size is too small.\n  data_parallel_size: 0"),
     "half a rank": ({"data_parallel_size": 1.5}, "data_parallel_size must be a whole number."),
     "an unknown tail": (
@@ -543,7 +553,7 @@ def test_bad_arguments(what: str) -> None:
     """Each is said when the loader is built, with its value and what to pass instead, and survives pickling."""
     arguments, message = BAD[what]
     with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
-        Loader(**{"dataset": range(22), "batch_size": 4, **arguments})
+        Loader(**{"dataset": range(22), "batch_size": 4, "data_parallel_rank": 0, **arguments})
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
 
 
@@ -576,9 +586,8 @@ def test_small_batches_behind_a_run_that_came_to_more_ranks() -> None:
 def test_rounding_down(ranks: int) -> None:
     """Each step takes the largest whole number of rounds that the schedule allows, and that is what is consumed."""
     schedule = LinearRampup(start=8, end=23, increment=5, rampup_samples=60)
-    loader = Loader(
-        range(99), batch_size=2, schedule=schedule, data_parallel_size=ranks, decrease_batch_size_if_needed=True
-    )
+    options: dict[str, Any] = {"batch_size": 2, "data_parallel_rank": 0, "decrease_batch_size_if_needed": True}
+    loader = Loader(range(99), schedule=schedule, data_parallel_size=ranks, **options)
     unit, at, expected = 2 * ranks, 0, list[int]()
     while at + schedule.batch_size_at(at) < 99:
         size = schedule.batch_size_at(at)
@@ -587,9 +596,7 @@ def test_rounding_down(ranks: int) -> None:
     found = [len(step) for step in steps_of(loader, 1)]
     assert expected == found[: len(expected)]
     assert ["LinearRampup", 8, 23, 5, 60, unit] == loader.state_dict()["ledger"][0][-1]
-    other = Loader(
-        range(99), batch_size=2, schedule=ConstantBatchSize(7), data_parallel_size=3, decrease_batch_size_if_needed=True
-    )
+    other = Loader(range(99), schedule=ConstantBatchSize(7), data_parallel_size=3, **options)
     taken(steps_of(other, 1), 2)
     assert ["RoundedDown", 6, ["ConstantBatchSize", 7]] == other.state_dict()["ledger"][0][-1]
     assert 12 == other.state.consumed_samples
@@ -620,7 +627,9 @@ def test_another_schedule_is_told_and_gone_on_with() -> None:
 def test_a_run_with_a_schedule_fits_in_512_bytes() -> None:
     """The saved JSON of a billion samples on 4096 ranks in a ramp-up is small."""
     n, schedule = 10**9, LinearRampup(start=4096, end=40_960, increment=4096, rampup_samples=10**8)
-    loader = Loader(range(n), 4, shuffle=True, seed=1234, schedule=schedule, data_parallel_size=1024)
+    loader = Loader(
+        range(n), 4, shuffle=True, seed=1234, schedule=schedule, data_parallel_rank=0, data_parallel_size=1024
+    )
     taken(steps_of(loader, 1), 2)
     state = loader.state_dict() | {"consumed_samples": 3 * n + n // 2, "epoch": 3, "offset": n // 2, "canary": None}
     loader.load_state_dict(state)
@@ -672,7 +681,7 @@ def test_an_order_that_miscounts_is_sharded_neither() -> None:
             return super().indices(epoch, start, stop)[1:]
 
     with pytest.raises(ResumptionError, match="gave fewer than its length promises"):
-        next(iter(Loader(range(9), 2, order=Short(9), data_parallel_size=2)))
+        next(iter(Loader(range(9), 2, order=Short(9), data_parallel_rank=0, data_parallel_size=2)))
 
 
 @pytest.mark.parametrize("micro", [1, 8])
@@ -702,7 +711,7 @@ def test_single_samples_are_shared_out() -> None:
 def test_a_bare_count_finds_its_place_on_any_number_of_ranks() -> None:
     """Epoch and offset follow from the samples over all ranks."""
     for tail, expected in {False: (2, 2), True: (2, 6), "carry": (2, 2)}.items():
-        loader = Loader(range(10), 2, data_parallel_size=2, drop_last=tail)
+        loader = Loader(range(10), 2, data_parallel_rank=0, data_parallel_size=2, drop_last=tail)
         loader.load_state_dict({"consumed_samples": 22})
         assert Position(22, *expected) == loader.state.position
 

@@ -171,6 +171,30 @@ def test_another_tail_is_told() -> None:
     assert "Another rule for the end of an epoch.\n  saved:   True\n  current: 'carry'\n" in str(found.verdict)
 
 
+TAIL_TOLD = "  The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({"micro_batch_size": 6}, {}, True),
+        ({"micro_batch_size": 5, "data_parallel_size": 3}, {}, True),
+        ({"micro_batch_size": 5}, {}, False),  # both divide the length
+        ({"micro_batch_size": 6}, {"drop_last": False}, False),
+        ({"schedule": ConstantBatchSize(30)}, {}, True),
+    ],
+)
+def test_other_batches_leave_out_another_tail(then: Any, now: Any, told: bool) -> None:
+    """With drop_last=True the batch size says which samples of an epoch are trained, so the verdict does not deny it."""
+    saved, current = (replace(STRETCH, **{"drop_last": True, "schedule": None, **one}) for one in (then, now))
+    saved = replace(saved, drop_last=current.drop_last)
+    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((saved,)))
+    found = resolve(state, ONE, current, seed_is_given=True, on_mismatch="error")
+    assert "regrouped" == found.verdict.outcome
+    assert told == (TAIL_TOLD in str(found.verdict).splitlines())
+    assert told != ("  The samples and their order stay the same." in str(found.verdict).splitlines())
+
+
 def test_a_bare_count_gets_its_place_from_the_length() -> None:
     """Epoch and offset follow from the samples where nothing else is known."""
     assert Position(230, 2, 30) == going_on(Saved(230, None, None)).position

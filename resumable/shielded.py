@@ -5,7 +5,8 @@ and the main process with "DataLoader worker is killed by signal" in its next fe
 
     in the main process    the signals are held back while workers start
     in each worker         they then do nothing, before the user's own `worker_init_fn` runs
-    a worker's end         as ever by the loader; within seconds once the main process is gone (torch's own watch); and
+    a worker's end         as ever by the loader; within seconds once the main process is gone (torch's own watch, which
+                           is blind to one that was killed while its workers started, so that they look here); and
                            here when the interpreter ends, since what `multiprocessing` ends its children with is SIGTERM
 
 torch lets a worker end by a SIGTERM that its parent sent (torch 2.13, csrc/DataLoader.cpp). That cannot be kept: whoever
@@ -21,7 +22,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.process import BaseProcess
 from typing import Any, SupportsIndex
@@ -44,16 +45,17 @@ class Shielded(DataLoader[T]):
     def _get_iterator(self) -> Any:
         begin: Callable[[], Any] = super()._get_iterator
         signals = answered()
-        if not signals or not self.num_workers or isinstance(self.worker_init_fn, _Ignoring):
+        if not self.num_workers or isinstance(self.worker_init_fn, _Ignoring):
             return begin()
         method = _start_method(self)
         own, self.worker_init_fn = self.worker_init_fn, _Ignoring(signals, self.worker_init_fn, method)
         try:
-            with _held_back(signals, method):
+            with _held_back(signals, method) if signals else nullcontext():
                 batches = begin()
         finally:
             self.worker_init_fn = own  # Lightning seeds the workers of loaders that have none
-        _workers.note(batches)
+        if signals:
+            _workers.note(batches)
         return batches
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -107,7 +109,9 @@ class _Ignoring:
         self._parent = None if method == "forkserver" else os.getpid()
 
     def __call__(self, worker_id: int, /) -> None:
-        if threading.current_thread() is threading.main_thread():  # a worker that is a thread shares the process
+        if (
+            self._signals and threading.current_thread() is threading.main_thread()
+        ):  # a worker that is a thread shares the process
             for number in self._signals:
                 # no SIG_IGN: programs that a worker starts would inherit it, and no terminate() would end them
                 signal.signal(number, self._do_nothing)

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -272,6 +273,36 @@ def test_workers_end_when_the_main_process_is_gone() -> None:
     assert b"" == os.read(read, 1)
     os.close(read)
     child.join()
+
+
+def kill_the_parent(worker_id: int) -> None:
+    """A `worker_init_fn` in whose time the main process dies, before torch's own watch begins."""
+    parent = os.getppid()
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        os.sched_yield()
+
+
+def starts(told: int, watching: bool) -> None:
+    """A main process that is killed while its workers start, whether it answers signals or not."""
+    if watching:
+        stop_on()
+    KEPT.append(iter(Loader(numbers(100), 1, num_workers=1, worker_init_fn=kill_the_parent)))
+    next(KEPT[0])
+
+
+@pytest.mark.parametrize("watching", [True, False])
+def test_workers_end_when_the_main_process_dies_at_their_start(watching: bool) -> None:
+    """Torch's watch compares the parent with the one that it began with; a worker left behind would wait for ever."""
+    read, write = os.pipe()
+    child = FORK.Process(target=starts, args=(write, watching))
+    child.start()
+    os.close(write)
+    assert select.select([read], [], [], 60)[0], "a worker lives on and holds the pipe"
+    assert b"" == os.read(read, 1)
+    os.close(read)
+    child.join()
+    assert -signal.SIGKILL == child.exitcode
 
 
 # -- the shield

@@ -164,7 +164,8 @@ def train(checkpoint: Path, killed_in: int | None = None) -> None:
         history.append(trained)
         if step % SAVE_EVERY == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
-            torch.save({**state, "history": history}, checkpoint)
+            torch.save({**state, "history": history}, new := checkpoint.with_suffix(".new"))
+            new.replace(checkpoint)  # at once: whoever is killed leaves the old one or the new one
 
 
 def run(checkpoint: Path, *killed_in: int) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def train(checkpoint: Path, stop_after: int | None = None) -> list[int]:
             loader.state.commit()  # these samples are trained
             trained += batch_ids.tolist()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
-            torch.save(state, checkpoint)
+            torch.save(state, new := checkpoint.with_suffix(".new"))
+            new.replace(checkpoint)  # at once: whoever is killed leaves the old one or the new one
     return trained
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -63,6 +66,27 @@ def test_the_readme_shows_the_examples_before_and_after() -> None:
 def test_an_example_stops_resumes_and_is_exact(name: str) -> None:
     """It stops in mid-epoch, goes on, and trains the ids of the run that was not stopped."""
     assert run(EXAMPLES / name) == (0, PRINTS[name])
+
+
+def test_a_checkpoint_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain loop that is killed while it saves goes on from what it saved before, and nothing is lost or repeated."""
+    train = runpy.run_path(str(EXAMPLES / "plain_loop.py"))["train"]
+    save, saved = torch.save, list[object]()
+
+    def killed_while_saving(state: Any, path: Any) -> None:
+        saved.append(path)
+        if len(saved) == 42:
+            Path(path).write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        save(state, path)
+
+    whole, checkpoint = train(tmp_path / "whole.pt"), tmp_path / "killed.pt"
+    monkeypatch.setattr(torch, "save", killed_while_saving)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint)
+    monkeypatch.undo()
+    behind = torch.load(checkpoint)["loader"]["consumed_samples"]
+    assert whole[behind:] == train(checkpoint)
 
 
 @pytest.mark.parametrize("name", RESUMES)

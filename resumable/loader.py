@@ -87,9 +87,9 @@ class ResumableLoader(Resuming[T]):
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
-        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, a sampler, an epoch without a batch,
-            a rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes that a run may have behind it
-            when it is loaded are looked at when the first batch is asked for.
+        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, a sampler, an epoch without a
+            batch, a rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes
+            that a run may have behind it when it is loaded are looked at when the first batch is asked for.
 
     >>> loader = ResumableLoader(range(10), batch_size=4, shuffle=True)
     >>> first = next(iter(loader))

@@ -1,10 +1,10 @@
 """The layers of the package, read off its own import statements.
 
-    edges      adapters/*  cli  demo/*  report/*         each for itself
+    edges      adapters/*  cli  demo/*  report/*  testing/*     each for itself
     front      __init__                                  names alone, everything lazy
-    wiring     decorator ── attach  calculators
+    wiring     decorator ── attach
     torch      lanes ── streams ── loader ── sampler     the lowest that import torch
-    values     state ── saved ── ledger ── verdict
+    values     state ── standing ── saved ── ledger ── verdict
     pure ints  order ── permutation, batching,
                schedules ── step_grammar ── stages       NumPy at most
     words      extras ── errors  protocols               typing-extensions at most

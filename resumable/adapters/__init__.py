@@ -2,7 +2,13 @@
 
     from resumable.adapters import lightning    # where Lightning is missing, the error names the extra to install
 
-All modules here export the same few names, so that the next adapter is written by copying the smallest.
+All modules here export the same few names, so that the next adapter is written by copying the smallest:
+
+    Ranks         which part of the data this process loads     distributed  device_mesh  megatron  lightning
+    AllGather     what all ranks have to say                     distributed
+    Calculator    how many micro batches a step takes            megatron  apex
+
+What else `lightning` exports is for the decorator's wiring alone.
 """
 
 from __future__ import annotations

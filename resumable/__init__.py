@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from .agreement import agree_to_stop
+    from .adapters.distributed import agree_to_stop
     from .decorator import is_resumable, resumable, resumption_of
     from .errors import (
         AgreementError,
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
         ResumptionWarning,
         StateError,
     )
-    from .ledger import Ledger
     from .loader import ResumableLoader
-    from .order import Sequential, Shuffled
+    from .orders.orders import Sequential, Shuffled
     from .position import Position
-    from .preemption import stop_on
     from .protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Order, Ranks, Trainer
-    from .schedules import ConstantBatchSize, LinearRampup, StepSchedule
-    from .shielded import shield
+    from .saved.ledger import Ledger
     from .state import ResumptionState
+    from .steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+    from .stopping.signals import stop_on
+    from .stopping.workers import shield
     from .verdict import Verdict
 
 __all__ = [
@@ -81,11 +81,11 @@ _HOME: Final = {
     "AllGather": "protocols",
     "BatchSchedule": "protocols",
     "ConfigurationError": "errors",
-    "ConstantBatchSize": "schedules",
+    "ConstantBatchSize": "steps.schedules",
     "DataSampler": "protocols",
     "DecorationError": "errors",
-    "Ledger": "ledger",
-    "LinearRampup": "schedules",
+    "Ledger": "saved.ledger",
+    "LinearRampup": "steps.schedules",
     "MicrobatchCalculator": "protocols",
     "MismatchError": "errors",
     "MissingExtraError": "errors",
@@ -98,18 +98,18 @@ _HOME: Final = {
     "ResumptionError": "errors",
     "ResumptionState": "state",
     "ResumptionWarning": "errors",
-    "Sequential": "order",
-    "Shuffled": "order",
+    "Sequential": "orders.orders",
+    "Shuffled": "orders.orders",
     "StateError": "errors",
-    "StepSchedule": "schedules",
+    "StepSchedule": "steps.schedules",
     "Trainer": "protocols",
     "Verdict": "verdict",
-    "agree_to_stop": "agreement",
+    "agree_to_stop": "adapters.distributed",
     "is_resumable": "decorator",
     "resumable": "decorator",
     "resumption_of": "decorator",
-    "shield": "shielded",
-    "stop_on": "preemption",
+    "shield": "stopping.workers",
+    "stop_on": "stopping.signals",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any

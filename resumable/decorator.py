@@ -11,16 +11,14 @@ Nothing else is wrapped and no hook is added: Lightning asks classes which hooks
 from __future__ import annotations
 
 import functools
-import operator
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, overload
 
-from resumable.access import MARK, Options, is_resumable, resumption_of, sampler_of
-from resumable.class_checks import check_class, check_sampling, check_seed
-from resumable.errors import DecorationError, ResumptionError, explain
-from resumable.policy import check_policy
+from resumable.datamodule.instance import is_resumable, resumption_of
+from resumable.datamodule.methods import _AROUND
+from resumable.datamodule.options import MARK, Options, check_class, check_sampling, check_seed
+from resumable.errors import DecorationError, explain
 from resumable.protocols import (
     AllGather,
     BatchSchedule,
@@ -29,9 +27,7 @@ from resumable.protocols import (
     SupportsSampling,
     SupportsTraining,
 )
-from resumable.sampler_frontier import unchanged_on_error
-from resumable.saved import KEYS
-from resumable.stand_ins import run
+from resumable.saved.resolve import check_policy
 from resumable.verdict import OnMismatch
 
 __all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
@@ -45,6 +41,8 @@ ClassWithDataSamplerOfNeMosShape = TypeVar("ClassWithDataSamplerOfNeMosShape", b
 
 @overload
 def resumable(cls: type[ClassWithTrainDataloaderAndTrainer], /) -> type[ClassWithTrainDataloaderAndTrainer]: ...
+
+
 @overload
 def resumable(  # type: ignore[overload-overlap]  # under this name the class is asked for more
     *,
@@ -55,6 +53,8 @@ def resumable(  # type: ignore[overload-overlap]  # under this name the class is
     on_mismatch: OnMismatch = ...,
     agreement: AllGather | None = ...,
 ) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
+
+
 @overload
 def resumable(
     *,
@@ -67,6 +67,8 @@ def resumable(
     agreement: AllGather | None = ...,
     decrease_batch_size_if_needed: bool = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
+
+
 def resumable(
     cls: type[Any] | None = None,
     /,
@@ -202,76 +204,6 @@ def _forward(cls: type[object], name: str) -> Any:
         functools.update_wrapper(forward, inherited)
     forward.__name__, forward.__qualname__ = name, f"{cls.__qualname__}.{name}"
     return forward
-
-
-def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # torch comes with the first loader, not with the decorator
-    from resumable.attach import attach, attach_sampled, before_build
-
-    options: Options = getattr(self, MARK)
-    state, trainer = resumption_of(self), getattr(self, "trainer", None)
-    build = functools.partial(method, *args, **kwargs)
-    before_build(trainer, state)
-    if sampler_of(self) is not None:
-        return attach_sampled(build, self, trainer, state)
-    return attach(build(), trainer, state, options)
-
-
-def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    state = resumption_of(self)
-    theirs: dict[str, Any] = _run(self, functools.partial(method, *args, **kwargs)) or {}
-    taken = [key for key in KEYS if key in theirs and key != "consumed_samples"]
-    if taken:
-        raise ResumptionError(
-            explain(
-                f"{type(self).__qualname__}.state_dict() saves keys that the position needs.",
-                [("keys", taken)],
-                "Give them other names.",
-            )
-        )
-    return {**theirs, **state.state_dict()}
-
-
-class _Theirs(dict[str, Any]):
-    """The part of a saved state that is the class's own. Old code that counts by itself still finds its count."""
-
-    def __init__(self, state_dict: Any) -> None:
-        super().__init__({key: state_dict[key] for key in state_dict if key not in KEYS})
-        self._whole = state_dict
-
-    def __missing__(self, key: str) -> Any:
-        if key != "consumed_samples":
-            raise KeyError(key)
-        return operator.index(self._whole[key])
-
-
-def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
-    from resumable.attach import before_load
-
-    state, sampler = resumption_of(self), sampler_of(self)
-    before = state.snapshot()
-    with nullcontext() if sampler is None else unchanged_on_error(sampler):
-        if before_load(getattr(self, "trainer", None), state, self):
-            state.load_state_dict(state_dict)
-        try:
-            _run(self, functools.partial(method, _Theirs(state_dict)))
-        except BaseException:
-            state.load_snapshot(before)
-            raise
-
-
-def _run(self: Any, method: Callable[[], Any]) -> Any:
-    """The class's own part, which may ask for a trainer, a sampler or a calculator that is not there yet."""
-    options: Options = getattr(self, MARK)
-    name = options.sampler or "data_sampler"
-    return run(method, self, name) if hasattr(self, name) else method()
-
-
-_AROUND: dict[str, Callable[..., Any]] = {
-    "train_dataloader": _train_dataloader,
-    "state_dict": _state_dict,
-    "load_state_dict": _load_state_dict,
-}
 
 
 def _follow_subclasses(cls: type[Any]) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from resumable.arguments import (
+from resumable.feeds.feed import ResumableSampler
+from resumable.feeds.order_feed import OrderFeed, ShardedFeed
+from resumable.loading.arguments import (
     check_batches_come_in_order,
     check_no_sampler,
     length_of,
@@ -18,14 +20,13 @@ from resumable.arguments import (
     schedule_of,
     tail_of,
 )
-from resumable.batching import Batching, DropLast
-from resumable.ledger import Stretch
-from resumable.policy import check_policy
+from resumable.loading.dataloader import SeekableLoader, install
+from resumable.loading.loop_progress import LoopProgress
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
-from resumable.resuming import LoaderFrontier, Resuming, install
-from resumable.sampler import OrderFeed, ResumableSampler
-from resumable.shards import ShardedFeed
+from resumable.saved.ledger import Stretch
+from resumable.saved.resolve import check_policy
 from resumable.state import ResumptionState
+from resumable.steps.batch_plan import BatchPlan, DropLast
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class LoaderOptions(TypedDict, total=False):
     in_order: bool
 
 
-class ResumableLoader(Resuming[T]):
+class ResumableLoader(SeekableLoader[T]):
     """A torch DataLoader over a map-style dataset that goes on with the exact next sample.
 
     Iterating it yields the rest of the epoch; the next iteration is the next epoch. `len()` is that of a whole epoch.
@@ -122,7 +123,7 @@ class ResumableLoader(Resuming[T]):
         followed = order_of(length, shuffle, seed, order)
         rank, size = rank_of(data_parallel_rank, data_parallel_size, ranks)
         micro = micro_batch_size_of(batch_size)
-        batching = Batching(length, micro * size, tail)
+        batching = BatchPlan(length, micro * size, tail)
         batching.position_at(0)  # raises where an epoch has no batch
         is_plain = size == 1 and tail != "carry"
         feed = OrderFeed(followed, batching) if is_plain else ShardedFeed(followed, batching, rank=rank, size=size)
@@ -136,7 +137,7 @@ class ResumableLoader(Resuming[T]):
             drop_last=tail,
             schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
         )
-        self._frontier = LoaderFrontier(
+        self._frontier = LoopProgress(
             feed, stretch, seed_is_given=seed is not None or order is not None, on_mismatch=on_mismatch
         )
         sampler = ResumableSampler(feed, single=batch_size is None)

@@ -13,19 +13,18 @@ from typing import Any
 
 from typing_extensions import Self
 
-from resumable.calculators import find_calculator
+from resumable.data_sampler.calculators import find_calculator
+from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.data_sampler.step_observer import watch
 from resumable.errors import MismatchError, ResumptionError, explain
-from resumable.frontier import Frontier
-from resumable.ledger import Ledger
 from resumable.position import Position
-from resumable.preemption import stop_requested
+from resumable.progress import Progress, Standing
 from resumable.protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
-from resumable.records import agreed
-from resumable.sampler_frontier import SamplerFrontier
-from resumable.saved import Saved, parse
-from resumable.standing import Standing
-from resumable.statefile import read, write
-from resumable.step_watch import watch
+from resumable.saved.agreement import agreed
+from resumable.saved.file import read, write
+from resumable.saved.ledger import Ledger
+from resumable.saved.snapshot import Snapshot, parse
+from resumable.stopping.signals import stop_requested
 from resumable.verdict import Verdict
 
 __all__ = ["ResumptionState"]
@@ -62,16 +61,16 @@ class ResumptionState:
         agreement: AllGather | None = None,
     ) -> None:
         self.agreement = agreement
-        counting: Frontier | None = None
+        counting: Progress | None = None
         if sampler is not None:
             calculators = find_calculator if calculator is None else lambda: calculator
-            frontier = SamplerFrontier(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
+            frontier = DataSamplerProgress(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
             counting = watch(sampler, frontier)
-        self._standing = Standing(Saved(), counting)
+        self._standing = Standing(Snapshot(), counting)
         self._verdict = Verdict()
 
     @property
-    def frontier(self) -> Frontier | None:
+    def frontier(self) -> Progress | None:
         """Who counts; None while nothing is connected."""
         return self._standing.frontier
 
@@ -157,7 +156,7 @@ class ResumptionState:
             MismatchError: if it cannot go on exactly with the dataset, the seed or the order that are connected.
             AgreementError: if other ranks could not load it or have loaded another one; then no rank has loaded it.
         """
-        before = Saved() if self.agreement is None else self.snapshot()
+        before = Snapshot() if self.agreement is None else self.snapshot()
         agreed(self.agreement, self._dict, lambda: self._load(state_dict), undo=lambda: self.load_snapshot(before))
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
@@ -195,13 +194,13 @@ class ResumptionState:
         state.load_state_dict(read(path))
         return state
 
-    def load_snapshot(self, saved: Saved, /) -> None:
+    def load_snapshot(self, saved: Snapshot, /) -> None:
         """Take over a position that is a value already."""
         if self.frontier is not None:
             self._verdict = self._judged(self.frontier, saved)
         self._standing = Standing(saved, self.frontier)
 
-    def count_with(self, frontier: Frontier, /, *, later: bool = False) -> None:
+    def count_with(self, frontier: Progress, /, *, later: bool = False) -> None:
         """Let *frontier* count from where the present one would begin its next pass.
 
         With *later*, a frontier that is running goes on counting until the other one begins.
@@ -217,10 +216,10 @@ class ResumptionState:
 
         What anybody else counted was no training of a trainer: the position is again the one that was loaded.
         """
-        self._standing = Standing(Saved() if isinstance(self.frontier, trained_by) else self._standing.saved)
+        self._standing = Standing(Snapshot() if isinstance(self.frontier, trained_by) else self._standing.saved)
         self._verdict = Verdict()
 
-    def connect(self, frontier: Frontier, /) -> None:
+    def connect(self, frontier: Progress, /) -> None:
         """Count with *frontier* from the present position on; what was loaded before is loaded into it.
 
         Raises:
@@ -228,12 +227,12 @@ class ResumptionState:
         """
         agreed(self.agreement, self._dict, lambda: self._connect(frontier))
 
-    def _connect(self, frontier: Frontier) -> None:
+    def _connect(self, frontier: Progress) -> None:
         saved = self.snapshot()
         self._verdict = self._judged(frontier, saved)
         self._standing = Standing(saved, frontier)
 
-    def _judged(self, frontier: Frontier, saved: Saved) -> Verdict:
+    def _judged(self, frontier: Progress, saved: Snapshot) -> Verdict:
         """Load *saved* into *frontier*; the verdict of one that is refused stays, and nothing else of it."""
         try:
             return frontier.load(saved)
@@ -241,7 +240,7 @@ class ResumptionState:
             self._verdict = error.verdict or self._verdict
             raise
 
-    def follow(self, frontier: Frontier, /) -> None:
+    def follow(self, frontier: Progress, /) -> None:
         """Count with *frontier* from where it stands itself."""
         self._standing = Standing(self._standing.saved, frontier)
 
@@ -253,7 +252,7 @@ class ResumptionState:
         """Keep the present position without whoever counted it, as a copy or a pickle does."""
         self._standing = Standing(self.snapshot())
 
-    def snapshot(self) -> Saved:
+    def snapshot(self) -> Snapshot:
         """The state as a value."""
         return self._standing.snapshot()
 

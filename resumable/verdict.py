@@ -5,21 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CYCLIC", "Difference", "Identity", "OnMismatch", "Verdict", "compare"]
+__all__ = ["Difference", "OnMismatch", "Verdict"]
 
-CYCLIC = "cyclic"
-"""How the kind of Megatron's shuffled order begins; what it depends on follows."""
 OnMismatch = Literal["error", "warn", "adopt"]
 """What to do where a resume cannot be exact: refuse, go on with a warning, or take over what was saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What an order depends on, beside epoch and offset."""
-
-    kind: str
-    length: int
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,57 +55,3 @@ class Verdict:
             "refused": "refused",
         }[self.outcome]
         return "\n".join([text, *map(str, self.differences)])
-
-
-def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tuple[Difference, ...] = ()) -> Verdict:
-    """The verdict on going on at *offset* of an epoch of *saved* in the order *current*.
-
-    *regrouped* are differences in how the samples are grouped, which keep the resume exact in its order.
-
-    >>> compare(Identity("shuffled", 100, 1), Identity("shuffled", 50, 1), offset=60).outcome
-    'refused'
-    """
-    found: list[Difference] = []
-    if saved.kind != current.kind:
-        is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
-        found.append(
-            Difference(
-                "The order is of another kind.",
-                saved.kind,
-                current.kind,
-                'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
-                if is_cyclic
-                else "Pass the sampler, order or shuffle= that the run began with.",
-            )
-        )
-    if saved.length != current.length:
-        found.append(
-            Difference(
-                "The dataset has another length.",
-                saved.length,
-                current.length,
-                "Give the run the dataset that it began with, or begin a new run.",
-            )
-        )
-    if saved.seed != current.seed and saved.kind == current.kind:
-        found.append(
-            Difference(
-                "The order has another seed.",
-                saved.seed,
-                current.seed,
-                f"Pass seed={saved.seed}, or pass no seed: the saved one is taken over.",
-            )
-        )
-    if offset > current.length:
-        return Verdict(
-            "refused",
-            (
-                *found,
-                Difference(
-                    "The saved offset lies behind the end.", offset, current.length, "Nothing is left to go on."
-                ),
-            ),
-        )
-    if found:
-        return Verdict("inexact", (*found, *regrouped))
-    return Verdict("regrouped" if regrouped else "exact", regrouped)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from resumable import ResumableLoader
-from resumable.batching import DropLast
-from resumable.order import Sequential, Shuffled
+from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import Order
+from resumable.steps.batch_plan import DropLast
 
 __all__ = [
     "COPIES",
     "Loader",
-    "Place",
+    "LoaderPosition",
     "Reference",
     "Setup",
     "WalkedStep",
@@ -105,7 +105,7 @@ class Reference:
         return self.consumed_samples, self.epoch, self.offset
 
 
-Place = tuple[int, int, int]
+LoaderPosition = tuple[int, int, int]
 """(consumed samples, epoch, offset)."""
 
 
@@ -129,8 +129,8 @@ class Setup:
 class WalkedStep:
     """One optimizer step: where it begins and ends, and in each round the (epoch, place) pairs of each rank."""
 
-    begins: Place
-    ends: Place
+    begins: LoaderPosition
+    ends: LoaderPosition
     rounds: list[list[list[tuple[int, int]]]]
 
 
@@ -143,7 +143,7 @@ def size_at(setup: Setup, consumed: int) -> int:
     return size
 
 
-def settled(setup: Setup, at: Place) -> Place:
+def settled(setup: Setup, at: LoaderPosition) -> LoaderPosition:
     """The next epoch's start where this one has no step left."""
     consumed, epoch, offset = at
     left = setup.length - offset
@@ -152,7 +152,7 @@ def settled(setup: Setup, at: Place) -> Place:
     return at
 
 
-def run_of(setup: Setup, at: Place) -> Iterator[WalkedStep]:
+def run_of(setup: Setup, at: LoaderPosition) -> Iterator[WalkedStep]:
     """The run from *at* on, sample by sample."""
     while True:
         consumed, epoch, offset = begins = settled(setup, at)

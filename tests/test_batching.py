@@ -9,23 +9,25 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from resumable.batching import UNBOUNDED, Batching
 from resumable.errors import ConfigurationError
 from resumable.position import Position
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from tests.reference import rest_of
 
-batchings = st.builds(Batching, st.integers(1, 40), st.integers(1, 50), st.booleans(), st.none() | st.integers(1, 12))
+batchings = st.builds(BatchPlan, st.integers(1, 40), st.integers(1, 50), st.booleans(), st.none() | st.integers(1, 12))
 
 
-def rest(batching: Batching, offset: int) -> list[tuple[int, int]]:
+def rest(batching: BatchPlan, offset: int) -> list[tuple[int, int]]:
     """The walk's batches from *offset* on."""
     return rest_of(batching.length, batching.batch_size, offset, drop_last=batching.drop_last, limit=batching.limit)
 
 
-carrying = st.builds(Batching, st.integers(1, 40), st.integers(1, 50), st.just("carry"), st.none() | st.integers(1, 12))
+carrying = st.builds(
+    BatchPlan, st.integers(1, 40), st.integers(1, 50), st.just("carry"), st.none() | st.integers(1, 12)
+)
 
 
-def carried(batching: Batching, at: Position) -> Position:
+def carried(batching: BatchPlan, at: Position) -> Position:
     """One batch further in a stream that runs across the ends of epochs, sample by sample."""
     consumed, epoch, offset = at.consumed_samples, at.epoch, at.offset
     for _ in range(batching.batch_size):
@@ -36,7 +38,7 @@ def carried(batching: Batching, at: Position) -> Position:
 
 
 @given(carrying, st.integers(0, 40), st.integers(0, 60))
-def test_a_stream_that_runs_across_the_ends_of_epochs(batching: Batching, offset: int, batches: int) -> None:
+def test_a_stream_that_runs_across_the_ends_of_epochs(batching: BatchPlan, offset: int, batches: int) -> None:
     """Every batch is whole; a pass ends with the batch that reaches the end of its epoch, or several of them."""
     assume(offset < batching.reach)
     walked = [Position(offset, 0, offset)]
@@ -50,11 +52,11 @@ def test_a_stream_that_runs_across_the_ends_of_epochs(batching: Batching, offset
 
 def test_a_place_behind_the_end_of_an_epoch_is_in_the_next() -> None:
     """Where a stream runs on, what a longer epoch left behind is carried over."""
-    assert Position(25, 2, 5) == Batching(10, 4, "carry").canonical(Position(25, 0, 25))
-    assert Position(10, 1, 0) == Batching(10, 4, "carry").canonical(Position(10, 0, 10))
+    assert Position(25, 2, 5) == BatchPlan(10, 4, "carry").canonical(Position(25, 0, 25))
+    assert Position(10, 1, 0) == BatchPlan(10, 4, "carry").canonical(Position(10, 0, 10))
 
 
-def step(batching: Batching, at: Position) -> Position:
+def step(batching: BatchPlan, at: Position) -> Position:
     """One batch further, by walking; an epoch without a batch left is left at once."""
     start, stop = rest(batching, at.offset)[0]
     at = Position(at.consumed_samples + stop - start, at.epoch, stop)
@@ -62,14 +64,14 @@ def step(batching: Batching, at: Position) -> Position:
 
 
 @given(batchings, st.integers(0, 45))
-def test_batches_left_are_those_of_a_walk(batching: Batching, offset: int) -> None:
+def test_batches_left_are_those_of_a_walk(batching: BatchPlan, offset: int) -> None:
     """What is left of an epoch is told by its samples, whatever the size of the batches behind."""
     assert len(rest(batching, offset)) == batching.batches_left(offset)
     assert len(rest(batching, 0)) == batching.batches
 
 
 @given(batchings, st.integers(0, 40), st.integers(0, 45))
-def test_offset_after_is_that_of_a_walk(batching: Batching, offset: int, batches: int) -> None:
+def test_offset_after_is_that_of_a_walk(batching: BatchPlan, offset: int, batches: int) -> None:
     """Batches beyond the end of the epoch move nothing."""
     assume(offset <= batching.length)
     walked = [offset, *(stop for _, stop in rest(batching, offset))]
@@ -77,7 +79,7 @@ def test_offset_after_is_that_of_a_walk(batching: Batching, offset: int, batches
 
 
 @given(batchings, st.integers(0, 40), st.integers(0, 60))
-def test_advance_is_that_of_a_walk_across_epochs(batching: Batching, offset: int, batches: int) -> None:
+def test_advance_is_that_of_a_walk_across_epochs(batching: BatchPlan, offset: int, batches: int) -> None:
     """Any number of batches from any offset leads where single steps lead."""
     assume(rest(batching, 0))
     assume(offset <= batching.length)
@@ -89,7 +91,7 @@ def test_advance_is_that_of_a_walk_across_epochs(batching: Batching, offset: int
 
 
 @given(batchings, st.integers(0, 60))
-def test_position_at_finds_every_place_of_a_run_with_one_batching(batching: Batching, batches: int) -> None:
+def test_position_at_finds_every_place_of_a_run_with_one_batching(batching: BatchPlan, batches: int) -> None:
     """A bare count of samples is enough where the batching never changed."""
     assume(rest(batching, 0))
     walked = Position()
@@ -99,7 +101,7 @@ def test_position_at_finds_every_place_of_a_run_with_one_batching(batching: Batc
 
 
 @given(batchings, st.integers(0, 40))
-def test_the_end_of_an_epoch_is_the_start_of_the_next(batching: Batching, offset: int) -> None:
+def test_the_end_of_an_epoch_is_the_start_of_the_next(batching: BatchPlan, offset: int) -> None:
     """One place has one form, and giving it that form twice changes nothing."""
     assume(offset <= batching.length)
     at = batching.canonical(Position(offset, 0, offset))
@@ -110,10 +112,10 @@ def test_the_end_of_an_epoch_is_the_start_of_the_next(batching: Batching, offset
 
 def test_closed_forms_do_not_walk() -> None:
     """A trillion samples and a billion epochs cost what ten cost, and an endless stream has no end."""
-    batching = Batching(10**12, 32)
+    batching = BatchPlan(10**12, 32)
     assert Position(10**21 + 64, 10**9, 64) == batching.advance(Position(), 10**9 * batching.batches + 2)
     assert Position(10**21 + 64, 10**9, 64) == batching.position_at(10**21 + 64)
-    assert Position(32 * 10**12, 0, 32 * 10**12) == Batching(UNBOUNDED, 32).advance(Position(), 10**12)
+    assert Position(32 * 10**12, 0, 32 * 10**12) == BatchPlan(UNBOUNDED, 32).advance(Position(), 10**12)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +124,12 @@ def test_closed_forms_do_not_walk() -> None:
 def test_impossible_sizes_are_refused(length: int, batch_size: int, value: str) -> None:
     """Neither an empty dataset nor an empty batch has a next sample."""
     with pytest.raises(ConfigurationError, match=value) as caught:
-        Batching(length, batch_size)
+        BatchPlan(length, batch_size)
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
 
 
-@pytest.mark.parametrize("batching", [Batching(3, 4, drop_last=True), Batching(10, 4, limit=0)])
-def test_epochs_without_a_batch_are_refused(batching: Batching) -> None:
+@pytest.mark.parametrize("batching", [BatchPlan(3, 4, drop_last=True), BatchPlan(10, 4, limit=0)])
+def test_epochs_without_a_batch_are_refused(batching: BatchPlan) -> None:
     """Where no epoch has a batch, going on would never end: it is said, with the numbers that lead to it."""
     for lead in (partial(batching.advance, Position()), batching.position_at):
         with pytest.raises(ConfigurationError, match="An epoch has no batch") as caught:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from resumable import MismatchError, ResumptionWarning, Sequential, Shuffled, resumable, resumption_of
-from resumable.canary import AHEAD, Canaries, digest_of
+from resumable.orders.canary import AHEAD, Canaries, digest_of
 from resumable.protocols import Order
 from tests.lightning.cuts import Cut, checkpoint_in, saved_after_step, saved_at_epoch_end, saved_in
 from tests.lightning.harness import Scenario, check, numbers, train

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable import cli
+from resumable.cli import main as cli
 
 
 def test_without_arguments_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatc
     def find_spec(name: str) -> object:
         return None if name in {"rich", "lightning"} else cli
 
-    monkeypatch.setattr(cli, "find_spec", find_spec)
+    monkeypatch.setattr("resumable.cli.demo.find_spec", find_spec)
     code = cli.main(["demo"])
     assert (code, capsys.readouterr().err) == (
         2,
@@ -92,7 +92,7 @@ def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatc
 @pytest.mark.parametrize("name", ["lightning", "matplotlib", "rich"])
 def test_a_missing_package_leaves_no_traceback(name: str, tmp_path: Path) -> None:
     """The whole command in a process of its own: two lines and the exit code, and nothing is trained or written."""
-    code = f"import sys; sys.modules[{name!r}] = None; from resumable.cli import main; sys.exit(main(['demo']))"
+    code = f"import sys; sys.modules[{name!r}] = None; from resumable.cli.main import main; sys.exit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr, [*tmp_path.iterdir()]) == (
         2,

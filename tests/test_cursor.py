@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.batching import Batching
-from resumable.cursor import Cursor
+from resumable.loading.cursor import Cursor
 from resumable.position import Position
+from resumable.steps.batch_plan import BatchPlan
 
-TEN = Batching(length=10, batch_size=4)
+TEN = BatchPlan(length=10, batch_size=4)
 
 
 def read(cursor: Cursor, batches: int) -> None:
@@ -60,7 +60,7 @@ def test_a_look_that_was_saved_was_training() -> None:
 
 def test_a_pass_of_one_batch_that_came_to_its_end_was_training() -> None:
     """Where an epoch has one batch, its end tells training from a look."""
-    cursor = Cursor(Batching(length=3, batch_size=4))
+    cursor = Cursor(BatchPlan(length=3, batch_size=4))
     read(cursor, 1)
     cursor.current.ended = True
     assert Position(3, 1, 0) == cursor.begin().begun_at

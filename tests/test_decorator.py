@@ -33,7 +33,7 @@ from resumable import (
     resumable,
     resumption_of,
 )
-from resumable.saved import KEYS
+from resumable.saved.snapshot import KEYS
 from tests.reference import COPIES, Loader, Reference, numbers, order_of
 
 N, SIZE = 16, 2
@@ -247,7 +247,7 @@ RAMP = LinearRampup(start=2, end=6, increment=2, rampup_samples=8)
 
 
 @resumable(schedule=RAMP, seed=1)
-class Scheduled(Plain):
+class StepPlan(Plain):
     """Steps that grow, in a loop without Lightning."""
 
     def train_dataloader(self) -> Any:
@@ -273,11 +273,11 @@ def steps_of(data: Any, epochs: int, *, until: int = -1) -> list[list[int]]:
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_a_schedule_in_a_loop(cut: int) -> None:
     """Each step takes what the schedule says, and the rest is taken by a resume as by the run without a cut."""
-    whole = steps_of(Scheduled(), epochs=2)
+    whole = steps_of(StepPlan(), epochs=2)
     assert [2, 2, 4, 6, 2, 6, 6, 4] == [len(step) for step in whole]
-    data: Any = Scheduled()
+    data: Any = StepPlan()
     begun = steps_of(data, epochs=2, until=cut)
-    resumed: Any = Scheduled()
+    resumed: Any = StepPlan()
     resumed.load_state_dict(data.state_dict())
     assert whole == begun + steps_of(resumed, epochs=2)
 
@@ -286,7 +286,7 @@ def test_a_schedule_that_does_not_fall_into_batches() -> None:
     """It is refused with the nearest sizes that would do."""
 
     @resumable(schedule=ConstantBatchSize(7))
-    class Odd(Scheduled):
+    class Odd(StepPlan):
         def train_dataloader(self) -> Any:
             return DataLoader(numbers(N), batch_size=2)
 

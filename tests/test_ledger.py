@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable.batching import DropLast
 from resumable.errors import StateError
-from resumable.ledger import Ledger, Stretch
-from resumable.recorded import Named
-from resumable.schedules import ConstantBatchSize, StepSchedule
+from resumable.saved.ledger import Ledger, Stretch
+from resumable.saved.schedule_format import UserSchedule
+from resumable.steps.batch_plan import DropLast
+from resumable.steps.schedules import ConstantBatchSize, StepSchedule
 from tests.reference import Setup, rest_of, run_of, settled
 
 
@@ -159,9 +159,9 @@ def test_schedules_are_counted_both_ways(run: tuple[Ledger, list[int]]) -> None:
 
 def test_a_schedule_that_only_its_program_knows() -> None:
     """It counts again once it is there; where another takes its place, steps are counted from there, and none before."""
-    named = Stretch(step=3, sample=30, length=1000, micro_batch_size=10, schedule=Named("Mine"))
+    named = Stretch(step=3, sample=30, length=1000, micro_batch_size=10, schedule=UserSchedule("Mine"))
     loaded = Ledger((Stretch(length=1000, micro_batch_size=10), named))
-    mine = replace(named, step=0, sample=50, schedule=Named("Mine", StepSchedule(((0, 10),))))
+    mine = replace(named, step=0, sample=50, schedule=UserSchedule("Mine", StepSchedule(((0, 10),))))
     again = loaded.going_on(mine)
     assert ([0, 3], 50, 5) == ([s.step for s in again], again.consumed_samples_at(5), again.global_step_at(50))
     other = replace(mine, schedule=ConstantBatchSize(20))

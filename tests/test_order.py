@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable.errors import ConfigurationError
-from resumable.network import BLOCK, EIGHT_ROUNDS_LENGTHS
-from resumable.order import Sequential, Shuffled
-from resumable.permutation import MAX_LENGTH, SORTED_LENGTHS
+from resumable.orders.network import BLOCK, EIGHT_ROUNDS_LENGTHS
+from resumable.orders.orders import Sequential, Shuffled
+from resumable.orders.permutation import MAX_LENGTH, SORTED_LENGTHS
 from resumable.protocols import Order
 from tests.permutation_battery import between, rows_of, worst
 
@@ -154,7 +154,7 @@ def test_a_block_takes_memory_for_the_block_alone(n: int) -> None:
 
 def test_importing_orders_does_not_import_torch() -> None:
     """The pure layer works without torch."""
-    script = "import sys, resumable.order; print('torch' in sys.modules)"
+    script = "import sys, resumable.orders.orders; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from resumable.network import BLOCK, EIGHT_ROUNDS_LENGTHS, Network
-from resumable.permutation import MAX_LENGTH, SORTED_LENGTHS, permuted, permuted_at, stream_key
+from resumable.orders.network import BLOCK, EIGHT_ROUNDS_LENGTHS, Network
+from resumable.orders.permutation import MAX_LENGTH, SORTED_LENGTHS, permuted, permuted_at, stream_key
 from tests.permutation_battery import Counts, Orders, battery, chi_square, rows_of, worst
 
 BOUND = 5.0
@@ -50,7 +50,7 @@ def reference_key(length: int, seed: int, epoch: int) -> int:
 
 
 class Reference:
-    """The network as the docstring of `resumable.network` states it, forwards and backwards."""
+    """The network as the docstring of `resumable.orders.network` states it, forwards and backwards."""
 
     def __init__(self, length: int, seed: int, epoch: int) -> None:
         key = reference_key(length, seed, epoch)

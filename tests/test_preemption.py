@@ -27,7 +27,7 @@ import pytest
 from torch.utils.data import DataLoader, get_worker_info
 
 from resumable import ConfigurationError, ResumptionState, agree_to_stop, shield, stop_on
-from resumable.preemption import answered, request_stop, stop_requested, take_back, watched
+from resumable.stopping.signals import answered, request_stop, stop_requested, take_back, watched
 from tests.reference import Loader, numbers, order_of, whole
 
 N, EPOCHS = 50, 2
@@ -490,7 +490,7 @@ def test_python_s_own_answer_to_ctrl_c_waits() -> None:
 def test_a_second_ctrl_c_is_an_impatient_person_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a second behind the first request it interrupts; any other signal never does."""
     now = 100.0
-    monkeypatch.setattr("resumable.preemption.time.monotonic", lambda: now)
+    monkeypatch.setattr("resumable.stopping.signals.time.monotonic", lambda: now)
     with stop_on(signal.SIGTERM, signal.SIGINT):
         signal.raise_signal(signal.SIGINT)
         now = 100.9

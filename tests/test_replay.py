@@ -24,7 +24,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable import ReplayError, resumable
-from resumable.replay import replay
+from resumable.feeds.replay import replay
 from tests.reference import numbers
 
 N, EPOCHS = 11, 3

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable.errors import StateError
-from resumable.ledger import STRETCH_FIELDS, Ledger, Stretch
-from resumable.recorded import Named, recorded
-from resumable.rounding import RoundedDown
-from resumable.saved import FORMAT, KEYS, Place, Saved, dump, parse
-from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
-from resumable.verdict import Identity
+from resumable.orders.identity import Identity
+from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
+from resumable.saved.schedule_format import UserSchedule, recorded
+from resumable.saved.snapshot import FORMAT, KEYS, LoaderPosition, Snapshot, dump, parse
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.steps.stages import DivisibleSchedule
 
 FILES = Path(__file__).parent / "golden"
 GOLDEN: dict[int, dict[str, Any]] = {
@@ -41,7 +41,7 @@ own = st.one_of(
     st.builds(LinearRampup, st.integers(1, 9), st.just(29), st.just(1), counts, divisor=st.integers(1, 29)),
     st.builds(StepSchedule, st.tuples(st.tuples(st.just(0), sizes), st.tuples(sizes, sizes))),
 )
-schedules = st.one_of(own, st.builds(RoundedDown, own, st.integers(1, 9)), st.builds(Named, st.text()))
+schedules = st.one_of(own, st.builds(DivisibleSchedule, own, st.integers(1, 9)), st.builds(UserSchedule, st.text()))
 stretches = st.builds(
     Stretch,
     step=counts,
@@ -58,7 +58,7 @@ stretches = st.builds(
 
 
 @st.composite
-def saveds(draw: st.DrawFn) -> Saved:
+def saveds(draw: st.DrawFn) -> Snapshot:
     """A state whose numbers agree."""
     order = draw(st.none() | identities)
     epoch = draw(st.integers(0, 2**30))
@@ -69,7 +69,7 @@ def saveds(draw: st.DrawFn) -> Saved:
     if last is not None:
         last = replace(last, sample=draw(st.integers(0, consumed)))
     where = draw(st.sampled_from(["known", "bare"]))
-    return Saved(
+    return Snapshot(
         consumed,
         epoch if where == "known" else None,
         offset if where == "known" else None,
@@ -77,7 +77,10 @@ def saveds(draw: st.DrawFn) -> Saved:
         draw(st.booleans()),
         tuple(
             draw(
-                st.lists(st.builds(Place, counts, st.just(0), st.none() | identities, st.just({"a": [1]})), max_size=2)
+                st.lists(
+                    st.builds(LoaderPosition, counts, st.just(0), st.none() | identities, st.just({"a": [1]})),
+                    max_size=2,
+                )
             )
         ),
         Ledger(() if last is None else (last,)),
@@ -135,7 +138,7 @@ def test_golden_values() -> None:
         step=10, sample=40, offset=40, length=64, micro_batch_size=2, data_parallel_size=4, accumulation=2,
         num_workers=2, drop_last=True, limit=7,
     )  # fmt: skip
-    expected = Saved(120, 1, 56, Identity("shuffled", 64, 2**64 - 1), True, (), Ledger((first, then)))
+    expected = Snapshot(120, 1, 56, Identity("shuffled", 64, 2**64 - 1), True, (), Ledger((first, then)))
     assert [expected] * 3 == [parse(GOLDEN[version]["two stretches"]) for version in GOLDEN]
     counted = parse(GOLDEN[3]["a trainer's count and a canary"])
     assert (26, "0f1e2d3c4b5a6978") == (counted.global_step, counted.canary)
@@ -148,8 +151,8 @@ def test_golden_schedules() -> None:
         LinearRampup(8, 32, 8, 96),
         LinearRampup(8, 32, 8, 96, divisor=8),
         StepSchedule(((0, 16), (200, 32))),
-        RoundedDown(StepSchedule(((0, 20), (200, 30))), 8),
-        Named("MySchedule"),
+        DivisibleSchedule(StepSchedule(((0, 20), (200, 30))), 8),
+        UserSchedule("MySchedule"),
     ]
     ledger = parse(GOLDEN[3]["schedules"]).ledger
     assert expected == [stretch.schedule for stretch in ledger]
@@ -180,20 +183,20 @@ class Squares:
 def test_somebody_elses_schedule_is_its_name() -> None:
     """It counts as long as its program runs; read from a file, only its name is left, which says so when asked."""
     stretch = Stretch(length=50, schedule=recorded(Squares()))
-    state = {**GOOD, "ledger": [dump(Saved(ledger=Ledger((stretch,))))["ledger"][0]]}
+    state = {**GOOD, "ledger": [dump(Snapshot(ledger=Ledger((stretch,))))["ledger"][0]]}
     assert "Squares" == state["ledger"][0][-1]
     read = parse(json.loads(json.dumps(state))).ledger
     assert (stretch, 6) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
     with pytest.raises(StateError, match="only its own program knows") as caught:
         read.consumed_samples_at(3)
     assert "schedule: 'Squares'" in str(caught.value)
-    rounded = recorded(RoundedDown(cast("Any", Squares()), 4))
-    assert Named("Squares rounded down to 4") == rounded
+    rounded = recorded(DivisibleSchedule(cast("Any", Squares()), 4))
+    assert UserSchedule("Squares rounded down to 4") == rounded
 
 
 @settings(max_examples=30)
 @given(saveds())
-def test_reading_undoes_writing(saved: Saved) -> None:
+def test_reading_undoes_writing(saved: Snapshot) -> None:
     """Every state survives its saved form, through JSON too, with the same keys always."""
     assert saved == parse(dump(saved))
     assert saved == parse(json.loads(json.dumps(dump(saved))))
@@ -225,7 +228,7 @@ def test_any_mapping_is_read(kind: Any) -> None:
 @pytest.mark.parametrize("count", [0, 12, np.int64(12), torch.tensor(12), torch.tensor([12])])
 def test_a_bare_count_is_read(count: Any) -> None:
     """What NeMo and BioNeMo save holds one number, an int or an integer tensor; the place has yet to follow from it."""
-    assert Saved(int(count), epoch=None, offset=None) == parse({"consumed_samples": count})
+    assert Snapshot(int(count), epoch=None, offset=None) == parse({"consumed_samples": count})
     assert int is type(parse({"consumed_samples": count}).consumed_samples)
 
 

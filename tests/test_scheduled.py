@@ -9,25 +9,24 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from resumable.batching import DropLast
 from resumable.errors import ConfigurationError
-from resumable.feasible import check_for_ever, check_from
 from resumable.position import Position
-from resumable.rounding import RoundedDown
-from resumable.scheduled import Scheduled
-from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
-from resumable.stages import Staged
-from tests.reference import Place, Setup, WalkedStep, run_of, settled, size_at
+from resumable.steps.batch_plan import DropLast
+from resumable.steps.divisibility import check_for_ever, check_from
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
+from resumable.steps.step_plan import StepPlan
+from tests.reference import LoaderPosition, Setup, WalkedStep, run_of, settled, size_at
 
 
 @dataclass(frozen=True)
 class Foreign:
     """A schedule that tells nobody its stages."""
 
-    schedule: Staged
+    schedule: PiecewiseSchedule
 
     def batch_size_at(self, consumed_samples: int, /) -> int:
         """As the schedule within."""
@@ -58,19 +57,19 @@ def setups(draw: st.DrawFn, *, fits: bool = True) -> Setup:
     return Setup(length, micro, ranks, tuple((threshold, draw(sizes)) for threshold in thresholds), drop_last)
 
 
-def scheduled(setup: Setup, *, foreign: bool = False) -> Scheduled:
+def scheduled(setup: Setup, *, foreign: bool = False) -> StepPlan:
     """The same as the package has it."""
     schedule = StepSchedule(setup.sizes)
     known: Any = Foreign(schedule) if foreign else schedule
-    return Scheduled(setup.length, setup.micro, known, setup.ranks, setup.drop_last)
+    return StepPlan(setup.length, setup.micro, known, setup.ranks, setup.drop_last)
 
 
-def walked(setup: Setup, at: Place, steps: int) -> list[WalkedStep]:
+def walked(setup: Setup, at: LoaderPosition, steps: int) -> list[WalkedStep]:
     """So many steps."""
     return list(islice(run_of(setup, at), steps))
 
 
-def pass_of(setup: Setup, at: Place) -> list[WalkedStep]:
+def pass_of(setup: Setup, at: LoaderPosition) -> list[WalkedStep]:
     """The steps up to and with the one that reaches the next epoch."""
     found: list[WalkedStep] = []
     for step in run_of(setup, at):
@@ -80,7 +79,7 @@ def pass_of(setup: Setup, at: Place) -> list[WalkedStep]:
     raise LookupError
 
 
-def vars_of(at: Position) -> Place:
+def vars_of(at: Position) -> LoaderPosition:
     """A position as the reference has it."""
     return at.consumed_samples, at.epoch, at.offset
 
@@ -89,7 +88,7 @@ places = st.tuples(st.integers(0, 200), st.integers(0, 3), st.integers(0, 40))
 
 
 @given(setups(), places, st.booleans())
-def test_the_steps_of_a_pass_are_those_of_the_walk(setup: Setup, at: Place, foreign: bool) -> None:
+def test_the_steps_of_a_pass_are_those_of_the_walk(setup: Setup, at: LoaderPosition, foreign: bool) -> None:
     """From any place, each step begins, ends and falls into micro batches as in the walk."""
     assume(at[2] <= setup.length)
     run = scheduled(setup, foreign=foreign)
@@ -101,7 +100,7 @@ def test_the_steps_of_a_pass_are_those_of_the_walk(setup: Setup, at: Place, fore
 
 
 @given(setups(), places, st.booleans())
-def test_advance_leads_to_the_last_whole_step(setup: Setup, at: Place, foreign: bool) -> None:
+def test_advance_leads_to_the_last_whole_step(setup: Setup, at: LoaderPosition, foreign: bool) -> None:
     """Micro batches of a step that is not complete lead nowhere."""
     assume(at[2] <= setup.length)
     run = scheduled(setup, foreign=foreign)
@@ -115,7 +114,9 @@ def test_advance_leads_to_the_last_whole_step(setup: Setup, at: Place, foreign: 
 
 
 @given(setups(), places, st.integers(0, 60), st.booleans())
-def test_steps_and_samples_lead_where_the_walk_leads(setup: Setup, at: Place, steps: int, foreign: bool) -> None:
+def test_steps_and_samples_lead_where_the_walk_leads(
+    setup: Setup, at: LoaderPosition, steps: int, foreign: bool
+) -> None:
     """Any number of steps, over any number of epochs, and back from the samples, in the middle of a step too."""
     assume(at[2] <= setup.length)
     run = scheduled(setup, foreign=foreign)
@@ -136,7 +137,7 @@ def test_a_bare_count_finds_its_place(setup: Setup, steps: int, foreign: bool) -
 def test_closed_forms_do_not_walk() -> None:
     """A billion epochs of a trillion samples cost what one of ten costs, on both sides of a ramp-up."""
     ramp = LinearRampup(start=16, end=1024, increment=16, rampup_samples=10**13)
-    whole = Scheduled(10**12, 8, ramp, data_parallel_size=2)
+    whole = StepPlan(10**12, 8, ramp, data_parallel_size=2)
     for run in (whole, replace(whole, drop_last=True)):
         far = run.after(Position(), 10**18)
         assert 10**18 == run.steps_within(Position(), far.consumed_samples)
@@ -146,7 +147,7 @@ def test_closed_forms_do_not_walk() -> None:
     assert ramp.samples_after(10**18) == carried.consumed_samples == carried.epoch * 10**12 + carried.offset
 
 
-def bad_sizes(setup: Setup, at: Place) -> Iterator[tuple[int, int]]:
+def bad_sizes(setup: Setup, at: LoaderPosition) -> Iterator[tuple[int, int]]:
     """The whole steps of the walk that do not fall into rounds: consumed samples, size."""
     for step in walked(setup, at, 300):
         size = size_at(setup, step.begins[0])
@@ -155,7 +156,8 @@ def bad_sizes(setup: Setup, at: Place) -> Iterator[tuple[int, int]]:
 
 
 @given(setups(fits=False), places, st.booleans())
-def test_what_does_not_fall_into_rounds_is_refused(setup: Setup, at: Place, foreign: bool) -> None:
+@example(Setup(length=1, micro=1, ranks=2, sizes=((0, 3),), drop_last=False), (0, 0, 0), False)  # no step is whole
+def test_what_does_not_fall_into_rounds_is_refused(setup: Setup, at: LoaderPosition, foreign: bool) -> None:
     """Where the walk comes to a bad step, it is named before the run begins, unless nobody knows the stages."""
     assume(at[2] <= setup.length)
     run = scheduled(setup, foreign=foreign)
@@ -181,12 +183,12 @@ def test_what_does_not_fall_into_rounds_is_refused(setup: Setup, at: Place, fore
 
 
 @given(setups(fits=False), places)
-def test_rounded_down_steps_fall_into_rounds(setup: Setup, at: Place) -> None:
+def test_rounded_down_steps_fall_into_rounds(setup: Setup, at: LoaderPosition) -> None:
     """Each size is the largest multiple that is not above the schedule's, at the schedule's own thresholds."""
     assume(at[2] <= setup.length)
     unit = setup.per_round
-    schedule = RoundedDown(StepSchedule(setup.sizes), unit)
-    run = Scheduled(setup.length, setup.micro, schedule, setup.ranks, setup.drop_last)
+    schedule = DivisibleSchedule(StepSchedule(setup.sizes), unit)
+    run = StepPlan(setup.length, setup.micro, schedule, setup.ranks, setup.drop_last)
     assume(all(size >= unit for _, size in setup.sizes))
     rounded = replace(setup, sizes=tuple((threshold, size - size % unit) for threshold, size in setup.sizes))
     expected = [(step.begins, step.ends, len(step.rounds)) for step in pass_of(rounded, at)]
@@ -196,7 +198,7 @@ def test_rounded_down_steps_fall_into_rounds(setup: Setup, at: Place) -> None:
 
 def test_nothing_is_rounded_down_to_nothing() -> None:
     """A step of no samples would never end: the size and the divisor are named."""
-    run = Scheduled(100, 8, RoundedDown(StepSchedule(((0, 20), (40, 12), (80, 40))), 16), data_parallel_size=2)
+    run = StepPlan(100, 8, DivisibleSchedule(StepSchedule(((0, 20), (40, 12), (80, 40))), 16), data_parallel_size=2)
     with pytest.raises(ConfigurationError, match="A global batch that is rounded down to whole micro") as caught:
         check_from(run, Position())
     assert "global batch size:                     12\n  micro_batch_size * data_parallel_size: 16\n" in str(
@@ -214,8 +216,10 @@ def test_rounding_is_that_of_the_ramp_ups_own_divisor(
     assume(start >= divisor)
     own = replace(ramp, divisor=divisor)
     for consumed in range(samples + 20):
-        assert own.batch_size_at(consumed) == RoundedDown(ramp, divisor).batch_size_at(consumed)
-    assert [own.samples_after(n) for n in range(50)] == [RoundedDown(ramp, divisor).samples_after(n) for n in range(50)]
+        assert own.batch_size_at(consumed) == DivisibleSchedule(ramp, divisor).batch_size_at(consumed)
+    assert [own.samples_after(n) for n in range(50)] == [
+        DivisibleSchedule(ramp, divisor).samples_after(n) for n in range(50)
+    ]
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -241,7 +245,7 @@ def test_an_epoch_without_a_step(foreign: bool) -> None:
 def test_small_batches_may_lie_behind() -> None:
     """A run may come to more ranks when its ramp-up has left its small batches behind, but not when none of them fits."""
     ramp = LinearRampup(start=8, end=32, increment=8, rampup_samples=300)
-    wide = Scheduled(1000, 8, ramp, data_parallel_size=4)
+    wide = StepPlan(1000, 8, ramp, data_parallel_size=4)
     assert not check_for_ever(wide)
     assert check_for_ever(replace(wide, data_parallel_size=1))
     check_from(wide, Position(301, 0, 301))
@@ -260,7 +264,7 @@ def test_somebody_elses_sizes_are_looked_at(size: Any) -> None:
         def batch_size_at(self, consumed_samples: int, /) -> Any:
             return size
 
-    run = Scheduled(20, 2, Wrong(ConstantBatchSize(4)))
+    run = StepPlan(20, 2, Wrong(ConstantBatchSize(4)))
     with pytest.raises(ConfigurationError, match=r"batch_size_at\(\)"):
         next(run.steps(Position()))
 
@@ -269,7 +273,7 @@ def test_a_limit_ends_an_epoch_early() -> None:
     """An epoch of at most three rounds is its first twelve samples, whatever becomes of the tail."""
     cases: list[tuple[DropLast, list[int]]] = [(False, [8, 4, 8]), (True, [8, 8, 8]), ("carry", [8, 8, 8])]
     for drop_last, expected in cases:
-        run = Scheduled(20, 4, ConstantBatchSize(8), drop_last=drop_last, limit=3)
+        run = StepPlan(20, 4, ConstantBatchSize(8), drop_last=drop_last, limit=3)
         at, taken = Position(), list[int]()
         for _ in range(3):
             step = next(run.steps(at))

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from resumable.errors import ConfigurationError
 from resumable.protocols import BatchSchedule
-from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "schedules.json"
 GOLDEN: list[dict[str, Any]] = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))["ramps"]

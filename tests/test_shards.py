@@ -25,9 +25,9 @@ from resumable import (
     ResumptionError,
     StepSchedule,
 )
-from resumable.batching import DropLast
-from resumable.order import Shuffled
-from tests.reference import Loader, Place, Setup, WalkedStep, batches_of, order_of, run_of, settled, whole
+from resumable.orders.orders import Shuffled
+from resumable.steps.batch_plan import DropLast
+from tests.reference import Loader, LoaderPosition, Setup, WalkedStep, batches_of, order_of, run_of, settled, whole
 
 FOR_EVER = 10**9
 TAILS: list[DropLast] = [False, True, "carry"]
@@ -63,7 +63,7 @@ def indices_of(step: WalkedStep, length: int) -> list[list[list[int]]]:
     ]
 
 
-def place_of(loader: Any) -> Place:
+def place_of(loader: Any) -> LoaderPosition:
     """Where a saved state would go on."""
     at = loader.state.position
     return at.consumed_samples, at.epoch, at.offset
@@ -105,7 +105,7 @@ def runs(draw: st.DrawFn) -> list[Session]:
     return draw(st.lists(sessions, min_size=1, max_size=5))
 
 
-def trained(loaders: list[Any], walk: Iterator[WalkedStep], steps: int, *, commits: bool) -> Place:
+def trained(loaders: list[Any], walk: Iterator[WalkedStep], steps: int, *, commits: bool) -> LoaderPosition:
     """Train so many steps on all ranks at once, and compare each with the walk; where the last one ends."""
     streams = [endless(loader) for loader in loaders]
     ends = place_of(loaders[0])
@@ -133,7 +133,7 @@ def trained(loaders: list[Any], walk: Iterator[WalkedStep], steps: int, *, commi
 def test_chains_of_sessions_on_any_number_of_ranks(run: list[Session]) -> None:
     """Each rank of each session trains what the walk says, step by step, and all ranks save one state."""
     state: dict[str, Any] | None = None
-    place: Place = (0, 0, 0)
+    place: LoaderPosition = (0, 0, 0)
     for session in run:
         setup = session.setup
         loaders = loaders_of(setup, state)
@@ -161,7 +161,7 @@ def taken(batches: Iterable[Any], number: int) -> list[Any]:
 def test_the_ledger_through_changes_of_everything(length: int, data: st.DataObject) -> None:
     """Step by sample and sample by step, through schedules, ranks and tails, from what was saved as JSON."""
     state: dict[str, Any] | None = None
-    place: Place = (0, 0, 0)
+    place: LoaderPosition = (0, 0, 0)
     ends = [0]
     setup = Setup(length)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -206,7 +206,7 @@ def test_with_workers(options: dict[str, Any], tail: DropLast) -> None:
     """What workers have prefetched counts for nothing, across the boundaries of a schedule and of epochs."""
     setup = Setup(21, 2, 2, ((0, 4), (8, 12), (30, 8)), tail)
     other = Setup(21, 4, 1, ((0, 4), (8, 12), (50, 16)), tail)
-    place: Place = (0, 0, 0)
+    place: LoaderPosition = (0, 0, 0)
     state: dict[str, Any] | None = None
     for session in (setup, other, setup):
         loaders = loaders_of(session, state, **options)
@@ -664,7 +664,7 @@ def test_an_order_of_ones_own_is_sharded(n: int, micro: int, ranks: int, tail: D
     order, setup = Backwards(n), Setup(n, micro, ranks, (), tail)
     steps = list(islice(run_of(setup, (0, 0, 0)), 12))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resumable.shards._A_CALL", a_call)
+        patch.setattr("resumable.feeds.order_feed._A_CALL", a_call)
         for rank in range(ranks):
             loader = Loader(
                 range(n), micro, order=order, data_parallel_rank=rank, data_parallel_size=ranks, drop_last=tail

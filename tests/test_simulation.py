@@ -16,17 +16,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler
 
-from resumable import policy, resuming
-from resumable.batching import Batching
-from resumable.cursor import Cursor, Pass
-from resumable.ledger import Ledger
-from resumable.order import Shuffled
+from resumable.feeds.order_feed import OrderFeed, ShardedFeed
+from resumable.loading import loop_progress as resuming
+from resumable.loading.cursor import Cursor, Pass
+from resumable.loading.loop_progress import LoopProgress
+from resumable.orders.identity import Identity
+from resumable.orders.orders import Shuffled
 from resumable.position import Position
-from resumable.resuming import LoaderFrontier
-from resumable.sampler import OrderFeed
-from resumable.schedules import StepSchedule
-from resumable.shards import ShardedFeed
+from resumable.saved import resolve as policy
+from resumable.saved.ledger import Ledger
 from resumable.state import ResumptionState
+from resumable.steps.batch_plan import BatchPlan
+from resumable.steps.schedules import StepSchedule
 from resumable.testing.__main__ import main
 from resumable.testing.chains import Chain, Session, Setup, chain_of, draw_chain
 from resumable.testing.log import Counts, Entry, counted
@@ -36,7 +37,6 @@ from resumable.testing.simulate import parts, play_part, simulate
 from resumable.testing.simulation import play
 from resumable.testing.sizes import Sizes
 from resumable.testing.walk import first_place, walk
-from resumable.verdict import Identity
 from tests.reference import Setup as ReferenceSetup
 from tests.reference import numbers, run_of
 
@@ -150,7 +150,7 @@ def resized(patch: pytest.MonkeyPatch) -> None:
 
     original = ShardedFeed.__init__
 
-    def init(self: ShardedFeed, order: Any, batching: Batching, *, rank: int = 0, size: int = 1) -> None:
+    def init(self: ShardedFeed, order: Any, batching: BatchPlan, *, rank: int = 0, size: int = 1) -> None:
         original(self, order, batching, rank=rank, size=size)
         put(self, order)
 
@@ -162,7 +162,7 @@ def at_the_epochs_beginning(patch: pytest.MonkeyPatch) -> None:
     """A resume that forgets the offset."""
     own = policy.resolve
 
-    def resolve(*arguments: Any, **options: Any) -> policy.Resolution:
+    def resolve(*arguments: Any, **options: Any) -> policy.ResumePoint:
         found = own(*arguments, **options)
         at = found.position
         return replace(found, position=Position(at.consumed_samples, at.epoch, 0))
@@ -191,7 +191,7 @@ def filled_with_the_last(feed: ShardedFeed, places: Any) -> Any:
     return places if feed.batching.carries else np.where(places < places[0], feed.batching.length - 1, places)
 
 
-def as_it_is(batching: Batching, position: Position) -> Position:
+def as_it_is(batching: BatchPlan, position: Position) -> Position:
     """A place in no canonical form."""
     return position
 
@@ -236,7 +236,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "a resume that begins the epoch again": (at_the_epochs_beginning, "The place of a resume"),
     "a resize that changes the order": (resized, "A micro batch of rank"),
     "a seed that is not taken over": (without_the_seed, "A state that was loaded and saved"),
-    "an epoch's end that is no beginning": (set_in(Batching, "canonical", as_it_is), "The trained frontier"),
+    "an epoch's end that is no beginning": (set_in(BatchPlan, "canonical", as_it_is), "The trained frontier"),
     "a state with other keys": (patched(ResumptionState, "state_dict", another_state), "The keys of a state"),
     "a state for each rank": (patched(ResumptionState, "state_dict", of_its_rank), "One state on every rank"),
     "a large state": (set_in(Shuffled, "kind", "s" * 1_000), "The bytes of a state"),
@@ -250,7 +250,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     ),
     "a schedule that grows a sample late": (grows_late, "num_microbatches"),
     "padding that is not told": (
-        patched(LoaderFrontier, "padded_samples", lambda _, padded: padded - padded),
+        patched(LoopProgress, "padded_samples", lambda _, padded: padded - padded),
         "padded_samples",
     ),
     "steps that are miscounted": (

@@ -17,8 +17,8 @@ import torch
 from torch.distributed.checkpoint.stateful import Stateful
 
 from resumable import Position, ResumptionError, ResumptionState, StateError
-from resumable.ledger import Ledger
-from resumable.saved import KEYS
+from resumable.saved.ledger import Ledger
+from resumable.saved.snapshot import KEYS
 from tests.reference import COPIES, Loader
 
 JSON_TYPES = (int, str, bool, list, dict, type(None))

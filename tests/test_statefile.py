@@ -21,8 +21,8 @@ import pytest
 
 from resumable import ConfigurationError, ResumptionState, StateError
 from resumable.errors import MissingStateError
-from resumable.statefile import read, write
-from resumable.statetext import parse, render
+from resumable.saved.file import read, write
+from resumable.saved.file_text import parse, render
 from tests.killed.statefile import SCENARIOS, Calls, leave_behind, names, number_in, offers, previous_of, state
 from tests.reference import Loader
 

@@ -10,13 +10,14 @@ from typing import Any, cast
 import pytest
 
 from resumable.errors import ConfigurationError, MismatchError, ResumptionWarning
-from resumable.ledger import Ledger, Stretch
-from resumable.policy import check_policy, resolve
+from resumable.orders.identity import Identity
 from resumable.position import Position
-from resumable.recorded import Named, Recorded
-from resumable.saved import Saved
-from resumable.schedules import ConstantBatchSize, LinearRampup
-from resumable.verdict import Difference, Identity, OnMismatch, Verdict, compare
+from resumable.saved.ledger import Ledger, Stretch
+from resumable.saved.resolve import check_policy, compare, resolve
+from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
+from resumable.saved.snapshot import Snapshot
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup
+from resumable.verdict import Difference, OnMismatch, Verdict
 
 ONE = Identity("shuffled", 100, 1)
 STRETCH = Stretch(length=100, micro_batch_size=10)
@@ -33,7 +34,7 @@ OTHERS = {
 }
 
 
-def going_on(saved: Saved, *, seed_is_given: bool = True, on_mismatch: OnMismatch = "error") -> Any:
+def going_on(saved: Snapshot, *, seed_is_given: bool = True, on_mismatch: OnMismatch = "error") -> Any:
     """*saved* resolved in the order of `ONE`."""
     return resolve(saved, ONE, STRETCH, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
 
@@ -74,7 +75,7 @@ def test_an_offset_behind_the_end_is_refused(offset: int, outcome: str) -> None:
 def test_policies(what: str, on_mismatch: OnMismatch) -> None:
     """Refuse by "error", keep the present order by "warn", take the saved one by "adopt"; none is silent where inexact."""
     saved = OTHERS[what][0]
-    state = Saved(50, 0, 50, order=saved)
+    state = Snapshot(50, 0, 50, order=saved)
     if on_mismatch == "error":
         with pytest.raises(MismatchError, match="This state cannot go on exactly: not exact") as caught:
             going_on(state)
@@ -92,7 +93,7 @@ def test_policies(what: str, on_mismatch: OnMismatch) -> None:
 @pytest.mark.parametrize("on_mismatch", ["error", "warn", "adopt"])
 def test_no_policy_invents_a_place(on_mismatch: OnMismatch) -> None:
     """Behind the end of the dataset, every policy refuses."""
-    state = Saved(150, 0, 150, order=Identity("shuffled", 200, 1))
+    state = Snapshot(150, 0, 150, order=Identity("shuffled", 200, 1))
     with pytest.raises(MismatchError, match="Nothing is left to go on") as caught:
         going_on(state, on_mismatch=on_mismatch)
     assert str(caught.value).endswith("Nothing was loaded.")
@@ -100,7 +101,7 @@ def test_no_policy_invents_a_place(on_mismatch: OnMismatch) -> None:
 
 def test_a_saved_seed_is_taken_over_unless_another_was_given() -> None:
     """A seed that nobody chose is no reason to stop."""
-    state = Saved(50, 0, 50, order=Identity("shuffled", 100, 7))
+    state = Snapshot(50, 0, 50, order=Identity("shuffled", 100, 7))
     found = going_on(state, seed_is_given=False)
     assert (Identity("shuffled", 100, 7), "exact") == (found.order, found.verdict.outcome)
     with pytest.raises(MismatchError, match=re.escape("The order has another seed.\n  saved:   7\n  current: 1")):
@@ -110,7 +111,7 @@ def test_a_saved_seed_is_taken_over_unless_another_was_given() -> None:
 def test_another_grouping_is_exact_in_its_samples_and_is_told() -> None:
     """Batch size, ranks and accumulation change how the samples are grouped, and workers not even that."""
     then = Stretch(length=100, micro_batch_size=5, data_parallel_size=2, accumulation=3, num_workers=4)
-    found = going_on(Saved(50, 0, 50, order=ONE, ledger=Ledger((then,))))
+    found = going_on(Snapshot(50, 0, 50, order=ONE, ledger=Ledger((then,))))
     assert ("regrouped", True) == (found.verdict.outcome, found.verdict.is_exact)
     assert [
         ("Another micro batch size.", 5, 10),
@@ -119,7 +120,7 @@ def test_another_grouping_is_exact_in_its_samples_and_is_told() -> None:
     ] == [(d.what, d.saved, d.current) for d in found.verdict.differences]
     assert "the same samples in another grouping" in str(found.verdict)
     other_workers = Stretch(length=100, micro_batch_size=10, num_workers=4)
-    assert "exact" == going_on(Saved(50, 0, 50, order=ONE, ledger=Ledger((other_workers,)))).verdict.outcome
+    assert "exact" == going_on(Snapshot(50, 0, 50, order=ONE, ledger=Ledger((other_workers,)))).verdict.outcome
 
 
 OTHER_SCHEDULES: dict[str, tuple[Any, Any, str, str]] = {
@@ -131,7 +132,12 @@ OTHER_SCHEDULES: dict[str, tuple[Any, Any, str, str]] = {
     ),
     "a first one": (None, ConstantBatchSize(20), "None", "ConstantBatchSize(batch_size=20)"),
     "none any more": (ConstantBatchSize(20), None, "ConstantBatchSize(batch_size=20)", "None"),
-    "somebody else's": (Named("Mine"), ConstantBatchSize(20), "Named(name='Mine')", "ConstantBatchSize(batch_size=20)"),
+    "somebody else's": (
+        UserSchedule("Mine"),
+        ConstantBatchSize(20),
+        "UserSchedule(name='Mine')",
+        "ConstantBatchSize(batch_size=20)",
+    ),
 }
 
 
@@ -139,7 +145,7 @@ OTHER_SCHEDULES: dict[str, tuple[Any, Any, str, str]] = {
 def test_another_schedule_is_told_with_both_values(what: str) -> None:
     """The samples are the same, the steps that they make are others."""
     then, now, saved, current = OTHER_SCHEDULES[what]
-    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
+    state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
     found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
     assert ("regrouped", True) == (found.verdict.outcome, found.verdict.is_exact)
     assert [
@@ -153,19 +159,19 @@ def test_another_schedule_is_told_with_both_values(what: str) -> None:
 
 def test_the_same_schedule_is_exact() -> None:
     """One of ours by its numbers, somebody else's by its name."""
-    same: list[tuple[Recorded, Recorded]] = [
+    same: list[tuple[LedgerSchedule, LedgerSchedule]] = [
         (LinearRampup(10, 50, 10, 90), LinearRampup(10, 50, 10, 90)),
-        (Named("Mine"), Named("Mine", ConstantBatchSize(10))),
+        (UserSchedule("Mine"), UserSchedule("Mine", ConstantBatchSize(10))),
     ]
     for then, now in same:
-        state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
+        state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
         found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
         assert (Verdict(), Position(50, 0, 50)) == (found.verdict, found.position)
 
 
 def test_another_tail_is_told() -> None:
     """What an epoch's end trains depends on it, and the order does not."""
-    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, drop_last=True),)))
+    state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, drop_last=True),)))
     found = resolve(state, ONE, replace(STRETCH, drop_last="carry"), seed_is_given=True, on_mismatch="error")
     assert "regrouped" == found.verdict.outcome
     assert "Another rule for the end of an epoch.\n  saved:   True\n  current: 'carry'\n" in str(found.verdict)
@@ -188,7 +194,7 @@ def test_other_batches_leave_out_another_tail(then: Any, now: Any, told: bool) -
     """With drop_last=True the batch size says which samples of an epoch are trained, so the verdict does not deny it."""
     saved, current = (replace(STRETCH, **{"drop_last": True, "schedule": None, **one}) for one in (then, now))
     saved = replace(saved, drop_last=current.drop_last)
-    state = Saved(50, 0, 50, order=ONE, ledger=Ledger((saved,)))
+    state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((saved,)))
     found = resolve(state, ONE, current, seed_is_given=True, on_mismatch="error")
     assert "regrouped" == found.verdict.outcome
     assert told == (TAIL_TOLD in str(found.verdict).splitlines())
@@ -197,7 +203,7 @@ def test_other_batches_leave_out_another_tail(then: Any, now: Any, told: bool) -
 
 def test_a_bare_count_gets_its_place_from_the_length() -> None:
     """Epoch and offset follow from the samples where nothing else is known."""
-    assert Position(230, 2, 30) == going_on(Saved(230, None, None)).position
+    assert Position(230, 2, 30) == going_on(Snapshot(230, None, None)).position
 
 
 def test_an_unknown_policy_is_refused() -> None:

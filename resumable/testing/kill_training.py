@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from resumable.batching import DropLast
 from resumable.loader import ResumableLoader
-from resumable.order import Shuffled
-from resumable.schedules import ConstantBatchSize
+from resumable.orders.orders import Shuffled
 from resumable.state import ResumptionState
+from resumable.steps.batch_plan import DropLast
+from resumable.steps.schedules import ConstantBatchSize
 
 __all__ = ["EPOCHS", "GLOBAL_BATCH_SIZE", "Chain", "Grouping", "expected", "read", "train"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from resumable.testing.walk import Place
+from resumable.testing.walk import LoaderPosition
 
 __all__ = ["Checkpoint", "Counts", "Entry", "Failure", "Log", "counted"]
 
@@ -80,7 +80,7 @@ class Checkpoint:
     """What is on the disk: the state as JSON, None before the first save; and how much of the log it holds."""
 
     text: str | None
-    place: Place
+    place: LoaderPosition
     commits: bool = False
     entries: int = 0
     steps: int = 0

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from resumable.order import Sequential, Shuffled
-from resumable.saved import KEYS
+from resumable.orders.orders import Sequential, Shuffled
+from resumable.saved.snapshot import KEYS
 from resumable.testing.chains import Chain, Session
 from resumable.testing.log import Checkpoint, Entry, Failure, Log
 from resumable.testing.ranks import Rank
-from resumable.testing.walk import Place, Round, settled, walk
+from resumable.testing.walk import LoaderPosition, Round, settled, walk
 
 __all__ = ["Loop", "check", "order_of"]
 
@@ -46,7 +46,7 @@ class Loop:
 
     def __init__(self, chain: Chain, session: Session, ranks: list[Rank], log: Log, saved: Checkpoint) -> None:
         self.chain, self.session, self.ranks, self.log, self.saved = chain, session, ranks, log, saved
-        self.place: Place = settled(chain.length, session.setup, saved.place)
+        self.place: LoaderPosition = settled(chain.length, session.setup, saved.place)
         self.commits = saved.commits or session.commits
         self.uncommitted: list[Entry] = []
         self.yielded = 0

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from resumable.saved import Saved, dump
+from resumable.saved.snapshot import Snapshot, dump
 from resumable.state import ResumptionState
 from resumable.testing.chains import Chain, Session, Setup
 from resumable.testing.coverage import covered, killed
@@ -167,7 +167,7 @@ def _beginning(chain: Chain) -> str | None:
     if not chain.start:
         return None
     if any(session.setup.drop_last is True for session in chain.sessions):  # a bare count would take tails for left out
-        return json.dumps(dump(Saved(chain.start, *first_place(chain.length, chain.start)[1:])))
+        return json.dumps(dump(Snapshot(chain.start, *first_place(chain.length, chain.start)[1:])))
     return json.dumps({"consumed_samples": chain.start})
 
 

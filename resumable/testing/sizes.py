@@ -9,7 +9,7 @@ from random import Random
 from typing import Final, Literal
 
 from resumable.protocols import BatchSchedule
-from resumable.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 
 __all__ = ["Sizes", "divisor_of", "draw_sizes", "draw_unit", "logarithmic"]
 

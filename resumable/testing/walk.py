@@ -13,9 +13,9 @@ from typing import TypeAlias
 from resumable.protocols import Order
 from resumable.testing.chains import Setup
 
-__all__ = ["Place", "Round", "first_place", "settled", "size_at", "walk"]
+__all__ = ["LoaderPosition", "Round", "first_place", "settled", "size_at", "walk"]
 
-Place: TypeAlias = tuple[int, int, int]
+LoaderPosition: TypeAlias = tuple[int, int, int]
 """(consumed samples, epoch, offset)."""
 
 
@@ -28,8 +28,8 @@ class Round:
     *begins* to *ends*.
     """
 
-    begins: Place
-    ends: Place
+    begins: LoaderPosition
+    ends: LoaderPosition
     number: int
     of_step: int
     samples: list[int]
@@ -78,7 +78,7 @@ def size_at(setup: Setup, consumed: int, /) -> int:
     return size - size % setup.per_round if sizes.rounds_down else size
 
 
-def settled(length: int, setup: Setup, at: Place, /) -> Place:
+def settled(length: int, setup: Setup, at: LoaderPosition, /) -> LoaderPosition:
     """*at*, or the start of the next epoch where this one has no step left."""
     consumed, epoch, offset = at
     left = length - offset
@@ -87,12 +87,12 @@ def settled(length: int, setup: Setup, at: Place, /) -> Place:
     return at
 
 
-def first_place(length: int, start: int) -> Place:
+def first_place(length: int, start: int) -> LoaderPosition:
     """Where a run stands that has consumed *start* samples, with nothing left out."""
     return start, start // length, start % length
 
 
-def walk(order: Order, setup: Setup, at: Place, /) -> Iterator[Round]:
+def walk(order: Order, setup: Setup, at: LoaderPosition, /) -> Iterator[Round]:
     """The rounds of the run from *at* on, without end.
 
     >>> from itertools import islice

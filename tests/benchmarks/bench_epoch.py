@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ResumableLoader, Shuffled
-from resumable.batching import Batching
-from resumable.sampler import OrderFeed
+from resumable.feeds.order_feed import OrderFeed
+from resumable.steps.batch_plan import BatchPlan
 
 from .figures import Figure, interleaved
 
@@ -84,7 +84,7 @@ def _rate_of_blocks(n: int) -> float:
 
 
 def _rate_of_batches(n: int) -> float:
-    return _rate(OrderFeed(Shuffled(n, seed=1), Batching(n, BATCH_SIZE)).batches(0, max(0, n - INDICES)), n)
+    return _rate(OrderFeed(Shuffled(n, seed=1), BatchPlan(n, BATCH_SIZE)).batches(0, max(0, n - INDICES)), n)
 
 
 def _rate_of_plain(n: int) -> float:

@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from resumable.order import Shuffled
+from resumable.orders.orders import Shuffled
 
 LENGTHS = (10**4, 10**6, 10**9, 10**12)
 BLOCKS = (16_384, 1_024, 32)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
 Round: TypeAlias = "tuple[tuple[int, ...], ...]"
-Trained: TypeAlias = "tuple[int, tuple[Round, ...]]"
+EpochCount: TypeAlias = "tuple[int, tuple[Round, ...]]"
 """The epoch of an optimizer step, and its rounds."""
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Part:
 class Walk:
     """What was trained, where it stopped, and how many parts came to their end before the run did."""
 
-    steps: list[Trained]
+    steps: list[EpochCount]
     epoch: int = 0
     offset: int = 0
     ended: int = 0
@@ -190,7 +190,7 @@ def rounds_of(order: Sequence[int], part: Part, *, drop_last: bool) -> int:
     return len(order) // part.per_round if drop_last else -(-len(order) // part.per_round)
 
 
-def trained(actual: Run) -> list[Trained]:
+def trained(actual: Run) -> list[EpochCount]:
     """The steps of a run, in the form of the rule."""
     return [
         (step.epoch, tuple(tuple(tuple(flat(ids)) for ids in ranks) for _, ranks in step.batches))

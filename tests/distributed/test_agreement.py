@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from resumable import AgreementError, MismatchError, ResumableLoader, ResumptionState, StateError, resumable
 from resumable.adapters.distributed import AllGather, Ranks
-from resumable.records import RECORD_BYTES, check_agreement, record_of
+from resumable.saved.agreement import RECORD_BYTES, check_agreement, record_of
 from tests.lightning.cuts import saved_after_step
 from tests.lightning.harness import Scenario, numbers
 from tests.reference import Loader

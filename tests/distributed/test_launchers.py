@@ -11,11 +11,11 @@ import pytest
 
 from tests.lightning.harness import Scenario
 
-from .harness import Part, Trained, orders_of, rule
+from .harness import EpochCount, Part, orders_of, rule
 from .script import BATCH_SIZE, SAMPLES
 
 
-def start(folder: Path, strategy: str, ranks: int, max_steps: int = -1) -> list[Trained]:
+def start(folder: Path, strategy: str, ranks: int, max_steps: int = -1) -> list[EpochCount]:
     """One session of the script, and the steps that were trained so far."""
     words = [strategy, str(ranks), str(folder), str(max_steps)]
     done = subprocess.run(

@@ -11,8 +11,8 @@ import pytest
 import torch.distributed as dist
 
 from resumable import agree_to_stop, stop_on
-from resumable.preemption import stop_requested
-from tests.lightning.cuts import Place
+from resumable.stopping.signals import stop_requested
+from tests.lightning.cuts import LoaderPosition
 from tests.lightning.harness import Scenario
 from tests.lightning.test_preemption import Asked, asked
 
@@ -55,7 +55,7 @@ def test_a_group_of_ranks_agrees_alone() -> None:
     assert ([3, 3, 10], [True, True, False]) == in_ranks(3, partial(steps_until_asked, 1, 2, ranks_in_group=2))
 
 
-def asked_on_rank(rank: int, hook: str, place: Place, number: signal.Signals = signal.SIGTERM) -> Asked:
+def asked_on_rank(rank: int, hook: str, place: LoaderPosition, number: signal.Signals = signal.SIGTERM) -> Asked:
     """The signal comes to one rank alone."""
 
     def act(trainer: L.Trainer) -> None:

@@ -26,9 +26,9 @@ from tests.lightning.cuts import (
 )
 from tests.lightning.harness import Scenario
 from tests.lightning.test_schedules import data_of
-from tests.reference import Place, Setup, run_of
+from tests.reference import LoaderPosition, Setup, run_of
 
-from .harness import Session, Trained, orders_of, refusal, run, trained, uncut
+from .harness import EpochCount, Session, orders_of, refusal, run, trained, uncut
 
 SIZES = ((0, 12), (36, 24))
 EPOCHS = 3
@@ -49,14 +49,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use `self.l
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 
 
-def walked(scenario: Scenario, *parts: tuple[int, int, int]) -> tuple[list[Trained], Place]:
+def walked(scenario: Scenario, *parts: tuple[int, int, int]) -> tuple[list[EpochCount], LoaderPosition]:
     """The steps of these parts by the rule, sample by sample, and the place behind them.
 
     A part is its number of ranks, its micro batch, and how many steps of the run are done at its end.
     """
     orders = orders_of(Scenario(samples=scenario.samples, shuffle=scenario.shuffle))
-    done: list[Trained] = []
-    at: Place = (0, 0, 0)
+    done: list[EpochCount] = []
+    at: LoaderPosition = (0, 0, 0)
     for ranks, micro, stop in parts:
         for step in run_of(Setup(scenario.samples, micro, ranks, SIZES, scenario.drop_last), at):
             if len(done) == stop or step.begins[1] == EPOCHS:

@@ -28,9 +28,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from resumable import StateError, statefile
-from resumable.statefile import read, write
-from resumable.statetext import render
+from resumable import StateError
+from resumable.saved import file as statefile
+from resumable.saved.file import read, write
+from resumable.saved.file_text import render
 
 
 def state(number: int) -> dict[str, Any]:

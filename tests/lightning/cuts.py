@@ -39,7 +39,7 @@ _FILE = "cut"
 _STEPS = ("training_step", "validation_step")
 """The places that no callback sees; the module itself tells when it comes there."""
 
-Place: TypeAlias = "tuple[int, int]"
+LoaderPosition: TypeAlias = "tuple[int, int]"
 When: TypeAlias = "Callable[[L.Trainer], bool]"
 
 
@@ -108,7 +108,7 @@ class _InHook(L.Callback):
             self._action(trainer)
 
 
-def at(place: Place) -> When:
+def at(place: LoaderPosition) -> When:
     """True in the hooks around the batch at *place*."""
     return lambda trainer: (trainer.current_epoch, trainer.fit_loop.batch_idx) == place
 
@@ -155,30 +155,30 @@ def saved_at_epoch_end(epoch: int) -> Cut:
     return Cut(f"end_of_epoch_{epoch}", saver, "on_train_batch_end", at((epoch + 1, 1)), _kill)
 
 
-def saved_at_validation(before: Place) -> Cut:
+def saved_at_validation(before: LoaderPosition) -> Cut:
     """Saved at the end of each validation; the last one before the batch at *before* counts."""
     saver = _checkpoint(save_on_train_epoch_end=False)
     return Cut(f"validation_before_{before}", saver, "on_train_batch_end", at(before), _kill)
 
 
-def raised_in(hook: str, place: Place, saver: Callable[[Path], L.Callback] | None = None) -> Cut:
+def raised_in(hook: str, place: LoaderPosition, saver: Callable[[Path], L.Callback] | None = None) -> Cut:
     """Saved on the way out of an exception in *hook* at *place*."""
     saver = saver or _checkpoint(save_on_exception=True, every_n_train_steps=0)
     return Cut(f"raised_in_{hook}_{place}", saver, hook, at(place), _kill)
 
 
-def raised_with_on_exception_checkpoint(hook: str, place: Place) -> Cut:
+def raised_with_on_exception_checkpoint(hook: str, place: LoaderPosition) -> Cut:
     """The same, saved by OnExceptionCheckpoint."""
     return raised_in(hook, place, lambda folder: OnExceptionCheckpoint(folder, _FILE))
 
 
-def interrupted(hook: str, place: Place) -> Cut:
+def interrupted(hook: str, place: LoaderPosition) -> Cut:
     """Ctrl-C in *hook* at *place*; Lightning saves, and ends the process."""
     cut = raised_in(hook, place)
     return replace(cut, name=f"ctrl_c_in_{hook}_{place}", action=_press_ctrl_c, ends_with=SystemExit)
 
 
-def sigterm(hook: str, place: Place) -> Cut:
+def sigterm(hook: str, place: LoaderPosition) -> Cut:
     """SIGTERM in *hook* at *place*; Lightning ends the batch, raises and saves."""
     cut = raised_in(hook, place)
     return replace(
@@ -186,14 +186,14 @@ def sigterm(hook: str, place: Place) -> Cut:
     )
 
 
-def sigkill(place: Place, every_n_steps: int) -> Cut:
+def sigkill(place: LoaderPosition, every_n_steps: int) -> Cut:
     """SIGKILL at *place*, in a process of its own that saves every *every_n_steps* optimizer steps."""
     saver = _checkpoint(every_n_train_steps=every_n_steps)
     kill = partial(_send, signal.SIGKILL)
     return Cut(f"sigkill_{place}", saver, "training_step", at(place), kill, ends_with=None, kills_process=True)
 
 
-def stopped(place: Place) -> Cut:
+def stopped(place: LoaderPosition) -> Cut:
     """`trainer.should_stop` behind the batch at *place* (as `max_time` sets it), and saved when `fit` has returned."""
     return Cut(f"stopped_{place}", None, "on_train_batch_end", at(place), _stop, ends_with=None)
 
@@ -208,7 +208,7 @@ def raised_after(batches: int) -> Cut:
     return Cut(f"raised_after_{batches}", saver, "training_step", lambda _: next(numbers) == batches, _kill)
 
 
-def saved_in(hook: str, place: Place) -> Cut:
+def saved_in(hook: str, place: LoaderPosition) -> Cut:
     """Saved by hand in *hook* at *place*; the session dies one batch later."""
 
     def saver(folder: Path) -> L.Callback:

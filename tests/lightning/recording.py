@@ -99,7 +99,7 @@ class Recording(L.LightningModule):
         self.history = History.load(checkpoint["history"])
 
 
-class Scheduled(Recording):
+class StepPlan(Recording):
     """One learning-rate schedule that moves with each step, and one that moves with each epoch, on two optimizers' worth."""
 
     def configure_optimizers(self) -> Any:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .cuts import Cut, Place, interrupted, on_any_exception, raised_after, raised_in, saved_in, stopped
+from .cuts import Cut, LoaderPosition, interrupted, on_any_exception, raised_after, raised_in, saved_in, stopped
 from .harness import Run, Scenario, changed, check, uninterrupted
 
 EPOCHS = 3
-ENDS: list[Callable[[Place], Cut]] = [
+ENDS: list[Callable[[LoaderPosition], Cut]] = [
     lambda place: raised_in("on_train_batch_start", place, on_any_exception),
     lambda place: raised_in("training_step", place, on_any_exception),
     lambda place: raised_in("on_train_batch_end", place, on_any_exception),

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resumable import ResumptionWarning, stop_on
-from resumable.preemption import request_stop, stop_requested, watched
+from resumable.stopping.signals import request_stop, stop_requested, watched
 
-from .cuts import Cut, Killed, Place, at, checkpoint_in
+from .cuts import Cut, Killed, LoaderPosition, at, checkpoint_in
 from .harness import Numbers, Scenario, check, numbers, run_of, train, trainer_of, uninterrupted
-from .recording import Recording, Scheduled, TwoOptimizers
+from .recording import Recording, StepPlan, TwoOptimizers
 
 FORK = multiprocessing.get_context("fork")
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
@@ -61,7 +61,7 @@ def saver_in(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, filename="cut", enable_version_counter=False, every_n_train_steps=0)
 
 
-def asked(hook: str, place: Place, number: signal.Signals = TERM) -> Asked:
+def asked(hook: str, place: LoaderPosition, number: signal.Signals = TERM) -> Asked:
     """*number* comes in *hook* at *place*, and Lightning's own SystemExit ends the fit."""
     return Asked(
         f"asked_by_{number.name}_in_{hook}_{place}",
@@ -98,7 +98,7 @@ def test_the_fit_ends_behind_an_accumulation_window(cut: Cut, accumulation: int)
     check(Scenario(module=Counting, trainer={"accumulate_grad_batches": accumulation}), cut)
 
 
-@pytest.mark.parametrize("module", [Scheduled, TwoOptimizers])
+@pytest.mark.parametrize("module", [StepPlan, TwoOptimizers])
 def test_other_modules(module: Callable[[], Recording]) -> None:
     """However the module steps, over a chain of sessions."""
     cuts = asked("training_step", (0, 2)), asked("training_step", (1, 4), USR1), asked("training_step", (2, 5))
@@ -221,7 +221,7 @@ def test_a_fast_dev_run_saves_nothing(tmp_path: Path) -> None:
 class Sends(L.Callback):
     """Sends a signal before the batch at this place."""
 
-    def __init__(self, place: Place, number: signal.Signals) -> None:
+    def __init__(self, place: LoaderPosition, number: signal.Signals) -> None:
         self._when, self._number = at(place), number
 
     def on_train_batch_start(
@@ -292,7 +292,7 @@ def test_slurm_puts_the_job_into_the_queue_again(
 class Halts(L.Callback):
     """Tells the test at one place of a session that it has come there, and waits to go on."""
 
-    def __init__(self, hook: str, place: Place) -> None:
+    def __init__(self, hook: str, place: LoaderPosition) -> None:
         self._when = at(place)
         setattr(self, hook, self._reach)
 
@@ -373,7 +373,7 @@ def exit_code(number: signal.Signals, *session: Any) -> int | None:
     return code  # None: it did not end
 
 
-def check_processes(scenario: Scenario, folder: Path, *places: tuple[str, Place, signal.Signals]) -> None:
+def check_processes(scenario: Scenario, folder: Path, *places: tuple[str, LoaderPosition, signal.Signals]) -> None:
     """One session for each place, in a process of its own that exits with 0, and a last one here."""
     checkpoint = None
     for number, (hook, place, signalled) in enumerate(places):

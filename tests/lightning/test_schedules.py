@@ -22,7 +22,7 @@ from resumable import (
     resumable,
     resumption_of,
 )
-from resumable.adapters.lightning.scheduled import Window
+from resumable.adapters.lightning.schedule_progress import Window
 from tests.reference import Setup, run_of
 
 from .cuts import (
@@ -38,7 +38,7 @@ from .cuts import (
     stopped,
 )
 from .harness import PlainNumbers, Run, Scenario, changed, check, numbers, resumed, train, trainer_of, uninterrupted
-from .recording import Recording, Scheduled, flat
+from .recording import Recording, StepPlan, flat
 
 EPOCHS = 3
 SIZES = ((0, 4), (20, 8), (40, 12))
@@ -55,7 +55,7 @@ def data_of(schedule: BatchSchedule, *, rounds_down: bool = False) -> Callable[[
     return Numbers
 
 
-RAMP = Scenario(data=data_of(STEPS), module=Scheduled)
+RAMP = Scenario(data=data_of(STEPS), module=StepPlan)
 SCENARIOS: dict[str, Scenario] = {
     "shuffled": RAMP,
     "by steps": replace(RAMP, trainer={"max_epochs": -1, "max_steps": 12}),

@@ -21,7 +21,7 @@ from .cuts import (
     stopped,
 )
 from .harness import Scenario, check, repeated_and_lost, resumed, uninterrupted
-from .recording import Budgeted, EndsEpochsEarly, Plateau, Scheduled, TwoOptimizers
+from .recording import Budgeted, EndsEpochsEarly, Plateau, StepPlan, TwoOptimizers
 
 BATCHES = range(7)
 
@@ -106,7 +106,7 @@ def test_manual_optimization_with_two_optimizers(cut: Cut, num_workers: int, lim
     check(Scenario(module=TwoOptimizers, num_workers=num_workers, trainer=limit), cut)
 
 
-SCHEDULED = Scenario(module=Scheduled)
+SCHEDULED = Scenario(module=StepPlan)
 SCHEDULED_CUTS = [
     saved_after_step(3),
     saved_after_step(6),

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from .cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
 from .harness import PlainNumbers, Run, Scenario, numbers, resumed, train, uninterrupted
-from .recording import EndsEpochsEarly, Recording, Scheduled, TwoOptimizers
+from .recording import EndsEpochsEarly, Recording, StepPlan, TwoOptimizers
 
 if TYPE_CHECKING:
     import lightning as L
@@ -36,7 +36,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"overfit_batches": 0.5},
     {"fast_dev_run": 3},
 ]
-MODULES = [Recording, Scheduled, TwoOptimizers, EndsEpochsEarly]
+MODULES = [Recording, StepPlan, TwoOptimizers, EndsEpochsEarly]
 
 
 def shape(run: Run) -> tuple[object, ...]:

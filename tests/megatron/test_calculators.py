@@ -25,8 +25,7 @@ import pytest
 
 from resumable import LinearRampup, MicrobatchCalculator, ResumptionError, ResumptionWarning, StepSchedule
 from resumable.adapters import MissingExtraError
-from resumable.calculator_schedule import schedule_in
-from resumable.calculators import find_calculator
+from resumable.data_sampler.calculators import find_calculator, schedule_in
 from tests.megatron import apex_stand_in
 
 MEGATRON = "megatron.core.num_microbatches_calculator"
@@ -364,7 +363,7 @@ def test_a_missing_megatron_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
 # The price: a process of its own for each.
 
 DECORATED = """
-import resumable.calculators, sys
+import resumable.data_sampler.calculators, sys
 from resumable import MicrobatchCalculator, resumable
 @resumable
 class Plain:
@@ -381,9 +380,9 @@ import logging, sys, warnings, torch
 warnings.simplefilter("always")
 logging.basicConfig(level=logging.DEBUG)
 filters, level = list(warnings.filters), logging.getLogger("megatron").level
-from resumable.calculators import find_calculator
+from resumable.data_sampler.calculators import find_calculator
 calculator = find_calculator()
-print(type(calculator).__module__, calculator.is_initialized, "megatron.core.parallel_state" in sys.modules)
+print(type(calculator).__name__, calculator.is_initialized, "megatron.core.parallel_state" in sys.modules)
 print(warnings.filters == filters, logging.getLogger("megatron").level == level)
 logging.disable()
 sys.modules["{MEGATRON}"].init_num_microbatches_calculator(0, [4, 4, 30], 16, 2, 2)
@@ -406,5 +405,5 @@ def test_nothing_is_imported_before_a_calculator_is_asked_for() -> None:
 def test_importing_megatron_core_makes_no_noise() -> None:
     """The real megatron-core misses Transformer Engine and Apex aloud; where this package imports it nobody hears it."""
     megatron_core()
-    expected = ["resumable.adapters.megatron False True", "True True", "True 12"]
+    expected = ["MegatronCalculator False True", "True True", "True 12"]
     assert run(FOUND) == (0, expected, "")

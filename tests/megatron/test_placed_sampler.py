@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resumable.placed_sampler import PlacedSampler
+from resumable.data_sampler.placed_loader import SeekableSampler
 
 
 class MegatronLM:
@@ -34,10 +34,10 @@ class At:
 
     offset = 0
 
-    def place(self, sampler: PlacedSampler, /) -> None:
+    def place(self, sampler: SeekableSampler, /) -> None:
         """Nobody asks."""
 
-    def start_of(self, sampler: PlacedSampler, /) -> tuple[int, int]:
+    def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
         """In the first epoch."""
         return 0, self.offset
 
@@ -50,7 +50,7 @@ def test_the_length_is_that_of_an_epochs_batches(total_samples: int, tells: str,
     """From the epoch's start; the rest is all that the sampler gives from an offset on."""
     length = total_samples if tells == "samples" else -(-total_samples // 4)
     sampler, at = MegatronLM(total_samples, 4, length, drop_last=drop_last), At()
-    own = PlacedSampler(sampler, at, samples_per_batch=4, is_cyclic=False)
+    own = SeekableSampler(sampler, at, samples_per_batch=4, is_cyclic=False)
     assert len(list(sampler)) == len(own)
     at.offset = sampler.consumed_samples = offset
     assert list(sampler) == list(own)

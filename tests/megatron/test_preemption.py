@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lightning.pytorch.utilities import CombinedLoader
 
-from resumable.shielded import Shielded
+from resumable.stopping.workers import ShieldLoader
 from tests.lightning.test_preemption import TERM, USR1, asked
 from tests.megatron import nemo_shape
 
@@ -29,4 +29,4 @@ def test_train_loaders_are_shielded(transforms: tuple[str, ...]) -> None:
     """Whoever puts Megatron's batch sampler into them, and when."""
     trainer = train(Scenario(transforms=frozenset(transforms), trainer={"max_steps": 2}))
     loaders = CombinedLoader(trainer.train_dataloader).flattened
-    assert [True] == [isinstance(loader, Shielded) for loader in loaders]
+    assert [True] == [isinstance(loader, ShieldLoader) for loader in loaders]

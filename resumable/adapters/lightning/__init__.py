@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resumable.adapters.lightning.frontier import LightningFrontier
+from resumable.adapters.lightning.data_sampler_progress import LightningSamplerProgress
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
-from resumable.adapters.lightning.loops import Restored
-from resumable.adapters.lightning.placement import Follows, place
+from resumable.adapters.lightning.placement import TrainerProgress, place
+from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
-from resumable.adapters.lightning.sampled import SampledFrontier
-from resumable.adapters.lightning.scheduled import ScheduledFrontier
-from resumable.lanes import Lane
+from resumable.adapters.lightning.restart import SavedLoops
+from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
+from resumable.loading.map_loader import TrainLoader
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
-from resumable.recorded import Recorded
-from resumable.saved import Saved
+from resumable.saved.schedule_format import LedgerSchedule
+from resumable.saved.snapshot import Snapshot
 from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
@@ -54,10 +54,10 @@ def before_build(state: ResumptionState, trainer: Any) -> None:
 def connect(
     state: ResumptionState,
     trainer: Any,
-    lanes: list[Lane],
+    lanes: list[TrainLoader],
     mode: str,
     *,
-    schedule: Recorded | None,
+    schedule: LedgerSchedule | None,
     seed_is_given: bool,
     on_mismatch: OnMismatch,
 ) -> None:
@@ -67,16 +67,18 @@ def connect(
     """
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
-    if not isinstance(frontier, LightningFrontier):
-        state.forget((LightningFrontier, SampledFrontier))
+    if not isinstance(frontier, LightningProgress):
+        state.forget((LightningProgress, LightningSamplerProgress))
         if schedule is None:
-            frontier = LightningFrontier(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+            frontier = LightningProgress(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
         else:
-            frontier = ScheduledFrontier(trainer, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
-    before = frontier.with_lanes(lanes, mode)
+            frontier = LightningScheduleProgress(
+                trainer, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch
+            )
+    before = frontier.with_loaders(lanes, mode)
     try:
         saved = state.snapshot()
-        if saved == Saved() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
+        if saved == Snapshot() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
             saved = frontier.position_without_state()
             state.load_snapshot(saved)
         if frontier.is_in_epoch:  # the epoch goes on with the loaders that it began with
@@ -99,17 +101,17 @@ def follow_sampler(
     schedule: BatchSchedule | None,
     calculator: Callable[[], MicrobatchCalculator | None],
     on_mismatch: OnMismatch,
-) -> SampledFrontier:
+) -> LightningSamplerProgress:
     """Let *sampler* count what *trainer* trains."""
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
-    if isinstance(frontier, SampledFrontier) and frontier.sampler is sampler:
+    if isinstance(frontier, LightningSamplerProgress) and frontier.sampler is sampler:
         return frontier
     if not hooks.is_loaded:
-        if isinstance(state.frontier, SampledFrontier):
+        if isinstance(state.frontier, LightningSamplerProgress):
             state.frontier.end_of_run()
-        state.forget((LightningFrontier, SampledFrontier))
-    frontier = SampledFrontier(
+        state.forget((LightningProgress, LightningSamplerProgress))
+    frontier = LightningSamplerProgress(
         sampler,
         trainer,
         schedule=schedule,
@@ -118,7 +120,7 @@ def follow_sampler(
         judge=state.judge,
         place_anew=lambda: connect_sampled(state, trainer),
     )
-    if state.snapshot() != Saved():
+    if state.snapshot() != Snapshot():
         state.connect(frontier)
     else:
         state.follow(frontier)
@@ -132,14 +134,14 @@ def connect_sampled(state: ResumptionState, trainer: Any) -> None:
     """Set the trainer's loops to the place where the sampler's count goes on."""
     hooks = hooks_of(trainer, state)
     frontier = hooks.frontier
-    if isinstance(frontier, SampledFrontier):
+    if isinstance(frontier, LightningSamplerProgress):
         _place(hooks, frontier, state.snapshot())
 
 
-def _place(hooks: Hooks, frontier: Follows, saved: Saved) -> None:
+def _place(hooks: Hooks, frontier: TrainerProgress, saved: Snapshot) -> None:
     fit = frontier.trainer.fit_loop
     if not frontier.is_running:
         if hooks.loops is None and fit.is_resuming:  # restored before these hooks were there
-            hooks.loops = Restored(fit.state_dict())
+            hooks.loops = SavedLoops(fit.state_dict())
         hooks.placement = place(frontier, hooks.loops, saved)
     hooks.is_loaded = False

@@ -6,9 +6,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from resumable.adapters.lightning.loops import Restored
-from resumable.adapters.lightning.placement import Follows, Placement
-from resumable.adapters.lightning.stopping import Stopping
+from resumable.adapters.lightning.placement import Placement, TrainerProgress
+from resumable.adapters.lightning.restart import SavedLoops
+from resumable.adapters.lightning.stopping import FitStop
 from resumable.state import ResumptionState
 
 __all__ = ["Hooks", "hooks_of"]
@@ -19,10 +19,10 @@ class Hooks:
 
     state: ResumptionState
     package: str
-    frontier: Follows | None = None
+    frontier: TrainerProgress | None = None
     placement: Placement
-    stopping: Stopping
-    loops: Restored | None = None
+    stopping: FitStop
+    loops: SavedLoops | None = None
     is_loaded = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -37,7 +37,7 @@ class Hooks:
         """Keep the loop counters, which Lightning restores from this very dict."""
         loops = checkpoint.get("loops", {}).get("fit_loop")
         if trainer.state.fn == "fit" and loops is not None:
-            self.loops = Restored(loops)
+            self.loops = SavedLoops(loops)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Leave out the loaders' own states, which a class without the decorator could not load."""
@@ -101,7 +101,7 @@ def _class_for(package: str) -> type[Any]:
 
 def _hooks(package: str, state: ResumptionState) -> Hooks:
     hooks: Hooks = _class_for(package)()
-    hooks.package, hooks.state, hooks.placement, hooks.stopping = package, state, Placement(), Stopping()
+    hooks.package, hooks.state, hooks.placement, hooks.stopping = package, state, Placement(), FitStop()
     return hooks
 
 

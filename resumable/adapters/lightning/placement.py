@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from resumable.adapters.lightning.loops import Form, Restored, has_ended, rewrite
+from resumable.adapters.lightning.restart import Form, SavedLoops, has_ended, rewrite
 from resumable.errors import warn
-from resumable.saved import Saved
+from resumable.saved.snapshot import Snapshot
 
-__all__ = ["Follows", "Placement", "place"]
+__all__ = ["TrainerProgress", "Placement", "place"]
 
 _PLATEAU = (
     "This checkpoint was saved behind an epoch's last batch, before ReduceLROnPlateau's step at the epoch's end: "
@@ -18,7 +18,7 @@ _PLATEAU = (
 )
 
 
-class Follows(Protocol):
+class TrainerProgress(Protocol):
     """A frontier that a trainer's callbacks tell what happens, as a placement asks for it."""
 
     trainer: Any
@@ -48,7 +48,7 @@ class Follows(Protocol):
         """Whether some of the epoch is trained and some is not, if *loops* is what was saved."""
         ...
 
-    def has_moved_on(self, saved: Saved, /) -> bool:
+    def has_moved_on(self, saved: Snapshot, /) -> bool:
         """Whether the epoch that *saved* lies within has no batch left: of the present size, a part is dropped."""
         ...
 
@@ -101,7 +101,7 @@ class Placement:
     built_at_epoch: int | None = None
     first_epoch_batches: int | None = None
 
-    def train_starts(self, fit: Any, frontier: Follows) -> None:
+    def train_starts(self, fit: Any, frontier: TrainerProgress) -> None:
         """Set what Lightning derives from its counters and cannot know."""
         self.first_epoch_batches = frontier.first_epoch_batches(self.behind)
         if self.form == "end" and not fit.epoch_loop.val_loop.restarted_mid_evaluation:
@@ -116,7 +116,7 @@ class Placement:
             fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
             self._validate_in(frontier.trainer, fit.max_batches)
 
-    def epoch_starts(self, fit: Any, frontier: Follows) -> None:
+    def epoch_starts(self, fit: Any, frontier: TrainerProgress) -> None:
         """Give the epochs behind a shorter first one their whole length again."""
         if (self.first_epoch_batches is not None or frontier.epochs_vary) and frontier.is_at_epochs_start:
             self.first_epoch_batches = None
@@ -147,7 +147,7 @@ class Placement:
         self.form = None
 
 
-def place(frontier: Follows, restored: Restored | None, saved: Saved, /) -> Placement:
+def place(frontier: TrainerProgress, restored: SavedLoops | None, saved: Snapshot, /) -> Placement:
     """Set the fit loop to the frontier's position, if it goes on from *restored* counters.
 
     A trainer without restored counters counts the rest of an epoch from 0.
@@ -171,7 +171,7 @@ def place(frontier: Follows, restored: Restored | None, saved: Saved, /) -> Plac
     return Placement(form, behind, built_at_epoch)
 
 
-def _form(frontier: Follows, loops: dict[str, Any], behind: int, saved: Saved) -> Form:
+def _form(frontier: TrainerProgress, loops: dict[str, Any], behind: int, saved: Snapshot) -> Form:
     epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
     ended, moved_on = has_ended(loops), frontier.has_moved_on(saved)
     form: Form = "begin"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from resumable.sharing import Shard
+from resumable.feeds.feed import Shard
 
 __all__ = ["Ranks", "shard_of"]
 

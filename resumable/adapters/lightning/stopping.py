@@ -17,14 +17,14 @@ from math import isinf
 from typing import Any
 
 from resumable.errors import warn
-from resumable.lanes import is_dataloader
-from resumable.preemption import received, request_stop, stop_requested, take_back, watched
-from resumable.shielded import shield
+from resumable.loading.dataloader import is_dataloader
+from resumable.stopping.signals import received, request_stop, stop_requested, take_back, watched
+from resumable.stopping.workers import shield
 
-__all__ = ["Stopping"]
+__all__ = ["FitStop"]
 
 
-class Stopping:
+class FitStop:
     """Whether and where a trainer's fit is to end before its time."""
 
     def __init__(self) -> None:

@@ -1,0 +1,8 @@
+"""A data sampler of NeMo's shape counts the samples, and its loaders start where the count says.
+
+progress         the count of a sampler and a trainer's steps
+placed_loader    a Megatron-style train loader whose passes begin at the count
+calculators      megatron-core's and Apex's microbatch calculators
+step_observer    what each training step takes, observed where NeMo announces its end
+stand_ins        runs a class's own methods while its trainer, sampler or calculator is still None
+"""

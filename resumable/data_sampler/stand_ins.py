@@ -1,0 +1,97 @@
+"""A mixin's own code, where what it asks for is not there yet: something stands in for it while the code runs.
+
+    state_dict        asks the trainer for its step        a trainer at the last known step
+    load_state_dict   writes into the data sampler         an object to write into
+                      tells the framework's calculator     a calculator that listens to nothing
+
+What is told to a stand-in is in the resumption state already: BioNeMo's `MegatronDataModule` and NeMo's copies of it
+fail there, on None. Everything else of the class's own code runs, so that nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, Final, TypeVar
+
+from resumable.data_sampler.calculators import FRAMEWORKS, GLOBAL
+from resumable.data_sampler.progress import ATTRIBUTES
+
+__all__ = ["run"]
+
+T = TypeVar("T")
+_ASKED = ("compute_consumed_samples", *ATTRIBUTES)
+_TRAINER: Final = "trainer"
+
+
+def run(method: Callable[[], T], owner: Any, sampler: str, /) -> T:
+    """What *method* of *owner* returns, begun again with a stand-in for each thing that it finds to be None.
+
+    *sampler* names the attribute that holds the data sampler. Any other error is raised as it is.
+
+    >>> class Mixin:
+    ...     trainer = data_sampler = None
+    ...
+    ...     def state_dict(self):
+    ...         return {"consumed_samples": self.trainer.global_step, "mine": 1}
+    >>> mixin = Mixin()
+    >>> run(mixin.state_dict, mixin, "data_sampler"), mixin.trainer
+    ({'consumed_samples': 0, 'mine': 1}, None)
+    """
+    stood_in: set[str] = set()
+    with ExitStack() as stack:
+        while True:
+            try:
+                return method()
+            except AttributeError as error:  # noqa: PERF203  # a few times at most
+                lacking = _lacking(error, owner, sampler)
+                if lacking is None or lacking in stood_in or not _stand_in(stack, owner, lacking):
+                    raise
+                stood_in.add(lacking)
+
+
+def _lacking(error: AttributeError, owner: Any, sampler: str) -> str | None:
+    """What was None when *error* came: the trainer, the data sampler in its attribute, or the calculator."""
+    if error.obj is owner and error.name == _TRAINER:
+        return _TRAINER
+    if error.obj is not None:
+        return None
+    # where an attribute of None is set, older Pythons tell what lacks in the text alone
+    name = error.name or str(error).rpartition(" ")[2].strip("'")
+    if name == "update":
+        return GLOBAL
+    lacking = {"global_step": _TRAINER, **dict.fromkeys(_ASKED, sampler)}.get(name)
+    return lacking if lacking is None or getattr(owner, lacking, None) is None else None
+
+
+def _stand_in(stack: ExitStack, owner: Any, name: str) -> bool:
+    """Let something stand in for *name* until *stack* is closed; False where nothing can."""
+    if name == GLOBAL:
+        return _stand_in_for_calculator(stack)
+    had = name in vars(owner)
+    step = SimpleNamespace(global_step=getattr(owner, "init_global_step", 0))
+    counts = SimpleNamespace(compute_consumed_samples=lambda _=0: 0, **dict.fromkeys(ATTRIBUTES, 0))
+    try:
+        setattr(owner, name, step if name == _TRAINER else counts)
+    except AttributeError:  # a property
+        return False
+    stack.callback(lambda: setattr(owner, name, None) if had else delattr(owner, name))
+    return True
+
+
+class _Deaf:
+    """A calculator for whoever tells one and does not ask it."""
+
+    def update(self, *_: object, **__: object) -> None:
+        """Nobody is there to be told."""
+
+
+def _stand_in_for_calculator(stack: ExitStack) -> bool:
+    found = [sys.modules[name] for name in FRAMEWORKS if name in sys.modules]
+    empty = [module for module in found if getattr(module, GLOBAL, module) is None]
+    for module in empty:
+        setattr(module, GLOBAL, _Deaf())
+        stack.callback(setattr, module, GLOBAL, None)
+    return bool(empty)

@@ -1,0 +1,192 @@
+"""A user's own sampler as epochs: each seeded by itself, replayed on its indices alone.
+
+Torch's samplers draw from torch's global random stream, others from NumPy's or Python's. For the time of a draw all
+three are set from (seed, epoch), and put back afterwards, so that the draws are the same in every session and the
+training's own random numbers are as if no sampler had drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from resumable.errors import ReplayError, explain
+from resumable.orders.canary import AHEAD, digest_of
+from resumable.orders.permutation import stream_key
+
+if TYPE_CHECKING:
+    from torch.utils.data import Sampler
+
+__all__ = ["Epochs", "ReplayedSampler", "replay"]
+
+_CHUNK = 4096
+"""Draws between two switches of the random streams: enough that the switch (some 20 µs) does not count."""
+
+
+def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = False) -> Iterator[Any]:
+    """What *sampler* yields in *epoch*, drawn from (seed, epoch) alone.
+
+    With *verify*, the first draws are made twice and compared.
+
+    Raises:
+        ReplayError: if the sampler gave other draws the second time.
+    """
+    if verify:
+        _verify(sampler, seed, epoch)
+    streams = _Streams(sampler, seed, epoch)
+    with streams.switched():
+        draws = iter(sampler)
+        chunk = list(islice(draws, _CHUNK))
+    while chunk:
+        yield from chunk
+        with streams.switched():
+            chunk = list(islice(draws, _CHUNK))
+
+
+class Epochs:
+    """The epochs of a user's sampler, each drawn from its beginning, and the canaries of those that have begun.
+
+    *batched* says that it yields lists of indices. The first draws of all are made twice and compared.
+    """
+
+    def __init__(self, sampler: Iterable[Any], seed: int, *, batched: bool = False) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self._batched = batched
+        self._is_verified = False
+        self._canaries: dict[int, str | None] = {}
+        self._begun: tuple[int, Iterator[Any]] = (-1, iter(()))
+
+    def begin(self, epoch: int, /) -> Iterator[Any]:
+        """What the sampler yields in *epoch*, from its first draw on.
+
+        Raises:
+            ReplayError: as `replay`.
+        """
+        begun, self._begun = self._begun, (-1, iter(()))
+        if begun[0] == epoch:
+            return begun[1]
+        draws = replay(self.sampler, self.seed, epoch, verify=not self._is_verified)
+        head = list(islice(draws, AHEAD))
+        self._is_verified = True
+        indices = list(islice(chain.from_iterable(head), AHEAD)) if self._batched else head
+        # the position may still be in the epoch before, where workers have begun the next
+        kept = {known: canary for known, canary in self._canaries.items() if known in (epoch - 1, epoch + 1)}
+        self._canaries = {**kept, epoch: digest_of(indices)}
+        return chain(head, draws)
+
+    def canary(self, epoch: int, /, *, looks: bool) -> str | None:
+        """The canary of *epoch*; None where it has not begun, unless somebody *looks*: then its draws begin."""
+        if looks and epoch not in self._canaries:
+            self._begun = (epoch, self.begin(epoch))
+        return self._canaries.get(epoch)
+
+
+class ReplayedSampler:
+    """A user's own sampler, drawn in order; going back means drawing the epoch anew, on its indices alone."""
+
+    def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.kind = kind or type(sampler).__qualname__
+        self._epochs = Epochs(sampler, seed)
+        self._at: tuple[int, int] = (-1, 0)
+        self._draws: Iterator[Any] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
+
+    def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
+        """What the sampler yields at the places *start* to *stop* of *epoch*; fewer where it ends before."""
+        if self._at != (epoch, start):
+            self._draws = self._epochs.begin(epoch)
+            deque(islice(self._draws, start), maxlen=0)
+        drawn = list(islice(self._draws, stop - start))
+        self._at = (epoch, start + len(drawn))
+        return drawn
+
+    def canary(self, epoch: int, /, *, looks: bool) -> str | None:
+        """The canary of *epoch*'s first draws; see `Epochs.canary`."""
+        return self._epochs.canary(epoch, looks=looks)
+
+
+class _Streams:
+    """The random streams that a sampler may draw from, and their states between two draws."""
+
+    def __init__(self, sampler: Iterable[Any], seed: int, epoch: int) -> None:
+        self._generators = [g for g in (getattr(s, "generator", None) for s in _chain(sampler)) if g is not None]
+        set_epochs = [getattr(s, "set_epoch", None) for s in _chain(sampler)]
+        for set_epoch in set_epochs:
+            if callable(set_epoch):
+                set_epoch(epoch)
+        self._seed: int | None = stream_key(0, seed, epoch)
+        self._states: list[Any] = []
+
+    @contextmanager
+    def switched(self) -> Generator[None]:
+        """Draw from the sampler's streams; afterwards the process's own are as before."""
+        outside = self._get()
+        if self._seed is None:
+            self._set(self._states)
+        else:
+            self._set_seed(self._seed)
+            self._seed = None
+        try:
+            yield
+        finally:
+            self._states = self._get()
+            self._set(outside)
+
+    def _get(self) -> list[Any]:
+        own = [generator.get_state() for generator in self._generators]
+        return [torch.random.get_rng_state(), random.getstate(), np.random.get_state(), own]
+
+    def _set(self, states: list[Any]) -> None:
+        torch.random.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        for generator, state in zip(self._generators, states[3], strict=True):
+            generator.set_state(state)
+
+    def _set_seed(self, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        for generator in self._generators:
+            generator.manual_seed(seed)
+
+
+def _chain(sampler: Iterable[Any]) -> list[Any]:
+    """A batch sampler and the sampler inside it, in the order from outside to inside."""
+    found: list[Any] = [sampler]
+    while (inner := getattr(found[-1], "sampler", None)) is not None and inner not in found:
+        found.append(inner)
+    return found
+
+
+def _verify(sampler: Iterable[Any], seed: int, epoch: int) -> None:
+    first, second = (list(islice(replay(sampler, seed, epoch), _CHUNK)) for _ in range(2))
+    if first == second:
+        return
+    unlike = (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    at = next(unlike, min(len(first), len(second)))
+    raise ReplayError(
+        explain(
+            f"{type(sampler).__name__} does not repeat itself, so no resume with it could be exact.",
+            [
+                ("epoch", epoch),
+                ("draw", at),
+                ("first time", first[at : at + 1]),
+                ("second time", second[at : at + 1]),
+            ],
+            "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
+            "order from the epoch that `set_epoch(epoch)` tells it; it must not remember its last iteration.",
+        )
+    )

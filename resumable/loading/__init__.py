@@ -1,0 +1,9 @@
+"""DataLoaders that start where they are told, and the count of what a loop takes from them.
+
+dataloader       a DataLoader whose passes are started by a callback
+loop_progress    the progress of a loop: what was yielded, or committed
+cursor           how far a loop has read, and how far it has trained
+map_loader       a train loader over a map-style dataset
+stream_loader    a train loader over an iterable dataset or any other iterable
+arguments        the arguments of a ResumableLoader, checked
+"""

@@ -1,0 +1,162 @@
+"""How far a loop has read, and how far it has trained: two places in one order.
+
+    trained frontier      read so far
+      ▼                     ▼
+    ──┴──┬──┬──┬──┬──┬──┬──┬┴─────►      prefetched batches lie further right and count for nothing
+         └─ uncommitted ───┘
+
+A loop that calls `commit()` after its optimizer steps says itself what is trained. In any other loop a batch
+that was yielded counts as trained, but for one case: a pass that was left after a single batch, with nothing
+saved since, was a look at the data (`next(iter(loader))`) and moves nothing.
+
+Where a schedule groups batches into optimizer steps, the trained frontier is always where a step begins: a step
+counts when its last batch was yielded, or is committed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resumable.errors import ResumptionError, explain, warn
+from resumable.position import Position
+from resumable.steps.batch_plan import BatchPlan
+from resumable.steps.step_plan import Step, StepPlan
+
+__all__ = ["Cursor", "Pass"]
+
+_LOOKED_TWICE = (
+    "Two passes were left after one batch: such a pass is taken for a look at the data, and the next one begins with "
+    "the same batch.\nKeep one iterator, or call loader.state.commit() after the step to train single batches."
+)
+
+
+class Pass:
+    """One iteration over the rest of an epoch. The loader adds to *taken* as it yields.
+
+    With a schedule, *step* is the step that the last batch belongs to, and what was taken before it.
+    """
+
+    __slots__ = ("begun_at", "ended", "is_running", "step", "taken")
+
+    def __init__(self, begun_at: Position, /) -> None:
+        self.begun_at = begun_at
+        self.taken = 0
+        self.ended = False
+        self.step: tuple[Step, int] | None = None
+        self.is_running: Callable[[], bool] = _never
+
+    def __getstate__(self) -> tuple[Position, int, bool, tuple[Step, int] | None]:
+        return self.begun_at, self.taken, self.ended, self.step
+
+    def __setstate__(self, kept: tuple[Position, int, bool, tuple[Step, int] | None]) -> None:
+        self.begun_at, self.taken, self.ended, self.step = kept
+        self.is_running = _never  # a copy has nobody who iterates it
+
+    @property
+    def of_step(self) -> int:
+        """Batches that were yielded of the present step."""
+        return self.taken if self.step is None else self.taken - self.step[1]
+
+
+class Cursor:
+    """The reading place and the trained frontier of one loader.
+
+    >>> cursor = Cursor(BatchPlan(length=10, batch_size=4))
+    >>> this = cursor.begin()
+    >>> this.taken += 1
+    >>> cursor.position
+    Position(consumed_samples=4, epoch=0, offset=4)
+    """
+
+    __slots__ = ("_committed", "_looks", "_saved_at", "batching", "commits", "current")
+
+    def __init__(
+        self, batching: BatchPlan | StepPlan, position: Position = Position(), /, *, commits: bool = False
+    ) -> None:
+        self.batching = batching
+        self.seek(position, commits=commits)
+
+    def seek(self, position: Position, /, *, commits: bool) -> None:
+        """Stand at *position*, with nothing read beyond it."""
+        self.commits = commits
+        self.current = Pass(self.batching.canonical(position))
+        self._committed = self.current.begun_at
+        self._saved_at = -1
+        self._looks = 0
+
+    @property
+    def read(self) -> Position:
+        """The place behind the last batch that was yielded; with a schedule, behind the last step that is complete."""
+        this = self.current
+        if this.step is None:
+            return self.batching.advance(this.begun_at, this.taken)
+        step, before = this.step
+        return step.ends if this.taken - before == step.batches else step.begins
+
+    @property
+    def step_batches(self) -> int:
+        """Batches of the optimizer step that is being trained, or of the next one where that is committed or over."""
+        this = self.current
+        if this.step is not None and this.is_running():
+            step, _ = this.step
+            if not (self.commits and self._committed == step.ends):
+                return step.batches
+        return self.batching.step_batches(self.next_start)
+
+    @property
+    def position(self) -> Position:
+        """The trained frontier."""
+        if self.commits:
+            return self._committed
+        this = self.current  # `read`, written out: a state saved after every batch asks for it each time
+        return self.batching.advance(this.begun_at, this.taken) if this.step is None else self.read
+
+    def commit(self) -> None:
+        """Everything yielded so far is trained; from now on only what is committed counts.
+
+        Raises:
+            ResumptionError: in the middle of a step whose size a schedule tells.
+        """
+        this = self.current
+        if this.step is not None and 0 < this.of_step < this.step[0].batches:
+            raise ResumptionError(
+                explain(
+                    "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
+                    [("micro batches of the step", this.step[0].batches), ("yielded of them", this.of_step)],
+                    "Accumulate loader.num_microbatches of them, then step and commit.",
+                )
+            )
+        self.commits = True
+        self._committed = self.read
+
+    def note_saved(self) -> None:
+        """A saved position was handed out: what it counts as trained stays counted."""
+        self._saved_at = self.current.taken
+
+    @property
+    def next_start(self) -> Position:
+        """Where the next pass begins: at the trained frontier, or in the next epoch where the last pass has ended."""
+        last = self.current
+        if last.ended or not last.taken:
+            return self.read
+        if self.commits:
+            return self._committed
+        return last.begun_at if self._was_a_look else self.read
+
+    @property
+    def _was_a_look(self) -> bool:
+        last = self.current
+        return last.taken == 1 and not last.ended and not self.commits and self._saved_at != 1
+
+    def begin(self) -> Pass:
+        """Open a pass at `next_start`; warn where one batch is looked at again and again."""
+        self._looks = self._looks + 1 if self._was_a_look else 0
+        if self._looks == 2:
+            warn(_LOOKED_TWICE)
+        self.current = Pass(self.next_start)
+        self._saved_at = -1
+        return self.current
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,182 @@
+"""The run's stretches: which configuration trained which steps and which samples.
+
+    steps     0 ──────────── 400 ─────────── 460 ──────►
+    samples   0 ──────────── 12,800 ──────── 16,640 ───►
+              │ 32 per step  │ 64 per step   │ 2 ranks x 32
+
+One entry for each change of configuration, so a run that never changes has one entry for ever.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+from resumable.position import Position
+from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
+from resumable.steps.batch_plan import BatchPlan, DropLast
+from resumable.steps.step_plan import StepPlan
+
+__all__ = ["Ledger", "Stretch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the run with one configuration, from its first step on.
+
+    An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size*
+    ranks; the steps begin anew with each epoch, so an epoch's last step may take fewer. With a *schedule*, that says
+    what a step takes.
+    """
+
+    step: int = 0
+    sample: int = 0
+    epoch: int = 0
+    offset: int = 0
+    length: int = 1
+    micro_batch_size: int = 1
+    data_parallel_size: int = 1
+    accumulation: int = 1
+    num_workers: int = 0
+    drop_last: DropLast = False
+    limit: int | None = None
+    schedule: LedgerSchedule | None = None
+
+    @property
+    def begins(self) -> Position:
+        """The stretch's first place."""
+        return Position(self.sample, self.epoch, self.offset)
+
+    @property
+    def plan(self) -> BatchPlan | StepPlan:
+        """The batches that a loader yields, grouped into steps where a schedule says how."""
+        return self.batching if self.schedule is None else self._scheduled(self.schedule)
+
+    def _scheduled(self, schedule: LedgerSchedule) -> StepPlan:
+        known = schedule.schedule if isinstance(schedule, UserSchedule) and schedule.schedule is not None else schedule
+        return StepPlan(self.length, self.micro_batch_size, known, self.data_parallel_size, self.drop_last, self.limit)
+
+    @property
+    def batching(self) -> BatchPlan:
+        """How the stretch's epochs fall into batches."""
+        return BatchPlan(self.length, self.micro_batch_size * self.data_parallel_size, self.drop_last, self.limit)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of a whole optimizer step."""
+        return self.micro_batch_size * self.data_parallel_size * self.accumulation
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only another program knows the sizes of the steps."""
+        return isinstance(self.schedule, UserSchedule) and self.schedule.schedule is None
+
+    def same_configuration(self, other: Stretch, /) -> bool:
+        """Whether the two differ at most in where they begin."""
+        return self == replace(other, step=self.step, sample=self.sample, epoch=self.epoch, offset=self.offset)
+
+    def position_after(self, steps: int, /) -> Position:
+        """Where *steps* optimizer steps lead from the stretch's beginning."""
+        if self.schedule is not None:
+            return self._scheduled(self.schedule).after(self.begins, steps)
+        batching = self.batching
+        if batching.carries:
+            return batching.advance(self.begins, steps * self.accumulation)
+        first = batching.batches_left(self.offset)
+        first_steps = -(-first // self.accumulation)
+        if steps < first_steps:
+            batches = steps * self.accumulation
+        else:
+            whole, rest = divmod(steps - first_steps, -(-batching.batches // self.accumulation))
+            batches = first + whole * batching.batches + rest * self.accumulation
+        return batching.advance(self.begins, batches)
+
+    def steps_within(self, samples: int, /) -> int:
+        """Optimizer steps that *samples* samples after the stretch's beginning complete."""
+        if self.schedule is not None:
+            return self._scheduled(self.schedule).steps_within(self.begins, samples)
+        batching = self.batching
+        if batching.carries:
+            return samples // self.global_batch_size
+        first = batching.batches_left(self.offset)
+        first_samples = batching.offset_after(self.offset, first) - self.offset
+        if samples < first_samples:
+            return samples // self.global_batch_size
+        whole, rest = divmod(samples - first_samples, batching.offset_after(0, batching.batches))
+        per_epoch = -(-batching.batches // self.accumulation)
+        return -(-first // self.accumulation) + whole * per_epoch + rest // self.global_batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The stretches of a run in order, from step to sample and back.
+
+    >>> ledger = Ledger().note(Stretch(length=1000, micro_batch_size=10))
+    >>> ledger = ledger.note(Stretch(step=4, sample=40, offset=40, length=1000, micro_batch_size=20))
+    >>> ledger.consumed_samples_at(6), ledger.global_step_at(80)
+    (80, 6)
+    """
+
+    stretches: tuple[Stretch, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.stretches)
+
+    def __iter__(self) -> Iterator[Stretch]:
+        return iter(self.stretches)
+
+    def note(self, stretch: Stretch, /) -> Ledger:
+        """The ledger of a run that goes on as *stretch* says; itself where that changes nothing."""
+        kept = tuple(s for s in self.stretches if s.sample < stretch.sample)
+        if kept and kept[-1].same_configuration(stretch):
+            return self if len(kept) == len(self.stretches) else Ledger(kept)
+        if len(kept) < len(self.stretches) and self.stretches[len(kept)] == stretch:
+            return Ledger((*kept, self.stretches[len(kept)]))
+        return Ledger((*kept, stretch))
+
+    def going_on(self, stretch: Stretch, /) -> Ledger:
+        """The ledger of a run that goes on as *stretch* says, its first step counted from what is known here.
+
+        Where the run was trained by a schedule of which nobody knows more than the name, and goes on with another,
+        steps are counted from the beginning of that one's stretch.
+        """
+        ledger = self._knowing(stretch.schedule)
+        before = [s for s in ledger if s.sample <= stretch.sample][-1:]
+        is_known = not before or not before[0].is_unknown
+        step = ledger.global_step_at(stretch.sample) if is_known else before[0].step
+        return ledger.note(replace(stretch, step=step))
+
+    def _knowing(self, schedule: LedgerSchedule | None) -> Ledger:
+        """The same, with *schedule* in the place of its name."""
+        if not isinstance(schedule, UserSchedule) or not any(s.is_unknown and s.schedule == schedule for s in self):
+            return self
+        return Ledger(tuple(replace(s, schedule=schedule) if s.schedule == schedule else s for s in self))
+
+    def consumed_samples_at(self, global_step: int, /) -> int:
+        """Samples consumed when *global_step* optimizer steps were complete.
+
+        Raises:
+            StateError: within a stretch whose schedule is known by its name alone, as does `global_step_at`.
+        """
+        at = bisect_right(self.stretches, global_step, key=lambda stretch: stretch.step) - 1
+        if at < 0:
+            return 0
+        stretch = self.stretches[at]
+        consumed = stretch.position_after(global_step - stretch.step).consumed_samples
+        following = self.stretches[at + 1 : at + 2]
+        return min(consumed, *(s.sample for s in following)) if following else consumed
+
+    def global_step_at(self, consumed_samples: int, /) -> int:
+        """Optimizer steps that were complete when *consumed_samples* samples were consumed."""
+        at = bisect_right(self.stretches, consumed_samples, key=lambda stretch: stretch.sample) - 1
+        if at < 0:
+            return 0
+        stretch = self.stretches[at]
+        step = stretch.step + stretch.steps_within(consumed_samples - stretch.sample)
+        following = self.stretches[at + 1 : at + 2]
+        return min(step, *(s.step for s in following)) if following else step
+
+
+STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))
+"""The keys of a saved stretch."""

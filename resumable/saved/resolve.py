@@ -1,0 +1,190 @@
+"""From a saved state and the present configuration to the place to go on from, or an error that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from resumable.errors import ConfigurationError, MismatchError, explain, warn
+from resumable.orders.identity import CYCLIC, Identity
+from resumable.position import Position
+from resumable.saved.ledger import Stretch
+from resumable.saved.snapshot import Snapshot
+from resumable.steps.batch_plan import BatchPlan
+from resumable.verdict import Difference, OnMismatch, Verdict
+
+__all__ = ["ResumePoint", "check_policy", "compare", "refuse_or_warn", "resolve", "with_canary"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where to go on, in which order, and how exactly."""
+
+    position: Position
+    order: Identity
+    verdict: Verdict
+
+
+def check_policy(on_mismatch: str, /) -> None:
+    """Raise `ConfigurationError` unless *on_mismatch* is one of the three policies."""
+    if on_mismatch not in ("error", "warn", "adopt"):
+        raise ConfigurationError(
+            explain("An unknown policy.", [("on_mismatch", on_mismatch)], "Pass 'error', 'warn' or 'adopt'.")
+        )
+
+
+def resolve(
+    saved: Snapshot, order: Identity, stretch: Stretch, /, *, seed_is_given: bool, on_mismatch: OnMismatch
+) -> ResumePoint:
+    """The place in *order* where a run that saved *saved* goes on.
+
+    A saved seed is taken over unless the present one was given on purpose. Under "adopt" the saved seed and kind win
+    even then; what cannot be taken over, a dataset of another length, is gone on with under a warning.
+
+    Raises:
+        MismatchError: if the resume cannot be exact and *on_mismatch* is "error", or there is no place to go on from.
+    """
+    then = saved.order
+    if then is not None and then.kind == order.kind and not seed_is_given:
+        order = replace(order, seed=then.seed)
+    if then is not None and on_mismatch == "adopt":
+        order = replace(then, length=order.length)
+    plan = stretch.plan
+    position = saved.position
+    verdict = compare(
+        then or order, order, offset=0 if position is None else position.offset, regrouped=_regrouped(saved, stretch)
+    )
+    refuse_or_warn(verdict, on_mismatch)
+    return ResumePoint(
+        plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position),
+        order,
+        verdict,
+    )
+
+
+def _regrouped(saved: Snapshot, current: Stretch) -> tuple[Difference, ...]:
+    if not saved.ledger.stretches:
+        return ()
+    last = saved.ledger.stretches[-1]
+    same = _kept(last, current)
+    counted_anew = f"{same} Only its own program can count the saved one's steps, so they are counted from here on."
+    names = {
+        "micro_batch_size": ("Another micro batch size.", same),
+        "data_parallel_size": ("Another number of data-parallel ranks.", same),
+        "accumulation": ("Another number of accumulated batches.", same),
+        "schedule": ("Another schedule of batch sizes.", counted_anew if last.is_unknown else same),
+        "drop_last": (
+            "Another rule for the end of an epoch.",
+            "The order stays the same; what its end trains may not.",
+        ),
+    }
+    return tuple(
+        Difference(what, getattr(last, name), getattr(current, name), advice)
+        for name, (what, advice) in names.items()
+        if getattr(last, name) != getattr(current, name)
+    )
+
+
+def _kept(saved: Stretch, current: Stretch) -> str:
+    """What another grouping keeps: all, unless epochs leave a tail out, which is another one in other batches."""
+    leaves_out = saved.drop_last is True and current.drop_last is True
+    if leaves_out and (saved.schedule or current.schedule or _trained(saved.batching) != _trained(current.batching)):
+        return "The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
+    return "The samples and their order stay the same."
+
+
+def _trained(batching: BatchPlan) -> int:
+    """Samples of a whole epoch that are trained."""
+    return batching.offset_after(0, batching.batches)
+
+
+def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mismatch: OnMismatch, /) -> Verdict:
+    """*verdict* on an order that is the same by its name, once the indices that come next are compared as well.
+
+    Raises:
+        MismatchError: if they are others and *on_mismatch* is "error".
+
+    >>> with_canary(Verdict(), "5eed0f1e", "5eed0f1e", "error").outcome
+    'exact'
+    """
+    if not verdict.is_exact or saved is None or current is None or saved == current:
+        return verdict
+    others = Difference(
+        "The indices that come next are not those that the saved run would have trained.",
+        saved,
+        current,
+        "The order has changed under the same name: use the release of the library, the sampler or order, and the data "
+        "that the run began with.",
+    )
+    found = Verdict("inexact", (others, *verdict.differences))
+    refuse_or_warn(found, on_mismatch)
+    return found
+
+
+def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
+    """Nothing for an exact verdict; else what the policy says.
+
+    Raises:
+        MismatchError: under "error", and always where there is no place to go on from.
+    """
+    if verdict.is_exact:
+        return
+    if verdict.outcome == "refused" or on_mismatch == "error":
+        advice = "Nothing was loaded."
+        if verdict.outcome != "refused":
+            advice += ' To go on all the same, pass on_mismatch="warn", or "adopt" to take over what was saved.'
+        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}", verdict)
+    warn(f"The run goes on, but this resume is {verdict}")
+
+
+def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tuple[Difference, ...] = ()) -> Verdict:
+    """The verdict on going on at *offset* of an epoch of *saved* in the order *current*.
+
+    *regrouped* are differences in how the samples are grouped, which keep the resume exact in its order.
+
+    >>> compare(Identity("shuffled", 100, 1), Identity("shuffled", 50, 1), offset=60).outcome
+    'refused'
+    """
+    found: list[Difference] = []
+    if saved.kind != current.kind:
+        is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
+        found.append(
+            Difference(
+                "The order is of another kind.",
+                saved.kind,
+                current.kind,
+                'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
+                if is_cyclic
+                else "Pass the sampler, order or shuffle= that the run began with.",
+            )
+        )
+    if saved.length != current.length:
+        found.append(
+            Difference(
+                "The dataset has another length.",
+                saved.length,
+                current.length,
+                "Give the run the dataset that it began with, or begin a new run.",
+            )
+        )
+    if saved.seed != current.seed and saved.kind == current.kind:
+        found.append(
+            Difference(
+                "The order has another seed.",
+                saved.seed,
+                current.seed,
+                f"Pass seed={saved.seed}, or pass no seed: the saved one is taken over.",
+            )
+        )
+    if offset > current.length:
+        return Verdict(
+            "refused",
+            (
+                *found,
+                Difference(
+                    "The saved offset lies behind the end.", offset, current.length, "Nothing is left to go on."
+                ),
+            ),
+        )
+    if found:
+        return Verdict("inexact", (*found, *regrouped))
+    return Verdict("regrouped" if regrouped else "exact", regrouped)

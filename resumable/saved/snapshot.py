@@ -1,0 +1,270 @@
+"""The saved form of a position: a small dict of JSON types, versioned, read with care.
+
+    {"format": 3,
+     "consumed_samples": 12800, "epoch": 1, "offset": 2800,     what old code reads too
+     "global_step": 400,                                        the trainer's count; null where no trainer counts
+     "order": ["shuffled", 10000, 0],                           what the order depends on: kind, length, seed
+     "commits": false,                                          whether the loop commits its steps itself
+     "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
+     "loaders": [],                                             further places, where there are several loaders
+     "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration
+
+Below the top there are lists alone: torch.distributed.checkpoint takes dicts apart, also within lists, and asks a file for
+every key that the present state has, so that a state could not load one of another shape.
+
+A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well, and the older formats: 2,
+which had dicts in place of those lists, and 1, which had neither `global_step` nor `canary`, and no `schedule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from resumable.errors import StateError, explain
+from resumable.orders.identity import Identity
+from resumable.position import Position
+from resumable.saved.fields import (
+    START_AGAIN,
+    Fields,
+    count,
+    entries,
+    field_of,
+    flag,
+    mapping,
+    optional_count,
+    row,
+    rows,
+    text,
+)
+from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
+from resumable.saved.schedule_format import dump_schedule, parse_schedule
+
+__all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "LoaderPosition", "Snapshot", "dump", "parse"]
+
+FORMAT = 3
+"""The version that this package writes. It reads every version up to it."""
+
+KEYS = (
+    "format", "consumed_samples", "epoch", "offset", "global_step", "order", "commits", "canary", "loaders", "ledger",
+)  # fmt: skip
+"""The keys of a saved state, always all of them."""
+
+_ORDER = ("kind", "length", "seed")
+_PLACE = ("epoch", "offset", "order", "state")
+LONGEST_CANARY = 32
+"""Characters of a canary, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderPosition:
+    """Where one of several loaders stands: *epoch* passes and *offset* samples of the next lie behind.
+
+    *state* is what an iterable dataset gave as its own `state_dict`.
+    """
+
+    epoch: int = 0
+    offset: int = 0
+    order: Identity | None = None
+    state: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a state dict says, checked. *epoch* and *offset* are None where only the consumed samples are known."""
+
+    consumed_samples: int = 0
+    epoch: int | None = 0
+    offset: int | None = 0
+    order: Identity | None = None
+    commits: bool = False
+    loaders: tuple[LoaderPosition, ...] = ()
+    ledger: Ledger = Ledger()
+    global_step: int | None = None
+    canary: str | None = None
+
+    @property
+    def position(self) -> Position | None:
+        """The place, or None where epoch and offset have yet to follow from the dataset's length."""
+        if self.epoch is None or self.offset is None:
+            return None
+        return Position(self.consumed_samples, self.epoch, self.offset)
+
+
+def dump(saved: Snapshot, /) -> dict[str, Any]:
+    """A new dict with the keys of `KEYS` and nothing but JSON types (and what an iterable dataset saved).
+
+    >>> dump(Snapshot(8, 0, 8))["offset"]
+    8
+    """
+    return {
+        "format": FORMAT,
+        "consumed_samples": saved.consumed_samples,
+        "epoch": saved.epoch,
+        "offset": saved.offset,
+        "global_step": saved.global_step,
+        "order": _dump_order(saved.order),
+        "commits": saved.commits,
+        "canary": saved.canary,
+        "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in saved.loaders],
+        "ledger": [_dump_stretch(stretch) for stretch in saved.ledger],
+    }
+
+
+def _dump_order(order: Identity | None) -> list[Any] | None:
+    return None if order is None else [order.kind, order.length, order.seed]
+
+
+def _dump_stretch(stretch: Stretch) -> list[Any]:
+    *numbers, schedule = (getattr(stretch, name) for name in STRETCH_FIELDS)
+    return [*numbers, dump_schedule(schedule)]
+
+
+def parse(state: object, /) -> Snapshot:
+    """Read a saved state, of this format or older, or a bare `{"consumed_samples": n}`.
+
+    Raises:
+        StateError: if it is no mapping, empty, of a newer format, or has missing or impossible values.
+
+    >>> parse({"consumed_samples": 12}) == Snapshot(12, epoch=None, offset=None)
+    True
+    """
+    if not isinstance(state, Mapping):
+        raise StateError(
+            explain(
+                "A saved position is a mapping.",
+                [("expected", "a mapping with the key 'consumed_samples'"), ("got", type(state).__name__)],
+                START_AGAIN,
+            )
+        )
+    fields = cast("Fields", state)
+    consumed = count(fields, "consumed_samples")
+    if "format" not in fields and "epoch" not in fields and "offset" not in fields:
+        return Snapshot(consumed, epoch=None, offset=None)
+    version = _version(fields)
+    is_bare = field_of(fields, "epoch") is None and field_of(fields, "offset") is None
+    saved = Snapshot(
+        consumed,
+        None if is_bare else count(fields, "epoch"),
+        None if is_bare else count(fields, "offset"),
+        order=_identity(field_of(fields, "order"), version),
+        commits=flag(fields, "commits"),
+        loaders=tuple(_place(entry, version) for entry in _entries(fields, "loaders", _PLACE, version)),
+        ledger=Ledger(tuple(_stretch(entry, version) for entry in _entries(fields, "ledger", STRETCH_FIELDS, version))),
+        global_step=optional_count(fields, "global_step") if version > 1 else None,
+        canary=text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
+    )
+    _check_place(saved)
+    _check_ledger(saved.ledger, consumed)
+    return saved
+
+
+def _version(fields: Fields) -> int:
+    version = count(fields, "format")
+    if not 1 <= version <= FORMAT:
+        raise StateError(
+            explain(
+                "The saved position has a format that this version of resumable does not know.",
+                [("saved format", version), ("newest known", FORMAT)],
+                "Update resumable. " + START_AGAIN,
+            )
+        )
+    return version
+
+
+def _check_place(saved: Snapshot) -> None:
+    consumed, epoch, offset, order = saved.consumed_samples, saved.epoch, saved.offset, saved.order
+    if epoch is None or offset is None:
+        return
+    if order is not None and offset > order.length:
+        raise StateError(
+            explain(
+                "The saved offset lies behind the end of its epoch.",
+                [("offset", offset), ("length", order.length)],
+                START_AGAIN,
+            )
+        )
+    lengths = [stretch.length for stretch in saved.ledger] + ([] if order is None else [order.length])
+    longest = max(lengths, default=None)
+    # every finished epoch has trained a sample at least, its dataset's length at most, and the first one all so far
+    is_too_little = consumed < epoch + offset
+    is_too_much = longest is not None and consumed > epoch * longest + offset
+    if is_too_little or is_too_much or (epoch == 0 and consumed != offset):
+        raise StateError(
+            explain(
+                "The saved numbers contradict each other.",
+                [("consumed_samples", consumed), ("epoch", epoch), ("offset", offset)],
+                START_AGAIN,
+            )
+        )
+
+
+def _check_ledger(ledger: Ledger, consumed: int) -> None:
+    """Stretches follow each other, begin before the position, and have epochs that hold a batch."""
+    before: Stretch | None = None
+    for stretch in ledger:
+        follows = before is None or (before.sample < stretch.sample and before.step <= stretch.step)
+        has_epochs = stretch.offset <= stretch.length and stretch.batching.batches > 0
+        if not (follows and has_epochs and stretch.sample <= consumed):
+            raise StateError(
+                explain(
+                    "The saved ledger contradicts itself.",
+                    [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
+                    START_AGAIN,
+                )
+            )
+        before = stretch
+
+
+def _entries(fields: Fields, key: str, names: tuple[str, ...], version: int) -> list[Fields]:
+    return entries(fields, key) if version < 3 else rows(fields, key, names)
+
+
+def _identity(value: object, version: int) -> Identity | None:
+    if value is None:
+        return None
+    fields = mapping(value, "order") if version < 3 else row(value, _ORDER, "order")
+    kind = field_of(fields, "kind")
+    if not isinstance(kind, str):
+        raise StateError(explain("The saved order's kind is no text.", [("got", kind)], START_AGAIN))
+    return Identity(kind, count(fields, "length"), None if field_of(fields, "seed") is None else _seed(fields))
+
+
+def _seed(fields: Fields) -> int:
+    value = fields["seed"]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
+        raise StateError(
+            explain("The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], START_AGAIN)
+        )
+    return value
+
+
+def _place(fields: Fields, version: int) -> LoaderPosition:
+    order = _identity(field_of(fields, "order"), version)
+    return LoaderPosition(count(fields, "epoch"), count(fields, "offset"), order, field_of(fields, "state"))
+
+
+def _stretch(fields: Fields, version: int) -> Stretch:
+    expected = set(STRETCH_FIELDS) - ({"schedule"} if version == 1 else set())
+    if set(fields) != expected:
+        raise StateError(
+            explain(
+                "A stretch of the saved ledger has other keys.",
+                [("expected", sorted(expected)), ("got", sorted(map(str, fields)))],
+                START_AGAIN,
+            )
+        )
+    others = ("limit", "drop_last", "schedule")
+    counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
+    if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
+        raise StateError(
+            explain("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
+        )
+    carries: Literal["carry"] | None = "carry" if version > 1 and fields["drop_last"] == "carry" else None
+    return Stretch(
+        **counts,
+        drop_last=carries or flag(fields, "drop_last"),
+        limit=optional_count(fields, "limit"),
+        schedule=parse_schedule(fields.get("schedule")),
+    )

@@ -1,0 +1,163 @@
+"""How an epoch falls into batches, and where a number of batches leads: closed forms over whole numbers.
+
+    offset 0          offset            length
+      |  b  |  b  |  b  | · · ·  |  b  |tail|        the tail is a short batch, or dropped,
+                                       |  b  |       or filled with the beginning of the next epoch ("carry")
+
+A batch is what all data-parallel ranks load at once: micro batch size times data-parallel size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from resumable.errors import ConfigurationError, explain
+from resumable.position import Position
+
+__all__ = ["BatchPlan", "DropLast", "UNBOUNDED", "no_batch"]
+
+UNBOUNDED = 2**62
+"""The length of a stream whose end nobody knows."""
+
+DropLast: TypeAlias = bool | Literal["carry"]
+"""What becomes of an epoch's tail that fills no batch: a short batch, nothing, or a part of the next epoch's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batches of an epoch of *length* samples.
+
+    *limit* is the most batches that an epoch may have (Lightning's `limit_train_batches`); None means all.
+
+    >>> BatchPlan(length=10, batch_size=4).batches
+    3
+    >>> BatchPlan(length=10, batch_size=4, drop_last=True).batches
+    2
+    >>> BatchPlan(length=10, batch_size=4, drop_last="carry").advance(Position(8, 0, 8), 1)
+    Position(consumed_samples=12, epoch=1, offset=2)
+    """
+
+    length: int
+    batch_size: int
+    drop_last: DropLast = False
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigurationError(
+                explain(
+                    "A batch needs at least one sample.", [("batch_size", self.batch_size)], "Pass batch_size >= 1."
+                )
+            )
+        if self.length < 1:
+            raise ConfigurationError(
+                explain(
+                    "An empty dataset has no order to go on with.",
+                    [("length", self.length)],
+                    "Pass a dataset with at least one sample.",
+                )
+            )
+
+    @property
+    def batches(self) -> int:
+        """Batches of a whole epoch."""
+        return self.batches_left(0)
+
+    @property
+    def carries(self) -> bool:
+        """Whether the stream runs across the ends of its epochs."""
+        return self.drop_last == "carry"
+
+    @property
+    def reach(self) -> int:
+        """Samples of an epoch's order that a limit leaves."""
+        return self.length if self.limit is None else min(self.length, self.limit * self.batch_size)
+
+    def batches_left(self, offset: int, /) -> int:
+        """Batches of the epoch that follow *offset*.
+
+        A limit counts from the start of the epoch in batches of the present size, so what lies behind in
+        batches of another size is counted by its samples.
+
+        >>> BatchPlan(length=64, batch_size=10).batches_left(24)
+        4
+        >>> BatchPlan(length=64, batch_size=8, limit=5).batches_left(24)
+        2
+        """
+        if self.carries:
+            return -(-max(0, self.reach - offset) // self.batch_size)
+        remaining = max(0, self.length - offset)
+        left = remaining // self.batch_size if self.drop_last else -(-remaining // self.batch_size)
+        if self.limit is None:
+            return left
+        return min(left, -(-max(0, self.limit * self.batch_size - offset) // self.batch_size))
+
+    def offset_after(self, offset: int, batches: int, /) -> int:
+        """Offset when *batches* batches of the same epoch have followed *offset*."""
+        return min(offset + min(batches, self.batches_left(offset)) * self.batch_size, self.length)
+
+    def canonical(self, position: Position, /) -> Position:
+        """The same place, an epoch without a batch left written as the start of the next.
+
+        >>> BatchPlan(length=10, batch_size=4).canonical(Position(10, epoch=0, offset=10))
+        Position(consumed_samples=10, epoch=1, offset=0)
+        """
+        if self.carries and position.offset >= self.reach > 0:
+            epochs, offset = divmod(position.offset, self.reach)
+            return Position(position.consumed_samples, position.epoch + epochs, offset)
+        if position.offset and not self.batches_left(position.offset):
+            return Position(position.consumed_samples, position.epoch + 1, 0)
+        return position
+
+    def advance(self, position: Position, batches: int, /) -> Position:
+        """Where *batches* batches lead from *position*, across any number of epochs.
+
+        >>> BatchPlan(length=10, batch_size=4).advance(Position(), 4)
+        Position(consumed_samples=14, epoch=1, offset=4)
+        """
+        consumed, epoch, offset = position.consumed_samples, position.epoch, position.offset
+        after = offset + batches * self.batch_size
+        if self.limit is None and after + self.batch_size <= self.length:  # a whole batch follows: the same epoch
+            return Position(consumed + after - offset, epoch, after)
+        if self.carries:
+            self._refuse_empty_epochs()
+            return self.canonical(Position(consumed + after - offset, epoch, after))
+        left = self.batches_left(offset)
+        if batches >= left:
+            self._refuse_empty_epochs()
+            consumed += self.offset_after(offset, left) - offset
+            whole, batches = divmod(batches - left, self.batches)
+            consumed += whole * self.offset_after(0, self.batches)
+            epoch, offset = epoch + 1 + whole, 0
+        after = self.offset_after(offset, batches)
+        return Position(consumed + after - offset, epoch, after)
+
+    def position_at(self, consumed_samples: int, /) -> Position:
+        """The position of a run that has trained *consumed_samples* with this batching from its first sample.
+
+        >>> BatchPlan(length=10, batch_size=4).position_at(14)
+        Position(consumed_samples=14, epoch=1, offset=4)
+        """
+        self._refuse_empty_epochs()
+        epoch, offset = divmod(consumed_samples, self.offset_after(0, self.batches))
+        return self.canonical(Position(consumed_samples, epoch, offset))
+
+    def step_batches(self, position: Position, /) -> int:
+        """Without a schedule each batch is a step by itself: 1, wherever it begins."""
+        return 1
+
+    def _refuse_empty_epochs(self) -> None:
+        if not self.batches:
+            raise no_batch(self.length, self.batch_size, self.drop_last, self.limit)
+
+
+def no_batch(length: int, batch_size: int, drop_last: DropLast, limit: int | None = None) -> ConfigurationError:
+    """The error for epochs without a batch."""
+    return ConfigurationError(
+        explain(
+            "An epoch has no batch, so the run could never end.",
+            [("dataset length", length), ("batch size", batch_size), ("drop_last", drop_last), ("limit", limit)],
+            "Use a smaller batch size, or drop_last=False.",
+        )
+    )

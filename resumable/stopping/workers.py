@@ -1,0 +1,197 @@
+"""DataLoader workers that live through the signal that asks the main process to stop.
+
+A scheduler signals every process of a job, and `timeout` and a shell every process of a group. A worker dies of SIGTERM,
+and the main process with "DataLoader worker is killed by signal" in its next fetch, before it could save.
+
+    in the main process    the signals are held back while workers start
+    in each worker         they then do nothing, before the user's own `worker_init_fn` runs
+    a worker's end         as ever by the loader; within seconds once the main process is gone (torch's own watch, which
+                           is blind to one that was killed while its workers started, so that they look here); and
+                           here when the interpreter ends, since what `multiprocessing` ends its children with is SIGTERM
+
+torch lets a worker end by a SIGTERM that its parent sent (torch 2.13, csrc/DataLoader.cpp). That cannot be kept: whoever
+signals its own group sends the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import types
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, nullcontext
+from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing.process import BaseProcess
+from typing import Any, SupportsIndex
+from weakref import WeakSet
+
+from torch.utils.data import DataLoader
+from typing_extensions import TypeVar
+
+from resumable.stopping.signals import answered
+
+__all__ = ["ShieldLoader", "shield"]
+
+T = TypeVar("T", default=Any)
+_IN_FORK_SERVER = "resumable.stopping.fork_server"
+
+
+class ShieldLoader(DataLoader[T]):
+    """A DataLoader whose workers ignore the signals that the main process answers when they start."""
+
+    def _get_iterator(self) -> Any:
+        begin: Callable[[], Any] = super()._get_iterator
+        signals = answered()
+        if not self.num_workers or isinstance(self.worker_init_fn, _IgnoreSignals):
+            return begin()
+        method = _start_method(self)
+        own, self.worker_init_fn = self.worker_init_fn, _IgnoreSignals(signals, self.worker_init_fn, method)
+        try:
+            with _held_back(signals, method) if signals else nullcontext():
+                batches = begin()
+        finally:
+            self.worker_init_fn = own  # Lightning seeds the workers of loaders that have none
+        if signals:
+            _workers.note(batches)
+        return batches
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        plain = type(self).__bases__[-1]
+        return (_revived, (plain, vars(self))) if type(self) is _made.get(plain) else super().__reduce_ex__(protocol)
+
+
+def shield(loader: DataLoader[T], /) -> DataLoader[T]:
+    """The same *loader*, whose workers ignore the signals that `stop_on` watches, and SIGTERM wherever it is answered.
+
+    `ResumableLoader` and the train loaders of a decorated datamodule are shielded by themselves; a validation loader
+    whose workers are alive while a run is asked to stop wants it too. It is decided when workers start: `stop_on` comes
+    before.
+
+    >>> shield(DataLoader([1, 2], num_workers=2)).num_workers
+    2
+    """
+    if not isinstance(loader, ShieldLoader):
+        object.__setattr__(loader, "__class__", _shielded_class(type(loader)))
+    return loader
+
+
+_made: dict[type[Any], type[Any]] = {}
+
+
+def _shielded_class(cls: type[Any]) -> type[Any]:
+    if cls not in _made:
+        made = types.new_class(cls.__name__, (ShieldLoader, cls))
+        made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+        _made[cls] = made
+    return _made[cls]
+
+
+def _start_method(loader: Any) -> str:
+    context: Any = loader.multiprocessing_context or multiprocessing
+    return str(context.get_start_method())
+
+
+def _revived(cls: type[Any], kept: dict[str, Any]) -> Any:
+    loader = object.__new__(cls)
+    vars(loader).update(kept)
+    return shield(loader)
+
+
+class _IgnoreSignals:
+    """A `worker_init_fn` that lets *signals* do nothing, and then calls the user's own."""
+
+    def __init__(self, signals: frozenset[signal.Signals], own: Callable[[int], None] | None, method: str) -> None:
+        self._signals = signals
+        self._own = own
+        self._parent = None if method == "forkserver" else os.getpid()
+
+    def __call__(self, worker_id: int, /) -> None:
+        if (
+            self._signals and threading.current_thread() is threading.main_thread()
+        ):  # a worker that is a thread shares the process
+            for number in self._signals:
+                # no SIG_IGN: programs that a worker starts would inherit it, and no terminate() would end them
+                signal.signal(number, self._do_nothing)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
+        if self._own is not None:
+            self._own(worker_id)
+        self._end_without_parent()  # torch's watch begins here, and knows no parent that is gone by now
+
+    def _do_nothing(self, number: int, frame: types.FrameType | None) -> None:
+        """The main process answers for all, while there is one."""
+        self._end_without_parent()
+
+    def _end_without_parent(self) -> None:
+        if self._parent is not None and self._parent not in (os.getpid(), os.getppid()):
+            os._exit(1)
+
+
+@contextmanager
+def _held_back(signals: Iterable[signal.Signals], method: str) -> Generator[None, None, None]:
+    """Let *signals* wait in this thread and in the processes that it starts, until each says how it answers them.
+
+    A fork server would keep them waiting for all processes that it ever forks; there nothing waits, and it must not die.
+    """
+    if method == "forkserver":
+        _keep_fork_server()
+        yield
+        return
+    if method == "spawn":
+        resource_tracker.ensure_running()  # its own start would end the waiting
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_fork_server() -> None:
+    """Let Python's fork server, if it is still to be started, live through the signals."""
+    # set_forkserver_preload replaces what is preloaded, and Python has no public way to ask what that is
+    preloaded: list[str] = getattr(vars(forkserver)["_forkserver"], "_preload_modules", ["__main__"])
+    if _IN_FORK_SERVER not in preloaded:
+        forkserver.set_forkserver_preload([*preloaded, _IN_FORK_SERVER])
+
+
+class _Workers:
+    """The shielded workers of this process that may be alive when it ends."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+        self._passes: WeakSet[Any] = WeakSet()
+        self._processes: WeakSet[BaseProcess] = WeakSet()
+
+    def note(self, batches: Any) -> None:
+        """*batches* has started workers, which no SIGTERM ends."""
+        if self._pid != os.getpid():
+            self._begin()
+        self._passes.add(batches)
+        for process in getattr(batches, "_workers", ()):
+            process.terminate = process.kill  # what torch does with a worker that does not come to its end
+            self._processes.add(process)
+
+    def _begin(self) -> None:
+        self._pid, self._passes, self._processes = os.getpid(), WeakSet(), WeakSet()
+        # An interpreter's end. It comes before torch's, behind which torch ends no worker, and that before
+        # multiprocessing's, since the later of two registered ends comes first.
+        atexit.register(self.end)
+        # The end of a process that multiprocessing started, such as a spawned rank, which knows no atexit.
+        util.Finalize(None, self.end, exitpriority=100)
+
+    def end(self) -> None:
+        """End what is left, as torch ends the workers of a loader that nobody needs any more."""
+        if self._pid != os.getpid():
+            return
+        for batches in list(self._passes):
+            shutdown: Callable[[], None] | None = getattr(batches, "_shutdown_workers", None)
+            if shutdown is not None:
+                shutdown()
+        for process in list(self._processes):
+            if process.is_alive():
+                process.kill()
+
+
+_workers = _Workers()

@@ -3,58 +3,121 @@
 from __future__ import annotations
 
 import operator
-from operator import index
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from resumable.errors import ConfigurationError, StateError, explain
 
-__all__ = ["whole_count", "whole_number"]
+__all__ = ["SEEDS", "as_int", "check_members", "check_schedule", "seed_of", "whole_count", "whole_number"]
+
+SEEDS: Final = 2**64
+"""Seeds are smaller than this."""
 
 
-def whole_count(value: Any, what: str, /) -> int:
-    """*value*, which *what* gave, as an int: from an int, a NumPy integer or a 0-d integer tensor on any device.
+def as_int(value: object, /) -> int | None:
+    """*value* as an int, from an int, a NumPy integer or a 0-d integer tensor on any device; None for anything else.
 
-    Raises:
-        StateError: if it is no whole number, or is negative.
+    bool and float are refused, Python's, NumPy's and torch's: they come from a mistake.
 
-    >>> whole_count(48, "compute_consumed_samples()")
-    48
+    >>> as_int(48), as_int(True), as_int(48.0)
+    (48, None, None)
     """
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
+        return operator.index(cast("Any", value))
     except TypeError:
-        raise StateError(
-            explain(f"{what} gave no whole number.", [("got", value)], "Return an integer number of samples.")
-        ) from None
-    if number < 0:
-        raise StateError(explain(f"{what} gave a negative number.", [("got", number)], "Return 0 or more samples."))
-    return number
+        return None
 
 
 def whole_number(name: str, value: object, *, least: int | None = 0) -> int:
-    """*value* as an int of at least *least*, if that is not None; else a ConfigurationError that calls it *name*.
-
-    Integers of NumPy are taken; bool and float are not, since they come from a mistake.
+    """The argument *name* as an int of at least *least*, if that is not None; otherwise raise ConfigurationError.
 
     >>> whole_number("steps", 3)
     3
     """
-    try:
-        if type(value).__name__ in ("bool", "bool_"):  # both pass for an index, NumPy's in NumPy 1
-            raise TypeError
-        number = index(value)  # type: ignore[arg-type]  # the TypeError is the question
-    except TypeError:
+    number = as_int(value)
+    if number is None:
         raise ConfigurationError(
             explain(
                 f"{name} must be a whole number.",
                 [(name, value), ("type", type(value).__name__)],
                 f"Pass {name} as an int.",
             )
-        ) from None
+        )
     if least is not None and number < least:
         raise ConfigurationError(
             explain(f"{name} is too small.", [(name, number), ("least", least)], f"Pass {name} >= {least}.")
         )
     return number
+
+
+def whole_count(value: object, what: str, /) -> int:
+    """A number of samples that the user's *what* returned, as an int.
+
+    Raises:
+        StateError: if it is not a whole number, or is negative.
+
+    >>> whole_count(48, "compute_consumed_samples()")
+    48
+    """
+    number = as_int(value)
+    if number is None or number < 0:
+        raise StateError(explain(f"{what} must be a whole number of samples.", [("got", value)], "Return an int >= 0."))
+    return number
+
+
+def seed_of(seed: object, /) -> int:
+    """*seed* as an int from 0 to 2**64 - 1; otherwise raise ConfigurationError.
+
+    >>> seed_of(3)
+    3
+    """
+    number = whole_number("seed", seed, least=None)
+    if not 0 <= number < SEEDS:
+        raise ConfigurationError(
+            explain(
+                "A seed must fit into 64 bits.",
+                [("seed", number), ("smallest", 0), ("largest", SEEDS - 1)],
+                "Pass a seed in this range, such as seed % 2**64.",
+            )
+        )
+    return number
+
+
+def check_schedule(schedule: object, /) -> None:
+    """Raise ConfigurationError unless *schedule* has the methods of a `BatchSchedule`.
+
+    >>> check_schedule(1024)
+    Traceback (most recent call last):
+    resumable.errors.ConfigurationError: schedule= lacks the methods of a BatchSchedule.
+      needed:   'batch_size_at, samples_after, steps_between'
+      schedule: 1024
+    Pass a schedule, such as ConstantBatchSize(1024).
+    """
+    check_members(
+        "schedule",
+        schedule,
+        ("batch_size_at", "samples_after", "steps_between"),
+        "schedule= lacks the methods of a BatchSchedule.",
+        "Pass a schedule, such as ConstantBatchSize(1024).",
+    )
+
+
+def check_members(name: str, value: object, needed: Sequence[str], what: str, advice: str, /) -> None:
+    """Raise ConfigurationError with *what* and *advice* unless the argument *name* is an object with all *needed* members.
+
+    Names alone are looked at: a framework's properties may raise before it is initialized.
+
+    >>> check_members("order", [1, 2], ("indices",), "order= lacks indices().", "Pass Sequential(n).")
+    Traceback (most recent call last):
+    resumable.errors.ConfigurationError: order= lacks indices().
+      needed: 'indices'
+      order:  [1, 2]
+    Pass Sequential(n).
+    """
+    has_all = hasattr(type(value), "__getattr__") or set(needed) <= set(dir(value))
+    if isinstance(value, type) or not has_all:
+        raise ConfigurationError(explain(what, [("needed", ", ".join(needed)), (name, value)], advice))

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
 
+from resumable.checks import seed_of
 from resumable.datamodule.instance import is_resumable, resumption_of
 from resumable.datamodule.methods import _AROUND
-from resumable.datamodule.options import MARK, Options, check_class, check_sampling, check_seed
+from resumable.datamodule.options import MARK, Options, check_class, check_sampling
 from resumable.errors import DecorationError, explain
 from resumable.protocols import (
     AllGather,
@@ -115,8 +116,8 @@ def resumable(
     True
     """
     check_policy(on_mismatch)
-    check_seed(seed)
     check_sampling(sampler, schedule, calculator)
+    seed = None if seed is None else seed_of(seed)
     options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
 
     def decorate(decorated: type[Any]) -> type[Any]:

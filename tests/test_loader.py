@@ -636,14 +636,17 @@ class Stream(IterableDataset[int]):
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "batch size 0": ({"batch_size": 0}, "A batch needs at least one sample.\n  batch_size: 0\nPass batch_size >= 1."),
-    "batch size -1": ({"batch_size": -1}, "A batch needs at least one sample.\n  batch_size: -1\n"),
+    "batch size 0": (
+        {"batch_size": 0},
+        "batch_size is too small.\n  batch_size: 0\n  least:      1\nPass batch_size >= 1.",
+    ),
+    "batch size -1": ({"batch_size": -1}, "batch_size is too small.\n  batch_size: -1\n"),
     "batch size 1.5": (
         {"batch_size": 1.5},
-        "A batch size is a whole number.\n  batch_size: 1.5\nPass batch_size >= 1.",
+        "batch_size must be a whole number.\n  batch_size: 1.5\n  type:       'float'\nPass batch_size as an int.",
     ),
-    "batch size True": ({"batch_size": True}, "A batch size is a whole number.\n  batch_size: True\n"),
-    "batch size as text": ({"batch_size": "4"}, "A batch size is a whole number.\n  batch_size: '4'\n"),
+    "batch size True": ({"batch_size": True}, "batch_size must be a whole number.\n  batch_size: True\n"),
+    "batch size as text": ({"batch_size": "4"}, "batch_size must be a whole number.\n  batch_size: '4'\n"),
     "no samples": ({"dataset": []}, "An order needs at least one sample.\n  n: 0\nPass a dataset that is not empty."),
     "too many samples": ({"dataset": range(2**61)}, "An order this long is not supported."),
     "a stream": ({"dataset": Stream()}, "A ResumableLoader needs a map-style dataset"),
@@ -652,8 +655,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"batch_size": N + 1, "drop_last": True},
         "An epoch has no batch, so the run could never end.\n  dataset length: 11\n  batch size:     12\n",
     ),
-    "a negative seed": ({"shuffle": True, "seed": -1}, "The seed of an order does not fit into 64 bits."),
-    "a negative seed that nobody uses": ({"seed": -1}, "The seed of an order does not fit into 64 bits."),
+    "a negative seed": ({"shuffle": True, "seed": -1}, "A seed must fit into 64 bits."),
+    "a negative seed that nobody uses": ({"seed": -1}, "A seed must fit into 64 bits."),
     "a fractional seed": (
         {"shuffle": True, "seed": 1.5},
         "seed must be a whole number.\n  seed: 1.5\n  type: 'float'\n",
@@ -671,7 +674,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "  sampler: [3, 1]\nPass order=, a pure function",
     ),
     "a batch sampler": ({"batch_sampler": [[3, 1]]}, "  batch_sampler: [[3, 1]]\nPass order="),
-    "a schedule's class": ({"schedule": LinearRampup}, "A schedule says how many samples an optimizer step takes."),
+    "a schedule's class": ({"schedule": LinearRampup}, "schedule= lacks the methods of a BatchSchedule."),
     "an unknown policy": (
         {"on_mismatch": "skip"},
         "An unknown policy.\n  on_mismatch: 'skip'\nPass 'error', 'warn' or",

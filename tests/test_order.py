@@ -268,7 +268,7 @@ def test_a_seed_outside_64_bits_is_refused(seed: int) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Shuffled(10, seed)
     assert str(caught.value) == (
-        f"The seed of an order does not fit into 64 bits.\n  seed:     {seed}\n  smallest: 0\n"
+        f"A seed must fit into 64 bits.\n  seed:     {seed}\n  smallest: 0\n"
         f"  largest:  {2**64 - 1}\nPass a seed in this range, such as seed % 2**64."
     )
 

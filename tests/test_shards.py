@@ -495,8 +495,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ranks that say nothing": (
         {"data_parallel_rank": None, "ranks": 3},
-        "Nobody is asked here which processes share the data.\n  needed: 'data_parallel_rank and data_parallel_size'\n"
-        "  ranks:  3\nPass an object that says both",
+        "ranks= must have data_parallel_rank and data_parallel_size.\n"
+        "  needed: 'data_parallel_rank, data_parallel_size'\n  ranks:  3\nPass an object that has both",
     ),
     "no ranks": ({"data_parallel_size": 0}, "data_parallel_size is too small.\n  data_parallel_size: 0"),
     "half a rank": ({"data_parallel_size": 1.5}, "data_parallel_size must be a whole number."),
@@ -510,8 +510,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a schedule that is a number": (
         {"schedule": 64},
-        "A schedule says how many samples an optimizer step takes.\n"
-        "  needed:   'batch_size_at, samples_after and steps_between'\n  schedule: 64\nPass a schedule, such as Con",
+        "schedule= lacks the methods of a BatchSchedule.\n"
+        "  needed:   'batch_size_at, samples_after, steps_between'\n  schedule: 64\nPass a schedule, such as Con",
     ),
     "a global batch that is no whole number of rounds": (
         {"schedule": ConstantBatchSize(20), "data_parallel_size": 2},

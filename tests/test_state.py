@@ -316,7 +316,7 @@ def nothing(_: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (float, r"gave no whole number.\n  got: 24.0"),
+        (float, r"must be a whole number of samples.\n  got: 24.0"),
         (nothing, "got: None"),
         (bool, "got: True"),
         (operator.neg, "got: -24"),

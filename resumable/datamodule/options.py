@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resumable.errors import ConfigurationError, DecorationError, ResumptionError, explain
+from resumable.checks import check_members, check_schedule
+from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.verdict import OnMismatch
 
-__all__ = ["MARK", "Options", "check_class", "check_sampling", "check_seed"]
+__all__ = ["MARK", "Options", "check_class", "check_sampling"]
 
-_SCHEDULE = ("batch_size_at", "samples_after", "steps_between")
 _CALCULATOR = ("is_initialized", "current_global_batch_size", "update")
 _FRAMEWORKS = ("lightning", "pytorch_lightning")
-
-
-def check_seed(seed: object, /) -> None:
-    """Raise `ResumptionError` unless *seed* is None or fits into 64 bits."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
-        raise ResumptionError(
-            explain("An impossible seed.", [("expected", "0 to 2**64 - 1"), ("seed", seed)], "Pass another one.")
-        )
 
 
 def check_sampling(sampler: object, schedule: object, calculator: object, /) -> None:
@@ -36,16 +28,16 @@ def check_sampling(sampler: object, schedule: object, calculator: object, /) -> 
                 'Pass sampler="data_sampler".',
             )
         )
-    for name, given, needed, such in (
-        ("schedule", schedule, _SCHEDULE, "ConstantBatchSize(1024)"),
-        ("calculator", calculator, _CALCULATOR, "resumable.adapters.megatron.Calculator()"),
-    ):
-        # by name: a calculator's properties may raise before it is initialized
-        missing = [each for each in needed if each not in dir(given)]
-        if given is not None and missing and not hasattr(type(given), "__getattr__"):
-            raise ConfigurationError(
-                explain(f"{name}= is no {name}.", [(name, given), ("missing", missing)], f"Pass one, such as {such}.")
-            )
+    if schedule is not None:
+        check_schedule(schedule)
+    if calculator is not None:
+        check_members(
+            "calculator",
+            calculator,
+            _CALCULATOR,
+            "calculator= lacks the members of a MicrobatchCalculator.",
+            "Pass one, such as resumable.adapters.megatron.Calculator().",
+        )
 
 
 def check_class(cls: object, /) -> None:

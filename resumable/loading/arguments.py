@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any, SupportsIndex, cast
 from torch import distributed
 from torch.utils.data import IterableDataset
 
-from resumable.checks import whole_number
+from resumable.checks import check_members, check_schedule, whole_number
 from resumable.errors import ConfigurationError, explain
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import BatchSchedule, Order, Ranks
@@ -61,14 +60,13 @@ def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, 
     if order is None:
         shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nobody shuffles
         return shuffled if shuffle else Sequential(length)
-    if not callable(getattr(order, "indices", None)):
-        raise ConfigurationError(
-            explain(
-                "An order says which indices come at which places.",
-                [("needed", "len(order) and order.indices(epoch, start, stop)"), ("order", type(order).__name__)],
-                "Pass an order, such as Sequential(n) or Shuffled(n, seed).",
-            )
-        )
+    check_members(
+        "order",
+        order,
+        ("__len__", "indices"),
+        "order= lacks the methods of an Order.",
+        "Pass an order, such as Sequential(n) or Shuffled(n, seed).",
+    )
     if shuffle or seed is not None:
         raise ConfigurationError(
             explain(
@@ -94,18 +92,7 @@ def micro_batch_size_of(batch_size: SupportsIndex | None, /) -> int:
     >>> micro_batch_size_of(None)
     1
     """
-    if batch_size is None:
-        return 1
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
-        raise ConfigurationError(
-            explain("A batch size is a whole number.", [("batch_size", batch_size)], "Pass batch_size >= 1.")
-        )
-    micro_batch_size = operator.index(batch_size)
-    if micro_batch_size < 1:
-        raise ConfigurationError(
-            explain("A batch needs at least one sample.", [("batch_size", micro_batch_size)], "Pass batch_size >= 1.")
-        )
-    return micro_batch_size
+    return 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
 
 
 def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, ranks: Ranks | None) -> tuple[int, int]:
@@ -141,16 +128,13 @@ def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, rank
 
 
 def _check_ranks(rank: object, size: object, ranks: Ranks) -> None:
-    if isinstance(ranks, type) or not all(
-        hasattr(ranks, name) for name in ("data_parallel_rank", "data_parallel_size")
-    ):
-        raise ConfigurationError(
-            explain(
-                "Nobody is asked here which processes share the data.",
-                [("needed", "data_parallel_rank and data_parallel_size"), ("ranks", ranks)],
-                "Pass an object that says both, such as resumable.adapters.distributed.Ranks().",
-            )
-        )
+    check_members(
+        "ranks",
+        ranks,
+        ("data_parallel_rank", "data_parallel_size"),
+        "ranks= must have data_parallel_rank and data_parallel_size.",
+        "Pass an object that has both, such as resumable.adapters.distributed.Ranks().",
+    )
     if rank is not None or size is not None:
         raise ConfigurationError(
             explain(
@@ -207,15 +191,7 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
     """
     if schedule is None:
         return None
-    needed = ("batch_size_at", "samples_after", "steps_between")
-    if isinstance(schedule, type) or not all(callable(getattr(schedule, name, None)) for name in needed):
-        raise ConfigurationError(
-            explain(
-                "A schedule says how many samples an optimizer step takes.",
-                [("needed", "batch_size_at, samples_after and steps_between"), ("schedule", schedule)],
-                "Pass a schedule, such as ConstantBatchSize(1024).",
-            )
-        )
+    check_schedule(schedule)
     if not rounds_down:
         return recorded(schedule)
     if isinstance(schedule, LinearRampup) and schedule.divisor in (1, per_round):

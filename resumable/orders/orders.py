@@ -10,11 +10,11 @@ libraries' versions or the number of restarts. Golden files hold it for ever.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from resumable.checks import whole_number
+from resumable.checks import seed_of, whole_number
 from resumable.errors import ConfigurationError, explain
 from resumable.orders.identity import Identity
 from resumable.orders.permutation import MAX_LENGTH, permuted
@@ -23,12 +23,7 @@ from resumable.protocols import Order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["Sequential", "Shuffled", "identity_of"]
-
-_SEEDS: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +77,7 @@ class Shuffled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _length(self.n))
-        seed = whole_number("seed", self.seed, least=None)
-        if not 0 <= seed < _SEEDS:
-            raise ConfigurationError(
-                explain(
-                    "The seed of an order does not fit into 64 bits.",
-                    [("seed", seed), ("smallest", 0), ("largest", _SEEDS - 1)],
-                    "Pass a seed in this range, such as seed % 2**64.",
-                )
-            )
-        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "seed", seed_of(self.seed))
 
     def __len__(self) -> int:
         return self.n
@@ -145,7 +131,5 @@ def identity_of(order: Order, /) -> Identity:
     >>> identity_of(Shuffled(10, seed=3))
     Identity(kind='shuffled', length=10, seed=3)
     """
-    seed = getattr(order, "seed", None)
-    return Identity(
-        getattr(order, "kind", type(order).__qualname__), len(order), None if seed is None else Shuffled(1, seed).seed
-    )
+    kind, seed = getattr(order, "kind", type(order).__qualname__), getattr(order, "seed", None)
+    return Identity(kind, len(order), None if seed is None else seed_of(seed))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
+from resumable.checks import as_int
 from resumable.errors import StateError, explain
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "listed",
     "mapping",
     "optional_count",
+    "optional_seed",
     "row",
     "rows",
     "text",
@@ -27,7 +28,6 @@ Fields = Mapping[str, object]
 """What a saved mapping holds, before anybody has looked at it."""
 
 START_AGAIN: Final = "Load another checkpoint; this one was not loaded, and the position is as it was."
-_COUNT_LIMIT: Final = 2**63
 
 
 def field_of(fields: Fields, key: str, /) -> object:
@@ -52,16 +52,7 @@ def count(fields: Fields, key: str, /) -> int:
     >>> count({"consumed_samples": 12}, "consumed_samples")
     12
     """
-    value = field_of(fields, key)
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-        raise _impossible(key, value)
-    try:
-        number = operator.index(cast("Any", value))
-    except TypeError:
-        raise _impossible(key, value) from None
-    if not 0 <= number < _COUNT_LIMIT:
-        raise _impossible(key, value)
-    return number
+    return _below(fields, key, 63)
 
 
 def optional_count(fields: Fields, key: str, /) -> int | None:
@@ -72,14 +63,27 @@ def optional_count(fields: Fields, key: str, /) -> int | None:
     return None if field_of(fields, key) is None else count(fields, key)
 
 
-def _impossible(key: str, value: object) -> StateError:
-    return StateError(
-        explain(
-            f"The saved {key!r} has an impossible value.",
-            [("expected", "a whole number from 0 to 2**63 - 1"), ("got", value)],
-            START_AGAIN,
+def optional_seed(fields: Fields, key: str, /) -> int | None:
+    """The seed of an order, or None.
+
+    >>> optional_seed({"seed": 2**64 - 1}, "seed")
+    18446744073709551615
+    """
+    return None if field_of(fields, key) is None else _below(fields, key, 64)
+
+
+def _below(fields: Fields, key: str, bits: int) -> int:
+    value = field_of(fields, key)
+    number = as_int(value)
+    if number is None or not 0 <= number < 1 << bits:
+        raise StateError(
+            explain(
+                f"The saved {key!r} has an impossible value.",
+                [("expected", f"a whole number from 0 to 2**{bits} - 1"), ("got", value)],
+                START_AGAIN,
+            )
         )
-    )
+    return number
 
 
 def flag(fields: Fields, key: str, /) -> bool:

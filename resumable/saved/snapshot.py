@@ -34,6 +34,7 @@ from resumable.saved.fields import (
     flag,
     mapping,
     optional_count,
+    optional_seed,
     row,
     rows,
     text,
@@ -228,16 +229,7 @@ def _identity(value: object, version: int) -> Identity | None:
     kind = field_of(fields, "kind")
     if not isinstance(kind, str):
         raise StateError(explain("The saved order's kind is no text.", [("got", kind)], START_AGAIN))
-    return Identity(kind, count(fields, "length"), None if field_of(fields, "seed") is None else _seed(fields))
-
-
-def _seed(fields: Fields) -> int:
-    value = fields["seed"]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
-        raise StateError(
-            explain("The saved seed is impossible.", [("expected", "0 to 2**64 - 1"), ("got", value)], START_AGAIN)
-        )
-    return value
+    return Identity(kind, count(fields, "length"), optional_seed(fields, "seed"))
 
 
 def _place(fields: Fields, version: int) -> LoaderPosition:

@@ -153,7 +153,7 @@ def test_told_twice() -> None:
 @pytest.mark.parametrize("ranks", [distributed.Ranks, (0, 2), 3])
 def test_what_says_no_ranks(ranks: Any) -> None:
     """A class in the place of its object, or the bare numbers, are no ranks."""
-    with pytest.raises(ConfigurationError, match="Nobody is asked here which processes share the data"):
+    with pytest.raises(ConfigurationError, match="ranks= must have data_parallel_rank and data_parallel_size"):
         Loader(range(12), ranks=ranks)
 
 

@@ -28,7 +28,7 @@ from resumable.protocols import (
     SupportsSampling,
     SupportsTraining,
 )
-from resumable.saved.resolve import check_policy
+from resumable.saved.resolve import Policy
 from resumable.verdict import OnMismatch
 
 __all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
@@ -115,10 +115,10 @@ def resumable(
     >>> is_resumable(Data())
     True
     """
-    check_policy(on_mismatch)
+    policy = Policy(seed is not None, on_mismatch)
     check_sampling(sampler, schedule, calculator)
     seed = None if seed is None else seed_of(seed)
-    options = Options(seed, on_mismatch, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
+    options = Options(seed, policy, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
 
     def decorate(decorated: type[Any]) -> type[Any]:
         check_class(decorated)

@@ -24,7 +24,7 @@ from resumable.loading.dataloader import SeekableLoader, install
 from resumable.loading.loop_progress import LoopProgress
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import check_policy
+from resumable.saved.resolve import Policy
 from resumable.state import ResumptionState
 from resumable.steps.batch_plan import BatchPlan, DropLast
 from resumable.verdict import OnMismatch
@@ -116,7 +116,7 @@ class ResumableLoader(SeekableLoader[T]):
         agreement: AllGather | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
-        check_policy(on_mismatch)
+        policy = Policy(seed is not None or order is not None, on_mismatch)
         check_no_sampler(options)
         check_batches_come_in_order(options)
         length, tail = length_of(dataset), tail_of(drop_last)
@@ -137,9 +137,7 @@ class ResumableLoader(SeekableLoader[T]):
             drop_last=tail,
             schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
         )
-        self._frontier = LoopProgress(
-            feed, stretch, seed_is_given=seed is not None or order is not None, on_mismatch=on_mismatch
-        )
+        self._frontier = LoopProgress(feed, stretch, policy)
         sampler = ResumableSampler(feed, single=batch_size is None)
         install(self, sampler, partial(self._frontier.passes, sampler))
         self._resumable_schedule = self._frontier

@@ -13,7 +13,7 @@ from resumable.errors import ConfigurationError, MismatchError, ResumptionWarnin
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.ledger import Ledger, Stretch
-from resumable.saved.resolve import check_policy, compare, resolve
+from resumable.saved.resolve import Policy, compare, resolve
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup
@@ -36,7 +36,7 @@ OTHERS = {
 
 def going_on(saved: Snapshot, *, seed_is_given: bool = True, on_mismatch: OnMismatch = "error") -> Any:
     """*saved* resolved in the order of `ONE`."""
-    return resolve(saved, ONE, STRETCH, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+    return resolve(saved, ONE, STRETCH, Policy(seed_is_given, on_mismatch))
 
 
 def test_nothing_differs() -> None:
@@ -146,7 +146,7 @@ def test_another_schedule_is_told_with_both_values(what: str) -> None:
     """The samples are the same, the steps that they make are others."""
     then, now, saved, current = OTHER_SCHEDULES[what]
     state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
-    found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
+    found = resolve(state, ONE, replace(STRETCH, schedule=now), Policy(seed_is_given=True))
     assert ("regrouped", True) == (found.verdict.outcome, found.verdict.is_exact)
     assert [
         "the same samples in another grouping",
@@ -165,14 +165,14 @@ def test_the_same_schedule_is_exact() -> None:
     ]
     for then, now in same:
         state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, schedule=then),)))
-        found = resolve(state, ONE, replace(STRETCH, schedule=now), seed_is_given=True, on_mismatch="error")
+        found = resolve(state, ONE, replace(STRETCH, schedule=now), Policy(seed_is_given=True))
         assert (Verdict(), Position(50, 0, 50)) == (found.verdict, found.position)
 
 
 def test_another_tail_is_told() -> None:
     """What an epoch's end trains depends on it, and the order does not."""
     state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((replace(STRETCH, drop_last=True),)))
-    found = resolve(state, ONE, replace(STRETCH, drop_last="carry"), seed_is_given=True, on_mismatch="error")
+    found = resolve(state, ONE, replace(STRETCH, drop_last="carry"), Policy(seed_is_given=True))
     assert "regrouped" == found.verdict.outcome
     assert "Another rule for the end of an epoch.\n  saved:   True\n  current: 'carry'\n" in str(found.verdict)
 
@@ -195,7 +195,7 @@ def test_other_batches_leave_out_another_tail(then: Any, now: Any, told: bool) -
     saved, current = (replace(STRETCH, **{"drop_last": True, "schedule": None, **one}) for one in (then, now))
     saved = replace(saved, drop_last=current.drop_last)
     state = Snapshot(50, 0, 50, order=ONE, ledger=Ledger((saved,)))
-    found = resolve(state, ONE, current, seed_is_given=True, on_mismatch="error")
+    found = resolve(state, ONE, current, Policy(seed_is_given=True))
     assert "regrouped" == found.verdict.outcome
     assert told == (TAIL_TOLD in str(found.verdict).splitlines())
     assert told != ("  The samples and their order stay the same." in str(found.verdict).splitlines())
@@ -209,4 +209,4 @@ def test_a_bare_count_gets_its_place_from_the_length() -> None:
 def test_an_unknown_policy_is_refused() -> None:
     """A misspelt policy is said at once, with the ones that exist."""
     with pytest.raises(ConfigurationError, match=r"on_mismatch: 'ignore'\nPass 'error', 'warn' or 'adopt'\."):
-        check_policy(cast("OnMismatch", "ignore"))
+        Policy(on_mismatch=cast("OnMismatch", "ignore"))

@@ -23,10 +23,10 @@ from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.ledger import Stretch
+from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.state import ResumptionState
 from resumable.stopping.workers import shield
-from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -42,7 +42,6 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
         ConfigurationError: for a schedule whose sizes do not fall into whole batches.
         MismatchError: if the state cannot go on exactly with these loaders, and the policy is "error".
     """
-    seed, on_mismatch = options.seed, options.on_mismatch
     lanes: list[TrainLoader] = []
     shard = _shard_of(trainer, options.ranks)
     default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
@@ -60,7 +59,9 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
             raise _only_in_lightning(loader)
         if is_lightning(trainer):
             _check_tail(loader)
-        lanes.append(_lane(loader, seed_of_loader(default if seed is None else seed, len(lanes)), shard))
+        lanes.append(
+            _lane(loader, seed_of_loader(default if options.seed is None else options.seed, len(lanes)), shard)
+        )
         return lanes[-1].loader
 
     returned, mode = _replaced(returned, replace)
@@ -68,16 +69,13 @@ def attach(returned: Any, trainer: Any, state: ResumptionState, options: Options
         raise DecorationError(
             explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
         )
-    schedule, seed_is_given = _schedule_of(lanes, options), seed is not None
+    schedule = _schedule_of(lanes, options)
     if is_lightning(trainer):
         from resumable.adapters import lightning
 
-        lightning.connect(
-            state, trainer, lanes, mode, schedule=schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch
-        )
+        lightning.connect(state, trainer, lanes, mode, schedule=schedule, policy=options.policy)
     else:
-        lane = cast("MapLoader", lanes[0])
-        _connect_loop(state, lane, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+        _connect_loop(state, cast("MapLoader", lanes[0]), schedule, options.policy)
     return returned
 
 
@@ -165,18 +163,11 @@ def _follow_sampler(datamodule: Resumable, trainer: Any, state: ResumptionState)
         cast("DataSampler", sampler_of(datamodule)),
         schedule=options.schedule,
         calculator=calculators_of(datamodule),
-        on_mismatch=options.on_mismatch,
+        on_mismatch=options.policy.on_mismatch,
     )
 
 
-def _connect_loop(
-    state: ResumptionState,
-    lane: MapLoader,
-    schedule: LedgerSchedule | None,
-    *,
-    seed_is_given: bool,
-    on_mismatch: OnMismatch,
-) -> None:
+def _connect_loop(state: ResumptionState, lane: MapLoader, schedule: LedgerSchedule | None, policy: Policy) -> None:
     """Count what a loop without Lightning yields, as a ResumableLoader does."""
     batching = lane.batching
     stretch = Stretch(
@@ -187,7 +178,7 @@ def _connect_loop(
         drop_last=batching.drop_last,
         schedule=schedule,
     )
-    frontier = LoopProgress(lane.feed, stretch, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+    frontier = LoopProgress(lane.feed, stretch, policy)
     lane.follow_loop(frontier, state)
     state.count_with(frontier, later=True)
 

@@ -131,7 +131,7 @@ def _count_with(state: ResumptionState, sampler: DataSampler, datamodule: Resuma
         lambda: getattr(datamodule, "trainer", None),
         schedule=options.schedule,
         calculator=calculators_of(datamodule),
-        on_mismatch=options.on_mismatch,
+        on_mismatch=options.policy.on_mismatch,
         judge=state.judge,
     )
     watch(sampler, frontier)

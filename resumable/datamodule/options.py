@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from resumable.checks import check_members, check_schedule
 from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
-from resumable.verdict import OnMismatch
+from resumable.saved.resolve import Policy
 
 __all__ = ["MARK", "Options", "check_class", "check_sampling"]
 
@@ -94,7 +94,7 @@ class Options:
     """
 
     seed: int | None = None
-    on_mismatch: OnMismatch = "error"
+    policy: Policy = Policy()
     sampler: str | None = None
     schedule: BatchSchedule | None = None
     calculator: MicrobatchCalculator | None = None

@@ -17,12 +17,12 @@ from resumable.loading.dataloader import Iterate, T
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import resolve, with_canary
+from resumable.saved.resolve import Policy, resolve, with_canary
 from resumable.saved.snapshot import LoaderPosition, Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.divisibility import check_for_ever, check_from
 from resumable.steps.step_plan import StepPlan
-from resumable.verdict import OnMismatch, Verdict
+from resumable.verdict import Verdict
 
 __all__ = ["LoopProgress"]
 
@@ -34,14 +34,13 @@ class LoopProgress:
     global_step: int | None = None
     knows_epochs = True
 
-    def __init__(self, feed: Feed, stretch: Stretch, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
+    def __init__(self, feed: Feed, stretch: Stretch, policy: Policy) -> None:
         self.feed = feed
         self.stretch = stretch
         self.plan = feed.batching if stretch.schedule is None else stretch.plan
         self.cursor = Cursor(self.plan)
         self._is_checked = False
-        self._seed_is_given = seed_is_given
-        self._on_mismatch: OnMismatch = on_mismatch
+        self._policy = policy
 
     @property
     def position(self) -> Position:
@@ -73,19 +72,13 @@ class LoopProgress:
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*, from the next `iter()` on."""
-        found = resolve(
-            saved,
-            self.feed.identity,
-            self.stretch,
-            seed_is_given=self._seed_is_given,
-            on_mismatch=self._on_mismatch,
-        )
+        found = resolve(saved, self.feed.identity, self.stretch, self._policy)
         at, place = found.position, saved.position
         is_checked = _check(self.plan, at)
         verdict = found.verdict
         if place is not None and saved.canary is not None:
             canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
-            verdict = with_canary(verdict, saved.canary, canary, self._on_mismatch)
+            verdict = with_canary(verdict, saved.canary, canary, self._policy.on_mismatch)
         self.feed.adopt(found.order)
         self.cursor.seek(at, commits=saved.commits or self.commits)
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)

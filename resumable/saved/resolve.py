@@ -12,7 +12,7 @@ from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, OnMismatch, Verdict
 
-__all__ = ["ResumePoint", "check_policy", "compare", "refuse_or_warn", "resolve", "with_canary"]
+__all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "resolve", "with_canary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +24,49 @@ class ResumePoint:
     verdict: Verdict
 
 
-def check_policy(on_mismatch: str, /) -> None:
-    """Raise `ConfigurationError` unless *on_mismatch* is one of the three policies."""
-    if on_mismatch not in ("error", "warn", "adopt"):
-        raise ConfigurationError(
-            explain("An unknown policy.", [("on_mismatch", on_mismatch)], "Pass 'error', 'warn' or 'adopt'.")
-        )
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user wants where a saved state differs from the present configuration.
+
+    With *seed_is_given*, the user chose the present seed, so the saved one does not replace it.
+
+    Raises:
+        ConfigurationError: for an unknown *on_mismatch*.
+
+    >>> Policy(on_mismatch="adopt")
+    Policy(seed_is_given=False, on_mismatch='adopt')
+    """
+
+    seed_is_given: bool = False
+    on_mismatch: OnMismatch = "error"
+
+    def __post_init__(self) -> None:
+        if self.on_mismatch not in ("error", "warn", "adopt"):
+            raise ConfigurationError(
+                explain("An unknown policy.", [("on_mismatch", self.on_mismatch)], "Pass 'error', 'warn' or 'adopt'.")
+            )
 
 
-def resolve(
-    saved: Snapshot, order: Identity, stretch: Stretch, /, *, seed_is_given: bool, on_mismatch: OnMismatch
-) -> ResumePoint:
+def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, /) -> ResumePoint:
     """The place in *order* where a run that saved *saved* goes on.
 
     A saved seed is taken over unless the present one was given on purpose. Under "adopt" the saved seed and kind win
     even then; what cannot be taken over, a dataset of another length, is gone on with under a warning.
 
     Raises:
-        MismatchError: if the resume cannot be exact and *on_mismatch* is "error", or there is no place to go on from.
+        MismatchError: if the resume cannot be exact and the policy is "error", or there is no place to go on from.
     """
     then = saved.order
-    if then is not None and then.kind == order.kind and not seed_is_given:
+    if then is not None and then.kind == order.kind and not policy.seed_is_given:
         order = replace(order, seed=then.seed)
-    if then is not None and on_mismatch == "adopt":
+    if then is not None and policy.on_mismatch == "adopt":
         order = replace(then, length=order.length)
     plan = stretch.plan
     position = saved.position
     verdict = compare(
         then or order, order, offset=0 if position is None else position.offset, regrouped=_regrouped(saved, stretch)
     )
-    refuse_or_warn(verdict, on_mismatch)
+    refuse_or_warn(verdict, policy.on_mismatch)
     return ResumePoint(
         plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position),
         order,

@@ -22,6 +22,7 @@ from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
 from resumable.loading.map_loader import TrainLoader
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
 from resumable.state import ResumptionState
@@ -58,8 +59,7 @@ def connect(
     mode: str,
     *,
     schedule: LedgerSchedule | None,
-    seed_is_given: bool,
-    on_mismatch: OnMismatch,
+    policy: Policy,
 ) -> None:
     """Let *lanes*, combined in Lightning's *mode*, follow *state*, and the state count with *trainer*.
 
@@ -70,11 +70,9 @@ def connect(
     if not isinstance(frontier, LightningProgress):
         state.forget((LightningProgress, LightningSamplerProgress))
         if schedule is None:
-            frontier = LightningProgress(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+            frontier = LightningProgress(trainer, policy)
         else:
-            frontier = LightningScheduleProgress(
-                trainer, schedule, seed_is_given=seed_is_given, on_mismatch=on_mismatch
-            )
+            frontier = LightningScheduleProgress(trainer, schedule, policy)
     before = frontier.with_loaders(lanes, mode)
     try:
         saved = state.snapshot()

@@ -13,7 +13,7 @@ from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.position import Position
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import resolve
+from resumable.saved.resolve import Policy, resolve
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import OnMismatch, Verdict
@@ -112,8 +112,8 @@ class LightningSamplerProgress(DataSamplerProgress):
             saved = replace(saved, epoch=None, offset=None)
         try:
             # the order is the data sampler's own, and nobody can give it another one
-            policy: OnMismatch = "error" if self._on_mismatch == "error" else "warn"
-            found = resolve(saved, order, self._stretch(sampler), seed_is_given=True, on_mismatch=policy)
+            on_mismatch: OnMismatch = "error" if self._on_mismatch == "error" else "warn"
+            found = resolve(saved, order, self._stretch(sampler), Policy(seed_is_given=True, on_mismatch=on_mismatch))
             check_begins(sampler, found.position.offset)
         except BaseException:
             self._loader, self.order = None, self._saved.order

@@ -18,10 +18,10 @@ from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import refuse_or_warn
+from resumable.saved.resolve import Policy, refuse_or_warn
 from resumable.saved.snapshot import LoaderPosition, Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
-from resumable.verdict import Difference, OnMismatch, Verdict
+from resumable.verdict import Difference, Verdict
 
 __all__ = ["LightningProgress"]
 
@@ -34,10 +34,9 @@ class LightningProgress:
     knows_epochs = True
     epochs_vary = False
 
-    def __init__(self, trainer: Any, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
+    def __init__(self, trainer: Any, policy: Policy) -> None:
         self.trainer = trainer
-        self._seed_is_given = seed_is_given
-        self._on_mismatch: OnMismatch = on_mismatch
+        self._policy = policy
         self._combined = LoaderGroup((), "", 0)
         self.anchor = Position()
         self._places: tuple[LoaderPosition, ...] = (LoaderPosition(),)
@@ -170,8 +169,7 @@ class LightningProgress:
             self._combined,
             saved,
             [self._stretch_of(lane) for lane in self._combined.lanes],
-            seed_is_given=self._seed_is_given,
-            on_mismatch=self._on_mismatch,
+            self._policy,
         )
         self._check(found.position)
         for lane, order in zip(self._combined.lanes, found.orders, strict=True):
@@ -277,7 +275,7 @@ class LightningProgress:
                 position,
                 "The trainer's counters tell the current place; the samples before it may have been others.",
             )
-            refuse_or_warn(Verdict("inexact", (missing,)), self._on_mismatch)
+            refuse_or_warn(Verdict("inexact", (missing,)), self._policy.on_mismatch)
         return Snapshot(position.consumed_samples, epoch, offset)
 
 

@@ -20,11 +20,11 @@ from resumable.errors import DecorationError, explain
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
+from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import LoaderPosition
 from resumable.steps.divisibility import check_from
 from resumable.steps.step_plan import Step, StepPlan
-from resumable.verdict import OnMismatch
 
 __all__ = ["LightningScheduleProgress", "Window"]
 
@@ -63,8 +63,8 @@ class LightningScheduleProgress(LightningProgress):
 
     epochs_vary = True
 
-    def __init__(self, trainer: Any, schedule: LedgerSchedule, *, seed_is_given: bool, on_mismatch: OnMismatch) -> None:
-        super().__init__(trainer, seed_is_given=seed_is_given, on_mismatch=on_mismatch)
+    def __init__(self, trainer: Any, schedule: LedgerSchedule, policy: Policy) -> None:
+        super().__init__(trainer, policy)
         self.schedule = schedule
         self._count = _EveryBatch(trainer)
         self._steps: Iterator[Step] = iter(())

@@ -12,10 +12,10 @@ from resumable.orders.canary import digest_of
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import refuse_or_warn, resolve, with_canary
+from resumable.saved.resolve import Policy, refuse_or_warn, resolve, with_canary
 from resumable.saved.snapshot import LoaderPosition, Snapshot
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
-from resumable.verdict import Difference, OnMismatch, Verdict
+from resumable.verdict import Difference, Verdict
 
 __all__ = ["LoaderGroup", "GroupStart", "canary_of", "combine", "resolve_loaders", "stretch_of"]
 
@@ -44,18 +44,12 @@ def stretch_of(lane: TrainLoader, accumulation: int, /) -> Stretch:
 
 
 def resolve_loaders(
-    combined: LoaderGroup,
-    saved: Snapshot,
-    stretches: Sequence[Stretch],
-    /,
-    *,
-    seed_is_given: bool,
-    on_mismatch: OnMismatch,
+    combined: LoaderGroup, saved: Snapshot, stretches: Sequence[Stretch], policy: Policy, /
 ) -> GroupStart:
     """Where the loaders of *combined* go on from *saved*, each in the configuration of its stretch.
 
     Raises:
-        MismatchError: if one of them cannot go on exactly, and *on_mismatch* is "error".
+        MismatchError: if one of them cannot go on exactly, and the policy is "error".
     """
     if saved.loaders and len(saved.loaders) != len(combined.lanes):
         raise MismatchError(
@@ -76,13 +70,12 @@ def resolve_loaders(
         order = lane.identity or Identity("stream", lane.batching.length)
         regrouping = _of_other_ranks(lane, saved, own)
         if regrouping is not None:
-            refuse_or_warn(regrouping, on_mismatch)
+            refuse_or_warn(regrouping, policy.on_mismatch)
         found = resolve(
             own if own.order is None else replace(own, order=_comparable(own.order, lane, saved)),
             order,
             stretches[number],
-            seed_is_given=seed_is_given,
-            on_mismatch=on_mismatch,
+            policy,
         )
         at, state = found.position, None
         if is_primary:
@@ -96,7 +89,7 @@ def resolve_loaders(
     if saved.canary is not None and saved.position is not None:
         stood = saved.loaders or (LoaderPosition(saved.position.epoch, saved.position.offset),)
         canary = canary_of(combined.lanes, orders, stood, looks=True)
-        verdict = with_canary(verdict, saved.canary, canary, on_mismatch)
+        verdict = with_canary(verdict, saved.canary, canary, policy.on_mismatch)
     return GroupStart(position, verdict, tuple(places), tuple(orders))
 
 

@@ -38,10 +38,8 @@ LAYERS: list[str] = [
 ]
 EDGES = {"cli", "demo", "report", "testing"}  # what a user runs; each framework in adapters/ is an edge too
 
-# Imports of an edge from elsewhere that are meant. From the wiring they stand inside a function: nobody pays for a
-# framework that is not used.
+# Imports of an edge from elsewhere that are meant. The wiring imports none: `adapters` finds a trainer's file by name.
 INTO_EDGES = {
-    ("datamodule.attach", "adapters.lightning"),
     ("__main__", "cli.main"),
     ("cli.demo", "demo.main"),
     ("cli.demo", "demo.settings"),
@@ -72,7 +70,6 @@ class Import:
     target: str
     ours: bool
     for_typing: bool
-    in_function: bool
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -89,17 +86,16 @@ def imports_of(importer: str, modules: dict[str, Path]) -> Iterator[Import]:
     root, path = modules["__init__"].parent, modules[importer]
     package = ("resumable", *path.relative_to(root).parent.parts)
 
-    def walk(node: ast.AST, for_typing: bool, in_function: bool) -> Iterator[Import]:
+    def walk(node: ast.AST, for_typing: bool) -> Iterator[Import]:
         for dotted in imported_by(node, package, modules):
             top, _, rest = dotted.partition(".")
             ours = top == "resumable"
-            yield Import(importer, (rest or "__init__") if ours else top, ours, for_typing, in_function)
+            yield Import(importer, (rest or "__init__") if ours else top, ours, for_typing)
         guarded = guarded_by_type_checking(node)
-        in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            yield from walk(child, for_typing or child in guarded, in_function)
+            yield from walk(child, for_typing or child in guarded)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False, False)
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
 def imported_by(node: ast.AST, package: tuple[str, ...], modules: dict[str, Path]) -> Iterator[str]:
@@ -139,9 +135,9 @@ def layer_of(module: str) -> int | None:
 
 def edge_of(module: str) -> str | None:
     """The edge that *module* belongs to. Each framework is one: adapters.lightning and adapters.lightning.hooks are."""
-    top = module.partition(".")[0]
+    top, _, inner = module.partition(".")
     if top == "adapters":
-        return ".".join(module.split(".")[:2])
+        return f"{top}.{inner.partition('.')[0]}" if inner else None  # what they share is no framework
     return top if top in EDGES else None
 
 
@@ -160,14 +156,8 @@ def _of_ours(found: Import) -> str | None:
     edge, other = edge_of(found.importer), edge_of(found.target)
     if other is None or edge == other:
         return None
-    if edge is None and (found.for_typing or (found.importer, found.target) in INTO_EDGES):
-        at_once = not (found.for_typing or found.in_function) and found.importer != "__main__"
-        return " when it is imported: do it inside a function" if at_once else None
-    return (
-        None
-        if (edge, found.target) in INTO_EDGES or (found.importer, found.target) in INTO_EDGES
-        else ", an edge that is not its own"
-    )
+    is_meant = {(edge, found.target), (found.importer, found.target)} & INTO_EDGES
+    return None if is_meant or (edge is None and found.for_typing) else ", an edge that is not its own"
 
 
 def _of_others(found: Import) -> str | None:
@@ -288,14 +278,14 @@ def test_the_tables_name_no_module_that_is_gone() -> None:
         ),
         pytest.param({"adapters.lightning.hooks": "from .ranks import x"}, None, id="inside one framework"),
         pytest.param(
-            {"datamodule.attach": "from ..adapters import lightning", "adapters.lightning.__init__": ""},
-            "datamodule.attach imports adapters.lightning when it is imported: do it inside a function",
-            id="wiring imports an adapter at once",
+            {"datamodule.attach": "def f():\n    from ..adapters import lightning", "adapters.lightning.__init__": ""},
+            "datamodule.attach imports adapters.lightning, an edge that is not its own",
+            id="wiring imports a framework's adapter",
         ),
         pytest.param(
-            {"datamodule.attach": "def f():\n    from ..adapters import lightning", "adapters.lightning.__init__": ""},
+            {"datamodule.attach": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..demo import text"},
             None,
-            id="wiring, on need",
+            id="into an edge for typing",
         ),
         pytest.param(
             {"orders.orders": "from .permutation import x", "orders.permutation": "from .orders import y"},

@@ -306,7 +306,7 @@ def test_a_loader_that_lightning_would_not_follow() -> None:
 
     data = Data()
     data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(DecorationError, match="none can be carried"):
+    with pytest.raises(DecorationError, match="no batch can lead into the next"):
         data.train_dataloader()
 
 

@@ -7,20 +7,37 @@ All modules here export the same few names, so that the next adapter is written 
     Ranks         which part of the data this process loads     distributed  device_mesh  megatron  lightning
     AllGather     what all ranks have to say                     distributed
     Calculator    how many micro batches a step takes            megatron  apex
-
-What else `lightning` exports is for the decorator's wiring alone.
+    Adapter       a framework's trainer, for `@resumable`        lightning
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resumable.errors import MissingExtraError
 from resumable.extras import naming_the_extra
 
-__all__ = ["MissingExtraError", "naming_the_extra"]
+__all__ = ["TRAINERS", "MissingExtraError", "framework_of", "naming_the_extra"]
+
+TRAINERS: Final = {
+    "lightning": "lightning",
+    "pytorch_lightning": "lightning",
+}
+"""The package of a framework's Trainer class, and the file here that adapts it."""
+
+
+def framework_of(thing: object, /) -> str | None:
+    """The adapter's name for the framework that defines *thing*, a class or a function; None for all others.
+
+    No framework is imported.
+
+    >>> framework_of(dict) is None
+    True
+    """
+    return TRAINERS.get(str(getattr(thing, "__module__", None)).partition(".")[0])
+
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any
 

@@ -1,22 +1,20 @@
-"""Reaching the state of a decorated datamodule, and telling whether a class is decorated."""
+"""The state that an instance of a decorated class holds, and the data sampler that it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from typing_extensions import TypeIs
 
 from resumable.data_sampler.calculators import find_calculator
 from resumable.data_sampler.progress import ATTRIBUTES, DataSamplerProgress
-from resumable.data_sampler.step_observer import watch
 from resumable.datamodule.options import MARK, Options
+from resumable.datamodule.trainer import TrainerAdapter, adapter_of
 from resumable.errors import DecorationError, explain
-from resumable.protocols import DataSampler, MicrobatchCalculator, SupportsTraining
-from resumable.saved.snapshot import Snapshot
+from resumable.protocols import DataSampler, SupportsTraining
 from resumable.state import ResumptionState
 
-__all__ = ["Resumable", "calculators_of", "is_lightning", "is_resumable", "resumption_of", "sampler_of"]
+__all__ = ["Resumable", "follow_sampler", "is_resumable", "resumption_of", "sampler_of"]
 
 _HELD = "_resumption_state"
 _COUNT = "compute_consumed_samples"
@@ -56,8 +54,8 @@ def resumption_of(datamodule: SupportsTraining, /) -> ResumptionState:
         )
     state = _state_in(datamodule)
     sampler = sampler_of(datamodule)
-    if sampler is not None and not is_lightning(getattr(datamodule, "trainer", None)):
-        _count_with(state, sampler, datamodule)
+    if sampler is not None and (trainer := adapter_of(datamodule)).follows_at_once:
+        follow_sampler(datamodule, trainer, state, sampler)
     return state
 
 
@@ -85,17 +83,18 @@ def sampler_of(datamodule: Resumable, /) -> DataSampler | None:
     return cast("DataSampler", sampler)
 
 
-def calculators_of(datamodule: Resumable, /) -> Callable[[], MicrobatchCalculator | None]:
-    """Who is told where the run stands: as the decorator says, else whichever framework is there."""
-    given = datamodule.__resumable_options__.calculator
-    return find_calculator if given is None else lambda: given
-
-
-def is_lightning(trainer: object) -> bool:
-    """Whether *trainer* is a Lightning Trainer, told by its class's bases, so that Lightning need not be imported."""
-    return any(
-        base.__name__ == "Trainer" and base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
-        for base in type(trainer).__mro__
+def follow_sampler(
+    datamodule: Resumable, trainer: TrainerAdapter, state: ResumptionState, sampler: DataSampler, /
+) -> DataSamplerProgress:
+    """Let *state* count with *sampler*, as the decorator's options say."""
+    options = datamodule.__resumable_options__
+    given = options.calculator
+    return trainer.follow_sampler(
+        state,
+        sampler,
+        schedule=options.schedule,
+        calculator=find_calculator if given is None else lambda: given,
+        on_mismatch=options.policy.on_mismatch,
     )
 
 
@@ -118,24 +117,3 @@ def _state_in(datamodule: Resumable) -> ResumptionState:
     state.agreement = datamodule.__resumable_options__.agreement
     instance[_HELD] = (state, id(datamodule))
     return state
-
-
-def _count_with(state: ResumptionState, sampler: DataSampler, datamodule: Resumable) -> None:
-    """Let *sampler* count the trainer's steps, if nothing counts yet or another sampler does."""
-    counts = state.frontier
-    if counts is not None and (not isinstance(counts, DataSamplerProgress) or counts.sampler is sampler):
-        return
-    options = datamodule.__resumable_options__
-    frontier = DataSamplerProgress(
-        sampler,
-        lambda: getattr(datamodule, "trainer", None),
-        schedule=options.schedule,
-        calculator=calculators_of(datamodule),
-        on_mismatch=options.policy.on_mismatch,
-        judge=state.judge,
-    )
-    watch(sampler, frontier)
-    if state.snapshot() == Snapshot():
-        state.follow(frontier)
-    else:
-        state.connect(frontier)

@@ -10,23 +10,23 @@ from typing import Any
 
 from resumable.data_sampler.progress import unchanged_on_error
 from resumable.data_sampler.stand_ins import run
-from resumable.datamodule.instance import resumption_of, sampler_of
+from resumable.datamodule.instance import follow_sampler, resumption_of, sampler_of
 from resumable.datamodule.options import MARK, Options
+from resumable.datamodule.trainer import adapter_of
 from resumable.errors import ResumptionError, explain
 from resumable.saved.snapshot import KEYS
 
 
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # torch comes with the first loader, not with the decorator
-    from resumable.datamodule.attach import attach, attach_sampled, before_build
+    from resumable.datamodule.attach import attach, attach_sampled
 
-    options: Options = getattr(self, MARK)
-    state, trainer = resumption_of(self), getattr(self, "trainer", None)
+    state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
     build = functools.partial(method, *args, **kwargs)
-    before_build(trainer, state)
-    if sampler_of(self) is not None:
-        return attach_sampled(build, self, trainer, state)
-    return attach(build(), trainer, state, options)
+    trainer.before_build(state)
+    if sampler is not None:
+        return attach_sampled(build, self, sampler, trainer, state)
+    return attach(build(), trainer, state, getattr(self, MARK))
 
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -58,12 +58,12 @@ class _Theirs(dict[str, Any]):
 
 
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
-    from resumable.datamodule.attach import before_load
-
-    state, sampler = resumption_of(self), sampler_of(self)
+    state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
     before = state.snapshot()
     with nullcontext() if sampler is None else unchanged_on_error(sampler):
-        if before_load(getattr(self, "trainer", None), state, self):
+        if trainer.before_load(state):
+            if sampler is not None:
+                follow_sampler(self, trainer, state, sampler)
             state.load_state_dict(state_dict)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resumable.adapters import framework_of
 from resumable.checks import check_members, check_schedule
 from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
@@ -12,7 +13,6 @@ from resumable.saved.resolve import Policy
 __all__ = ["MARK", "Options", "check_class", "check_sampling"]
 
 _CALCULATOR = ("is_initialized", "current_global_batch_size", "update")
-_FRAMEWORKS = ("lightning", "pytorch_lightning")
 
 
 def check_sampling(sampler: object, schedule: object, calculator: object, /) -> None:
@@ -68,7 +68,7 @@ def check_class(cls: object, /) -> None:
             )
         )
     loader = getattr(cls, "train_dataloader", None)
-    if loader is None or _of_framework(loader):
+    if loader is None or framework_of(loader) is not None:
         raise DecorationError(
             explain(
                 f"{name} has no train_dataloader of its own.",
@@ -76,10 +76,6 @@ def check_class(cls: object, /) -> None:
                 "Define it (an abstract method will do), or decorate the subclass that defines it.",
             )
         )
-
-
-def _of_framework(method: object) -> bool:
-    return str(getattr(method, "__module__", None)).partition(".")[0] in _FRAMEWORKS
 
 
 MARK = "__resumable_options__"

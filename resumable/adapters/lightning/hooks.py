@@ -6,6 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.stopping import FitStop
@@ -110,11 +111,7 @@ def hooks_of(trainer: Any, state: ResumptionState) -> Hooks:
     for callback in trainer.callbacks:
         if isinstance(callback, Hooks) and callback.state is state:
             return callback
-    package = next(
-        base.__module__.partition(".")[0]
-        for base in type(trainer).__mro__
-        if base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
-    )
+    package = next(base.__module__.partition(".")[0] for base in type(trainer).__mro__ if framework_of(base))
     hooks = _hooks(package, state)
     # a new list, since somebody may be iterating over the old one; the learning rate finder looks for itself at its head
     heads = 1 if hasattr(next(iter(trainer.callbacks), None), "lrs") else 0

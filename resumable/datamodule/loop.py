@@ -1,0 +1,118 @@
+"""A datamodule in a loop: no trainer, or one that only counts its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
+
+from torch.utils.data import IterableDataset
+
+from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.data_sampler.step_observer import watch
+from resumable.errors import DecorationError, explain
+from resumable.feeds.feed import Shard
+from resumable.loading.dataloader import is_dataloader
+from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.map_loader import MapLoader, TrainLoader
+from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.saved.ledger import Stretch
+from resumable.saved.resolve import Policy
+from resumable.saved.schedule_format import LedgerSchedule
+from resumable.saved.snapshot import Snapshot
+from resumable.state import ResumptionState
+from resumable.verdict import OnMismatch
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+__all__ = ["LoopAdapter", "is_map_style"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopAdapter:
+    """The loop that trains with *datamodule*: a `TrainerAdapter`. A position counts what its one train loader yields."""
+
+    datamodule: object
+
+    follows_at_once: ClassVar[bool] = True
+    shard: ClassVar[Shard] = Shard()
+
+    def before_load(self, state: ResumptionState, /) -> bool:
+        """True: whoever loads by hand means to train."""
+        return True
+
+    def before_build(self, state: ResumptionState, /) -> None:
+        """A loop counts its epochs by itself."""
+
+    def check_loader(self, loader: Any, number: int, /) -> None:
+        """Raise `DecorationError` for a further loader, and for a stream."""
+        if number or not is_map_style(loader):
+            raise DecorationError(
+                explain(
+                    "Outside Lightning, the position of one map-style train loader can be counted.",
+                    [("a further or streaming loader", type(loader).__name__)],
+                    "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
+                )
+            )
+
+    def connect(
+        self,
+        state: ResumptionState,
+        loaders: list[TrainLoader],
+        mode: str,
+        schedule: LedgerSchedule | None,
+        policy: Policy,
+        /,
+    ) -> None:
+        """Count what the one loader yields, as a ResumableLoader does."""
+        loader = cast("MapLoader", loaders[0])
+        batching = loader.batching
+        stretch = Stretch(
+            length=batching.length,
+            micro_batch_size=loader.micro_batch_size,
+            data_parallel_size=loader.shard.size,
+            num_workers=loader.num_workers,
+            drop_last=batching.drop_last,
+            schedule=schedule,
+        )
+        progress = LoopProgress(loader.feed, stretch, policy)
+        loader.follow_loop(progress, state)
+        state.count_with(progress, later=True)
+
+    def follow_sampler(
+        self,
+        state: ResumptionState,
+        sampler: DataSampler,
+        /,
+        *,
+        schedule: BatchSchedule | None,
+        calculator: Callable[[], MicrobatchCalculator | None],
+        on_mismatch: OnMismatch,
+    ) -> DataSamplerProgress:
+        """Let *sampler* count the steps of the trainer that there is at the time, if there is one."""
+        counting = state.frontier
+        if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
+            return cast("DataSamplerProgress", counting)  # otherwise a loader, from before there was a sampler
+        progress = DataSamplerProgress(
+            sampler,
+            lambda: getattr(self.datamodule, "trainer", None),
+            schedule=schedule,
+            calculator=calculator,
+            on_mismatch=on_mismatch,
+            judge=state.judge,
+        )
+        watch(sampler, progress)
+        if state.snapshot() == Snapshot():
+            state.follow(progress)
+        else:
+            state.connect(progress)
+        return progress
+
+    def connect_sampled(self, state: ResumptionState, /) -> None:
+        """The loaders ask the sampler's count where they start: no loop of a trainer's has to be set."""
+
+
+def is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
+    """Whether *loader* is a DataLoader whose dataset has a place for each index."""
+    return is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset)

@@ -1,0 +1,98 @@
+"""The trainer that a datamodule has, as the decorator's wiring uses it.
+
+adapter_of(datamodule) ──► adapters.lightning.Adapter    a Lightning Trainer, of either package
+                           LoopAdapter                   no trainer, or one that only counts its steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resumable import adapters
+from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.saved.resolve import Policy
+from resumable.saved.schedule_format import LedgerSchedule
+from resumable.state import ResumptionState
+from resumable.verdict import OnMismatch
+
+if TYPE_CHECKING:
+    from resumable.feeds.feed import Shard
+    from resumable.loading.map_loader import TrainLoader
+
+__all__ = ["TrainerAdapter", "adapter_of"]
+
+
+class TrainerAdapter(Protocol):
+    """What the wiring asks of a trainer, in the order of a run.
+
+    A framework's file in adapters/ has one as `Adapter(trainer)`, and `adapters.TRAINERS` names the file.
+    """
+
+    @property
+    def follows_at_once(self) -> bool:
+        """Whether a data sampler counts from the first look at the state on; otherwise from a load or a loader on."""
+        ...
+
+    @property
+    def shard(self) -> Shard:
+        """The part of the data that the trainer gives this process."""
+        ...
+
+    def before_load(self, state: ResumptionState, /) -> bool:
+        """Get ready for *state* to be loaded; False where the load is not the training's and must move nothing."""
+        ...
+
+    def before_build(self, state: ResumptionState, /) -> None:
+        """Let the user's `train_dataloader`, which is called next, see the epoch that goes on."""
+        ...
+
+    def check_loader(self, loader: Any, number: int, /) -> None:
+        """Raise `DecorationError` if no count of this trainer's can follow *loader*, its *number*-th from 0."""
+        ...
+
+    def connect(
+        self,
+        state: ResumptionState,
+        loaders: list[TrainLoader],
+        mode: str,
+        schedule: LedgerSchedule | None,
+        policy: Policy,
+        /,
+    ) -> None:
+        """Let *loaders*, combined in Lightning's *mode*, start where *state* is, and *state* count what they yield.
+
+        *schedule* groups their batches into optimizer steps.
+        """
+        ...
+
+    def follow_sampler(
+        self,
+        state: ResumptionState,
+        sampler: DataSampler,
+        /,
+        *,
+        schedule: BatchSchedule | None,
+        calculator: Callable[[], MicrobatchCalculator | None],
+        on_mismatch: OnMismatch,
+    ) -> DataSamplerProgress:
+        """Let *state* count with *sampler*, if it does not yet."""
+        ...
+
+    def connect_sampled(self, state: ResumptionState, /) -> None:
+        """Go on from the sampler's count: its train loaders are built."""
+        ...
+
+
+def adapter_of(datamodule: object, /) -> TrainerAdapter:
+    """The adapter of the trainer that *datamodule* has now; its framework is known by the trainer's class."""
+    trainer = getattr(datamodule, "trainer", None)
+    for base in type(trainer).__mro__:
+        name = adapters.framework_of(base) if base.__name__ == "Trainer" else None
+        if name is not None:
+            adapter: TrainerAdapter = getattr(adapters, name).Adapter(trainer)
+            return adapter
+    from resumable.datamodule.loop import LoopAdapter  # brings torch
+
+    return LoopAdapter(datamodule)

@@ -35,6 +35,9 @@ from resumable import (
     resumable,
     resumption_of,
 )
+from resumable.adapters import lightning
+from resumable.datamodule.loop import LoopAdapter
+from resumable.datamodule.trainer import TrainerAdapter, adapter_of
 from resumable.saved.snapshot import KEYS
 from tests.reference import COPIES, Loader, Reference, numbers, order_of
 
@@ -815,6 +818,30 @@ def test_an_impossible_policy() -> None:
     policy: Any = "ignore"
     with pytest.raises(ResumptionError, match="Pass 'error', 'warn' or 'adopt'"):
         resumable(on_mismatch=policy)
+
+
+ADAPTERS: tuple[type[TrainerAdapter], ...] = (LoopAdapter, lightning.Adapter)  # mypy: each fits the Protocol
+FOREIGN: Any = type("Trainer", (), {"__module__": "lightning_like.trainer"})
+SUBCLASS: Any = type("Tuner", (L.Trainer,), {"__module__": "my_project"})
+OLD: Any = type("Trainer", (), {"__module__": "pytorch_lightning.trainer.trainer"})
+
+
+@pytest.mark.parametrize(
+    ("trainer", "expected"),
+    [
+        (None, LoopAdapter),
+        (FOREIGN(), LoopAdapter),
+        (OLD(), lightning.Adapter),
+        (object.__new__(SUBCLASS), lightning.Adapter),
+    ],
+    ids=["no trainer", "of another package", "of the old package", "a subclass of Lightning's"],
+)
+def test_the_class_of_a_trainer_chooses_its_adapter(trainer: Any, expected: type[TrainerAdapter]) -> None:
+    """A trainer belongs to the framework that one of its classes named Trainer comes from; all others are loops."""
+    data: Any = Plain()
+    data.trainer = trainer
+    assert expected in ADAPTERS
+    assert type(adapter_of(data)) is expected
 
 
 def test_undecorated_things() -> None:

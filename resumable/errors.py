@@ -4,12 +4,12 @@
       ├── ConfigurationError   an argument is wrong          (also a ValueError)
       ├── DecorationError      a class cannot be decorated   (also a TypeError)
       ├── StateError           a saved state cannot be read  (also a ValueError)
-      │     └── MissingStateError   nothing was saved yet   (also a FileNotFoundError)
+      │     └── MissingStateError   nothing was saved yet      (also a FileNotFoundError)
       ├── MismatchError        saved and current differ      (carries the verdict)
-      ├── AgreementError       ranks stand at unlike places
+      ├── AgreementError       ranks are at different positions
       ├── ReplayError          a sampler does not repeat itself
-      └── MissingExtraError    a package is not there    (also an ImportError)
-    ResumptionWarning          a limit, named where it bites
+      └── MissingExtraError    a package is not installed   (also an ImportError)
+    ResumptionWarning          a limitation, reported when it applies
 
 All of them survive pickling, since DataLoader workers send their errors to the parent.
 """
@@ -45,7 +45,7 @@ class ResumptionError(Exception):
 
 
 class ConfigurationError(ResumptionError, ValueError):
-    """An argument has a value that no training run can have."""
+    """An argument has a value with which no training can run."""
 
 
 class DecorationError(ResumptionError, TypeError):
@@ -57,13 +57,13 @@ class StateError(ResumptionError, ValueError):
 
 
 class MissingStateError(StateError, FileNotFoundError):
-    """There is no state file and none before it (also a FileNotFoundError): a first run, or another path."""
+    """Neither a state file nor its `.previous` exists: this is the first run, or the path is wrong."""
 
 
 class MismatchError(ResumptionError):
-    """What was saved and what is running differ so that the resume cannot be exact.
+    """The saved state and the current configuration differ, so the resume cannot be exact.
 
-    *verdict* says the same as a value; None where the differences are not of the order: another kind or number of loaders.
+    *verdict* holds the differences as a value. It is None where the kind or number of loaders differs.
     """
 
     def __init__(self, message: str, /, verdict: Verdict | None = None) -> None:
@@ -72,23 +72,23 @@ class MismatchError(ResumptionError):
 
 
 class AgreementError(ResumptionError):
-    """The ranks of one run do not stand at the same place of the same data. Raised on all of them."""
+    """The ranks of one run are not at the same position of the same data. Raised on all of them."""
 
 
 class ReplayError(ResumptionError):
-    """A sampler gave other indices when it was asked for the same epoch again."""
+    """A sampler returned different indices when it was iterated again for the same epoch."""
 
 
 class MissingExtraError(ResumptionError, ImportError):
-    """An optional package is not installed. The message names the extra that brings it."""
+    """An optional package is not installed. The message names the extra to install."""
 
 
 class ResumptionWarning(UserWarning):
-    """A resume is slower than it need be, or not exact, in a way that the run goes on with."""
+    """A resume is slower than it could be, or not exact. The run goes on."""
 
 
 def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str:
-    """A message of three parts: what is wrong, the values on aligned lines, what to do next.
+    """A message in three parts: what is wrong, the values on aligned lines, what to do next.
 
     >>> print(explain("The seed differs.", [("saved", 1), ("current", 20)], "Pass seed=1."))
     The seed differs.
@@ -102,7 +102,7 @@ def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str
 
 
 def warn(message: str, /) -> None:
-    """Give a `ResumptionWarning` that points at the line outside this package that led to it.
+    """Issue a `ResumptionWarning` that points at the line outside this package which caused it.
 
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")

@@ -1,8 +1,8 @@
-"""What this package asks of the things it works with, as structural types.
+"""What this package needs from the user's objects, as structural types: any class with these members fits.
 
-Nothing here is `runtime_checkable`: an `isinstance` check would run users' properties, and Lightning's raise.
-Data members are read-only properties where they are only read, so that attributes, properties and
-narrower types all fit; where they are written too, the setter says what is written.
+Nothing here is `runtime_checkable`: an `isinstance` check would run the user's properties, and Lightning's raise.
+A data member that is only read is a read-only property, so that attributes, properties and narrower types all fit.
+Where it is written too, its setter has the type that is written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Trainer(Protocol):
-    """Whatever counts the optimizer steps of a run."""
+    """Counts the optimizer steps of a run: a Lightning trainer, or an object of the user's loop."""
 
     @property
     def global_step(self) -> int:
@@ -39,45 +39,54 @@ class Trainer(Protocol):
 
 
 class Order(Protocol):
-    """A pure function of (epoch, start, stop): which dataset index comes at which place of an epoch."""
+    """Which dataset index comes at which place of an epoch: a pure function, the same on every rank and after every restart.
+
+    Two optional attributes tell saved orders apart: `kind`, a string (by default the class's name), and `seed`, an int.
+    """
 
     def __len__(self) -> int:
-        """How many samples one epoch holds."""
+        """Samples of one epoch."""
         ...
 
     def indices(self, epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
-        """Dataset indices at the places *start* to *stop* of *epoch*, shape (stop - start,)."""
+        """Dataset indices at the places *start* to *stop* of *epoch*, both counted from 0, int64 of shape (stop - start,)."""
         ...
 
 
 class BatchSchedule(Protocol):
-    """A pure function of the consumed samples: how many samples an optimizer step takes."""
+    """How many samples an optimizer step takes: a pure function of the consumed samples.
+
+    Consumed samples and batch sizes count the samples of all data-parallel ranks.
+    """
 
     def batch_size_at(self, consumed_samples: int, /) -> int:
-        """Global batch size of the step that begins at *consumed_samples*."""
+        """Global batch size of the step that begins at *consumed_samples*, at least 1."""
         ...
 
     def samples_after(self, steps: int, consumed: int = 0, /) -> int:
-        """Consumed samples when *steps* further steps have followed *consumed* samples."""
+        """Consumed samples *steps* steps after *consumed* samples."""
         ...
 
     def steps_between(self, consumed: int, later: int, /) -> int:
-        """Steps that lead from *consumed* to *later* consumed samples."""
+        """Whole steps from *consumed* to *later* consumed samples; a step that ends past *later* does not count."""
         ...
 
 
 class CountsSamples(Protocol):
-    """The one question that resumption asks a sampler."""
+    """A sampler that counts the consumed samples itself."""
 
     def compute_consumed_samples(self, steps_since_resume: int, /) -> SupportsInt:
-        """Samples consumed over all data-parallel ranks, *steps_since_resume* steps after the last rebase."""
+        """Consumed samples of all data-parallel ranks, *steps_since_resume* optimizer steps after the last resume.
+
+        The count begins at the samples consumed before that resume, not at 0.
+        """
         ...
 
 
 class DataSampler(CountsSamples, Protocol):
-    """The shape of NeMo's `MegatronDataSampler`: it counts, and takes the position in four attributes.
+    """A sampler of the shape of NeMo's `MegatronDataSampler`: it counts, and keeps its position in four attributes.
 
-    A getter may give anything that is a number, a 0-d tensor too; what resumption writes is an `int`.
+    A resume writes all four, as ints. When they are read, any whole number will do, also a 0-d tensor.
     """
 
     @property
@@ -99,51 +108,50 @@ class DataSampler(CountsSamples, Protocol):
 
 
 class MicrobatchCalculator(Protocol):
-    """What a process knows of its batch size at this moment, where a framework keeps that in a global of its own.
+    """A framework's own record of the current batch size, in this process: megatron-core's, or Apex's.
 
-    A framework sets it up at some time after its import. Before that there is nothing to ask or to tell, so
-    `is_initialized` is asked first; the other two then raise an error. One that varies the batch size may tell its
-    `schedule` as well, a BatchSchedule or None.
+    The framework sets it up some time after its import. Until then `is_initialized` is False and the other members
+    raise an error. A calculator that varies the batch size may also have a `schedule`: a BatchSchedule, or None.
     """
 
     @property
     def is_initialized(self) -> bool:
-        """Whether the framework has set it up in this process."""
+        """Whether the framework has set the calculator up in this process."""
         ...
 
     @property
     def current_global_batch_size(self) -> int:
-        """Samples over all ranks that the step which begins now takes: as rounded, where the framework rounds it."""
+        """Samples of all ranks in the step that begins now, as rounded where the framework rounds down."""
         ...
 
     def update(self, consumed_samples: int, /) -> None:
-        """Move the batch size to that of the step which begins at *consumed_samples*."""
+        """Set the batch size to that of the step which begins at *consumed_samples*."""
         ...
 
 
 class Ranks(Protocol):
     """Which part of the data this process loads: that of one data-parallel rank.
 
-    Processes that share a rank, tensor- and pipeline-parallel ones, load the same samples. It is asked when a loader is
-    built, so it may be made before the processes have found each other.
+    Processes that share a rank, such as tensor- and pipeline-parallel ones, load the same samples. Both properties are
+    read when a loader is built, so the object may be made before the process group is initialized.
     """
 
     @property
     def data_parallel_rank(self) -> int:
-        """This process among those that share the data, 0 to data_parallel_size - 1."""
+        """This process's rank among those that share the data, from 0 to data_parallel_size - 1."""
         ...
 
     @property
     def data_parallel_size(self) -> int:
-        """How many ranks share the data."""
+        """How many ranks share the data, at least 1."""
         ...
 
 
 class AllGather(Protocol):
-    """A collective: what each rank gives, and all ranks get."""
+    """A collective operation: each rank passes a record, and every rank gets all of them."""
 
     def __call__(self, record: bytes, /) -> Sequence[bytes]:
-        """The records of all ranks, equally long, that of rank 0 first."""
+        """The records of all ranks, that of rank 0 first. Every rank's *record* has the same length."""
         ...
 
 
@@ -155,7 +163,7 @@ class SavesState(Protocol):
 
 
 class SupportsTraining(Protocol):
-    """What `@resumable` asks of a class: a train loader, and the trainer once there is one."""
+    """What `@resumable` needs of a class: a train loader, and a `trainer` attribute, None until there is one."""
 
     @property
     def trainer(self) -> Trainer | None: ...
@@ -163,7 +171,7 @@ class SupportsTraining(Protocol):
 
 
 class SupportsSampling(SupportsTraining, Protocol):
-    """What `@resumable(sampler="data_sampler")` asks of a class besides: the sampler, in the attribute of that name."""
+    """What `@resumable(sampler="data_sampler")` needs of a class as well: the sampler, in the attribute of that name."""
 
     @property
     def data_sampler(self) -> DataSampler: ...

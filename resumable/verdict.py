@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = ["Difference", "OnMismatch", "Verdict"]
 
 OnMismatch = Literal["error", "warn", "adopt"]
-"""What to do where a resume cannot be exact: refuse, go on with a warning, or take over what was saved."""
+"""What to do where a resume cannot be exact: raise MismatchError, go on with a warning, or take over the saved order."""
+
+_IN_WORDS: Final = {"regrouped": "the same samples in another grouping", "inexact": "not exact"}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that was saved with one value and has another now."""
+    """One thing whose saved and current values differ."""
 
     what: str
+    """The difference as a sentence: "The order has another seed." and the like."""
     saved: object
+    """The value in the saved state."""
     current: object
+    """The value in the current configuration."""
     advice: str
+    """What follows from the difference, and what to do about it."""
 
     def __str__(self) -> str:
         return f"{self.what}\n  saved:   {self.saved!r}\n  current: {self.current!r}\n  {self.advice}"
@@ -26,32 +32,29 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How exactly a saved state can go on in the present configuration.
+    """How exactly a run can go on from a saved state in the current configuration.
 
-    `exact`: the same samples in the same batches. `regrouped`: the same samples in the same order, in other batches.
-    `inexact`: other samples or another order. `refused`: there is no place to go on from.
-
-    >>> print(Verdict("regrouped", (Difference("Another batch size.", 32, 64, "The samples are the same."),)))
+    >>> verdict = Verdict("regrouped", (Difference("Another batch size.", 32, 64, "The samples are the same."),))
+    >>> print(verdict)
     the same samples in another grouping
     Another batch size.
       saved:   32
       current: 64
       The samples are the same.
+    >>> verdict.is_exact
+    True
     """
 
     outcome: Literal["exact", "regrouped", "inexact", "refused"] = "exact"
+    """`exact`: the same samples in the same batches. `regrouped`: the same samples in the same order, in other batches.
+    `inexact`: other samples or another order. `refused`: there is no position to go on from."""
     differences: tuple[Difference, ...] = ()
+    """What differs between saved and current; empty where nothing does."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether the same samples come in the same order; their grouping may differ."""
+        """Whether the same samples follow in the same order; their grouping may differ."""
         return self.outcome in ("exact", "regrouped")
 
     def __str__(self) -> str:
-        text = {
-            "exact": "exact",
-            "regrouped": "the same samples in another grouping",
-            "inexact": "not exact",
-            "refused": "refused",
-        }[self.outcome]
-        return "\n".join([text, *map(str, self.differences)])
+        return "\n".join([_IN_WORDS.get(self.outcome, self.outcome), *map(str, self.differences)])

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
+from resumable.checks import whole_number
 from resumable.feeds.feed import ResumableSampler
 from resumable.feeds.order_feed import OrderFeed, ShardedFeed
 from resumable.loading.arguments import (
-    check_batches_come_in_order,
+    check_in_order,
     check_no_sampler,
     length_of,
-    micro_batch_size_of,
     order_of,
     rank_of,
     schedule_of,
@@ -118,11 +118,11 @@ class ResumableLoader(SeekableLoader[T]):
     ) -> None:
         policy = Policy(seed is not None or order is not None, on_mismatch)
         check_no_sampler(options)
-        check_batches_come_in_order(options)
+        check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)
         rank, size = rank_of(data_parallel_rank, data_parallel_size, ranks)
-        micro = micro_batch_size_of(batch_size)
+        micro = 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
         batching = BatchPlan(length, micro * size, tail)
         batching.position_at(0)  # raises where an epoch has no batch
         is_plain = size == 1 and tail != "carry"

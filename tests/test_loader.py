@@ -661,7 +661,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"shuffle": True, "seed": 1.5},
         "seed must be a whole number.\n  seed: 1.5\n  type: 'float'\n",
     ),
-    "order and shuffle": ({"order": Sequential(N), "shuffle": True}, "An order of one's own says itself how it shuf"),
+    "order and shuffle": ({"order": Sequential(N), "shuffle": True}, "A user-defined order decides itself how it shuf"),
     "order and seed": ({"order": Sequential(N), "seed": 1}, "Pass either order=, or shuffle= and seed=."),
     "another order's length": (
         {"order": Sequential(9)},
@@ -670,7 +670,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an order that is none": ({"order": [0] * N}, "order"),
     "a sampler": (
         {"sampler": [3, 1]},
-        "A ResumableLoader takes no sampler: it goes on from any place, and a sampler begins at its first.\n"
+        "A ResumableLoader takes no sampler: a sampler always begins at its first index.\n"
         "  sampler: [3, 1]\nPass order=, a pure function",
     ),
     "a batch sampler": ({"batch_sampler": [[3, 1]]}, "  batch_sampler: [[3, 1]]\nPass order="),

@@ -479,7 +479,7 @@ def test_a_schedule_that_contradicts_itself(by: int) -> None:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a rank that is none": (
         {"data_parallel_rank": 4, "data_parallel_size": 4},
-        "There is no such rank.\n  data_parallel_rank: 4\n  data_parallel_size: 4\nPass a rank from 0 to 3",
+        "data_parallel_rank is too large.\n  data_parallel_rank: 4\n  data_parallel_size: 4\nPass a rank from 0 to 3",
     ),
     "a rank without the number of ranks": ({"data_parallel_rank": 1}, "data_parallel_rank: 1\n  data_parallel_size: 1"),
     "a negative rank": ({"data_parallel_rank": -1}, "data_parallel_rank is too small.\n  data_parallel_rank: -1"),
@@ -490,7 +490,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a size without a rank": (
         {"data_parallel_rank": None, "data_parallel_size": 2},
-        "The loader is told how many processes share the data, and not which of them this one is.\n"
+        "data_parallel_rank is missing: several processes share the data.\n"
         "  data_parallel_rank: None\n  data_parallel_size: 2\nPass data_parallel_rank= too, or ranks=",
     ),
     "ranks that say nothing": (
@@ -543,7 +543,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "rounding what nobody knows": (
         {"schedule": Squares(), "decrease_batch_size_if_needed": True},
-        "Only a schedule whose stages are known can be rounded down.\n  schedule:                      'Squares'\n",
+        "A user-defined schedule cannot be rounded down: its stages are unknown.\n  schedule:                      'Squares'\n",
     ),
 }
 

@@ -1,41 +1,32 @@
-"""What a `ResumableLoader` is given, looked at before anything is built of it."""
+"""What a `ResumableLoader` is given, checked before anything is built from it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 from torch import distributed
 from torch.utils.data import IterableDataset
 
 from resumable.checks import check_members, check_schedule, whole_number
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError, ResumptionError, explain
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import BatchSchedule, Order, Ranks
-from resumable.saved.schedule_format import LedgerSchedule, recorded
+from resumable.saved.schedule_format import LedgerSchedule, ledger_schedule
 from resumable.steps.batch_plan import DropLast
 from resumable.steps.schedules import LinearRampup
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 
-__all__ = [
-    "check_batches_come_in_order",
-    "check_no_sampler",
-    "length_of",
-    "micro_batch_size_of",
-    "order_of",
-    "rank_of",
-    "schedule_of",
-    "tail_of",
-]
+__all__ = ["check_in_order", "check_no_sampler", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
 
 
 def length_of(dataset: Any, /) -> int:
     """The samples of a map-style dataset.
 
     Raises:
-        ConfigurationError: if it is none, as do all functions here for an argument that will not do.
+        ConfigurationError: for an argument that will not do, as in all functions here.
 
     >>> length_of([1, 2, 3])
     3
@@ -43,22 +34,22 @@ def length_of(dataset: Any, /) -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ConfigurationError(
             explain(
-                "A ResumableLoader needs a map-style dataset, since a place in a stream cannot be computed.",
+                "A ResumableLoader needs a map-style dataset: only there can a position be computed.",
                 [("needed", "__getitem__ and __len__"), ("got", type(cast("object", dataset)).__name__)],
-                "Use a map-style dataset; in a LightningDataModule, @resumable carries iterable datasets along.",
+                "Pass a map-style dataset. In a LightningDataModule, @resumable resumes iterable datasets too.",
             )
         )
     return len(dataset)
 
 
 def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, /) -> Order:
-    """The order that *shuffle* and *seed* mean, or the user's own.
+    """The user's own *order*, or the one that *shuffle* and *seed* mean.
 
     >>> order_of(10, True, None, None)
     Shuffled(n=10, seed=0)
     """
     if order is None:
-        shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nobody shuffles
+        shuffled = Shuffled(length, 0 if seed is None else seed)  # checks the seed, also where nothing is shuffled
         return shuffled if shuffle else Sequential(length)
     check_members(
         "order",
@@ -70,7 +61,7 @@ def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, 
     if shuffle or seed is not None:
         raise ConfigurationError(
             explain(
-                "An order of one's own says itself how it shuffles.",
+                "A user-defined order decides itself how it shuffles.",
                 [("order", order), ("shuffle", shuffle), ("seed", seed)],
                 "Pass either order=, or shuffle= and seed=.",
             )
@@ -86,40 +77,30 @@ def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, 
     return order
 
 
-def micro_batch_size_of(batch_size: SupportsIndex | None, /) -> int:
-    """Samples of one rank's batch; single samples are batches of one.
-
-    >>> micro_batch_size_of(None)
-    1
-    """
-    return 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
-
-
-def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, ranks: Ranks | None) -> tuple[int, int]:
-    """Who this process is among those that share the data: (rank, size), as ints. Alone, if nobody says.
+def rank_of(rank: int | None, size: int | None, ranks: Ranks | None, /) -> tuple[int, int]:
+    """This process's data-parallel rank, and the number of ranks; (0, 1) where a single process gives neither.
 
     >>> rank_of(3, 4, None)
     (3, 4)
     """
     if ranks is not None:
-        _check_ranks(data_parallel_rank, data_parallel_size, ranks)
-        data_parallel_rank, data_parallel_size = ranks.data_parallel_rank, ranks.data_parallel_size
-    elif data_parallel_size is None or (data_parallel_rank is None and data_parallel_size != 1):
-        _check_alone(data_parallel_rank, data_parallel_size)
-    size = 1 if data_parallel_size is None else whole_number("data_parallel_size", data_parallel_size, least=1)
-    if data_parallel_rank is None and size > 1:
+        rank, size = _asked(rank, size, ranks)
+    elif size is None or (rank is None and size != 1):
+        _check_single_process(rank, size)
+    size = 1 if size is None else whole_number("data_parallel_size", size, least=1)
+    if rank is None and size > 1:
         raise ConfigurationError(
             explain(
-                "The loader is told how many processes share the data, and not which of them this one is.",
+                "data_parallel_rank is missing: several processes share the data.",
                 [("data_parallel_rank", None), ("data_parallel_size", size)],
-                "Pass data_parallel_rank= too, or ranks= in the place of both.",
+                "Pass data_parallel_rank= too, or ranks= in place of both.",
             )
         )
-    rank = 0 if data_parallel_rank is None else whole_number("data_parallel_rank", data_parallel_rank)
+    rank = 0 if rank is None else whole_number("data_parallel_rank", rank)
     if rank >= size:
         raise ConfigurationError(
             explain(
-                "There is no such rank.",
+                "data_parallel_rank is too large.",
                 [("data_parallel_rank", rank), ("data_parallel_size", size)],
                 f"Pass a rank from 0 to {size - 1}, or the number of all processes that share the data.",
             )
@@ -127,7 +108,7 @@ def rank_of(data_parallel_rank: int | None, data_parallel_size: int | None, rank
     return rank, size
 
 
-def _check_ranks(rank: object, size: object, ranks: Ranks) -> None:
+def _asked(rank: object, size: object, ranks: Ranks) -> tuple[int, int]:
     check_members(
         "ranks",
         ranks,
@@ -138,24 +119,25 @@ def _check_ranks(rank: object, size: object, ranks: Ranks) -> None:
     if rank is not None or size is not None:
         raise ConfigurationError(
             explain(
-                "The ranks are told twice.",
+                "The rank is given twice.",
                 [("ranks", ranks), ("data_parallel_rank", rank), ("data_parallel_size", size)],
                 "Pass ranks=, or the two numbers.",
             )
         )
+    return ranks.data_parallel_rank, ranks.data_parallel_size
 
 
-def _check_alone(rank: object, size: object) -> None:
-    """Refuse to guess which part of the data is this process's: each would train all of it, or the same part."""
+def _check_single_process(rank: object, size: object) -> None:
+    """Refuse to guess this process's part of the data: every process would train all of it, or the same part."""
     processes = 1
     if distributed.is_available() and distributed.is_initialized():
         processes = distributed.get_world_size()
-    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, and the process group is still to be initialized
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, before the process group is initialized
         processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigurationError(
             explain(
-                "Several processes run, and the loader is not told which part of the data is this one's.",
+                "Several processes run, and nothing says which part of the data this one loads.",
                 [("processes", processes), ("data_parallel_rank", rank), ("data_parallel_size", size)],
                 "Pass ranks=resumable.adapters.distributed.Ranks(), or data_parallel_rank= and data_parallel_size=. If each "
                 "process is to load all samples, pass data_parallel_size=1.",
@@ -164,7 +146,7 @@ def _check_alone(rank: object, size: object) -> None:
 
 
 def tail_of(drop_last: object, /) -> DropLast:
-    """What becomes of an epoch's tail: a bool, or "carry".
+    """What happens to an epoch's tail: a bool, or "carry".
 
     >>> tail_of("carry")
     'carry'
@@ -193,22 +175,22 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
         return None
     check_schedule(schedule)
     if not rounds_down:
-        return recorded(schedule)
+        return ledger_schedule(schedule)
     if isinstance(schedule, LinearRampup) and schedule.divisor in (1, per_round):
         return replace(schedule, divisor=per_round)
     if not isinstance(schedule, PiecewiseSchedule):
         raise ConfigurationError(
             explain(
-                "Only a schedule whose stages are known can be rounded down.",
+                "A user-defined schedule cannot be rounded down: its stages are unknown.",
                 [("schedule", type(schedule).__qualname__), ("decrease_batch_size_if_needed", True)],
-                "Let it give multiples of batch_size * data_parallel_size itself, or pass a StepSchedule.",
+                "Let it return multiples of batch_size * data_parallel_size itself, or pass a StepSchedule.",
             )
         )
-    return recorded(DivisibleSchedule(schedule, per_round))
+    return ledger_schedule(DivisibleSchedule(schedule, per_round))
 
 
 def check_no_sampler(options: Mapping[str, Any], /) -> None:
-    """Raise where the batches are to come from elsewhere than from an order: they would not.
+    """Refuse a sampler: the batches come from an order.
 
     >>> check_no_sampler({"num_workers": 2})
     """
@@ -216,24 +198,24 @@ def check_no_sampler(options: Mapping[str, Any], /) -> None:
         if options.get(name) is not None:
             raise ConfigurationError(
                 explain(
-                    f"A ResumableLoader takes no {name}: it goes on from any place, and a sampler begins at its first.",
+                    f"A ResumableLoader takes no {name}: a sampler always begins at its first index.",
                     [(name, options[name])],
-                    "Pass order=, a pure function from places to indices; in a LightningDataModule, @resumable carries "
-                    "samplers along.",
+                    "Pass order=, a pure function from places to indices. In a LightningDataModule, @resumable resumes "
+                    "samplers too.",
                 )
             )
 
 
-def check_batches_come_in_order(options: Mapping[str, Any], /) -> None:
-    """Raise where batches come as workers finish.
+def check_in_order(num_workers: int, in_order: bool, /, error: type[ResumptionError] = ConfigurationError) -> None:
+    """Raise *error* where batches come as workers finish.
 
-    >>> check_batches_come_in_order({"num_workers": 2})
+    >>> check_in_order(2, True)
     """
-    if options.get("num_workers", 0) and not options.get("in_order", True):
-        raise ConfigurationError(
+    if num_workers and not in_order:
+        raise error(
             explain(
-                "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
-                [("in_order", False), ("num_workers", options.get("num_workers", 0))],
-                "Leave in_order=True.",
+                "With in_order=False batches come as workers finish, so a count cannot say which ones were trained.",
+                [("in_order", False), ("num_workers", num_workers)],
+                "Leave in_order=True in the train loader.",
             )
         )

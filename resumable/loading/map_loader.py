@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.feeds.feed import Feed, RankSampler, ResumableSampler, SequentialRankSampler, Shard
 from resumable.feeds.from_dataloader import feed_of, in_order
+from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, install, resuming
 from resumable.loading.loop_progress import LoopProgress
 from resumable.orders.identity import Identity
@@ -86,14 +87,7 @@ class MapLoader:
     """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere, on any rank."""
 
     def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard) -> None:
-        if loader.num_workers and not getattr(loader, "in_order", True):
-            raise DecorationError(
-                explain(
-                    "With in_order=False batches come as workers finish, so no count tells which ones were trained.",
-                    [("in_order", False), ("num_workers", loader.num_workers)],
-                    "Leave in_order=True in the train loader.",
-                )
-            )
+        check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
         self.feed, self.shard = feed_of(loader, seed, shard)
         if not self.feed.batching.batches and self.shard.size > 1:
             raise _no_round(self.feed, self.shard)

@@ -1,4 +1,4 @@
-"""Single values of a saved state, each looked at before it is believed."""
+"""Single values of a saved state, each checked before it is used."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ __all__ = [
     "Fields",
     "START_AGAIN",
     "count",
-    "entries",
     "field_of",
     "flag",
     "listed",
     "mapping",
     "optional_count",
-    "optional_seed",
-    "row",
-    "rows",
-    "text",
+    "optional_text",
+    "record",
+    "records",
 ]
 
 Fields = Mapping[str, object]
-"""What a saved mapping holds, before anybody has looked at it."""
+"""What a saved mapping holds, before it is checked."""
 
 START_AGAIN: Final = "Load another checkpoint; this one was not loaded, and the position is as it was."
 
@@ -34,7 +32,7 @@ def field_of(fields: Fields, key: str, /) -> object:
     """The value of *key*, whatever it is.
 
     Raises:
-        StateError: if there is none, as do all functions here for a value that cannot be.
+        StateError: if it is missing, as do all functions here for a value that cannot be.
 
     >>> field_of({"epoch": 3}, "epoch")
     3
@@ -46,106 +44,67 @@ def field_of(fields: Fields, key: str, /) -> object:
     return fields[key]
 
 
-def count(fields: Fields, key: str, /) -> int:
-    """A number of samples, steps or epochs; NumPy's integers and 0-d integer tensors (old checkpoints) count.
+def _wrong(what: str, expected: str, value: object) -> StateError:
+    return StateError(explain(f"The saved {what!r} must be {expected}.", [("got", value)], START_AGAIN))
+
+
+def count(fields: Fields, key: str, /, *, bits: int = 63) -> int:
+    """A number of samples, steps or epochs, below 2**bits; old checkpoints may hold a NumPy integer or a 0-d tensor.
 
     >>> count({"consumed_samples": 12}, "consumed_samples")
     12
     """
-    return _below(fields, key, 63)
+    number = as_int(value := field_of(fields, key))
+    if number is None or not 0 <= number < 1 << bits:
+        raise _wrong(key, f"a whole number from 0 to 2**{bits} - 1", value)
+    return number
 
 
-def optional_count(fields: Fields, key: str, /) -> int | None:
+def optional_count(fields: Fields, key: str, /, *, bits: int = 63) -> int | None:
     """The same, or None.
 
     >>> optional_count({"limit": None}, "limit")
     """
-    return None if field_of(fields, key) is None else count(fields, key)
-
-
-def optional_seed(fields: Fields, key: str, /) -> int | None:
-    """The seed of an order, or None.
-
-    >>> optional_seed({"seed": 2**64 - 1}, "seed")
-    18446744073709551615
-    """
-    return None if field_of(fields, key) is None else _below(fields, key, 64)
-
-
-def _below(fields: Fields, key: str, bits: int) -> int:
-    value = field_of(fields, key)
-    number = as_int(value)
-    if number is None or not 0 <= number < 1 << bits:
-        raise StateError(
-            explain(
-                f"The saved {key!r} has an impossible value.",
-                [("expected", f"a whole number from 0 to 2**{bits} - 1"), ("got", value)],
-                START_AGAIN,
-            )
-        )
-    return number
+    return None if field_of(fields, key) is None else count(fields, key, bits=bits)
 
 
 def flag(fields: Fields, key: str, /) -> bool:
-    """A truth value.
+    """A bool.
 
     >>> flag({"commits": True}, "commits")
     True
     """
     value = field_of(fields, key)
     if not isinstance(value, bool):
-        raise StateError(
-            explain(
-                f"The saved {key!r} is no truth value.", [("expected", "true or false"), ("got", value)], START_AGAIN
-            )
-        )
+        raise _wrong(key, "true or false", value)
     return value
 
 
-def text(fields: Fields, key: str, /, *, longest: int) -> str | None:
-    """A text of at most *longest* characters, or None.
+def optional_text(fields: Fields, key: str, /, *, longest: int) -> str | None:
+    """A string of at most *longest* characters, or None.
 
-    >>> text({"canary": "5eed"}, "canary", longest=32)
+    >>> optional_text({"canary": "5eed"}, "canary", longest=32)
     '5eed'
     """
     value = field_of(fields, key)
     if value is not None and not (isinstance(value, str) and len(value) <= longest):
-        raise StateError(
-            explain(
-                f"The saved {key!r} is no short text.",
-                [("expected", f"null, or at most {longest} characters"), ("got", value)],
-                START_AGAIN,
-            )
-        )
+        raise _wrong(key, f"null, or a string of at most {longest} characters", value)
     return value
 
 
 def mapping(value: object, what: str, /) -> Fields:
-    """*value* as a mapping; *what* names it in the error.
+    """*value* as a mapping; the error names it *what*.
 
     >>> mapping({"kind": "shuffled"}, "order")
     {'kind': 'shuffled'}
     """
     if not isinstance(value, Mapping):
-        raise StateError(explain(f"The saved {what!r} is no mapping.", [("got", value)], START_AGAIN))
+        raise _wrong(what, "a mapping", value)
     return cast("Fields", value)
 
 
-def entries(fields: Fields, key: str, /) -> list[Fields]:
-    """A list of mappings.
-
-    >>> entries({"loaders": []}, "loaders")
-    []
-    """
-    value = field_of(fields, key)
-    found = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
-    if not all(isinstance(entry, Mapping) for entry in found):
-        raise StateError(explain(f"The saved {key!r} is no list of mappings.", [("got", repr(found))], START_AGAIN))
-    return cast("list[Fields]", found)
-
-
 def listed(value: object, /) -> list[object] | None:
-    """*value* as a list, if it is one, or a tuple; else None.
+    """*value* as a list, if it is a list or a tuple; otherwise None.
 
     >>> listed((1, 2)), listed("12")
     ([1, 2], None)
@@ -153,30 +112,27 @@ def listed(value: object, /) -> list[object] | None:
     return list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else None
 
 
-def row(value: object, names: Sequence[str], what: str, /) -> Fields:
-    """A list of values as a mapping from *names*, of which there is one for each; *what* names it in the error.
+def record(value: object, names: Sequence[str], what: str, /, *, is_row: bool) -> Fields:
+    """A mapping, or with *is_row* a list of values, one for each of *names*; the error names it *what*.
 
-    >>> row(["shuffled", 10, 0], ("kind", "length", "seed"), "order")
+    >>> record(["shuffled", 10, 0], ("kind", "length", "seed"), "order", is_row=True)
     {'kind': 'shuffled', 'length': 10, 'seed': 0}
     """
+    if not is_row:
+        return mapping(value, what)
     values = listed(value)
     if values is None or len(values) != len(names):
-        expected = f"[{', '.join(names)}]"
-        raise StateError(
-            explain(
-                f"The saved {what!r} is no list of its values.", [("expected", expected), ("got", value)], START_AGAIN
-            )
-        )
+        raise _wrong(what, f"a list of its values, [{', '.join(names)}]", value)
     return dict(zip(names, values, strict=True))
 
 
-def rows(fields: Fields, key: str, names: Sequence[str], /) -> list[Fields]:
-    """A list of such lists.
+def records(fields: Fields, key: str, names: Sequence[str], /, *, are_rows: bool) -> list[Fields]:
+    """A list of such records.
 
-    >>> rows({"loaders": []}, "loaders", ("epoch", "offset"))
-    []
+    >>> records({"loaders": [[1, 20]]}, "loaders", ("epoch", "offset"), are_rows=True)
+    [{'epoch': 1, 'offset': 20}]
     """
     found = listed(value := field_of(fields, key))
     if found is None:
-        raise StateError(explain(f"The saved {key!r} is no list.", [("got", value)], START_AGAIN))
-    return [row(entry, names, key) for entry in found]
+        raise _wrong(key, "a list", value)
+    return [record(entry, names, f"{key}[{at}]", is_row=are_rows) for at, entry in enumerate(found)]

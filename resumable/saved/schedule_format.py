@@ -21,7 +21,7 @@ from resumable.saved.fields import START_AGAIN, Fields, listed, mapping
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 from resumable.steps.stages import DivisibleSchedule
 
-__all__ = ["UserSchedule", "LedgerSchedule", "dump_schedule", "parse_schedule", "recorded"]
+__all__ = ["UserSchedule", "LedgerSchedule", "dump_schedule", "parse_schedule", "ledger_schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,16 @@ LedgerSchedule: TypeAlias = _Own | DivisibleSchedule | UserSchedule
 """What a ledger holds of a schedule: a value that compares, and can be written down."""
 
 
-def recorded(schedule: BatchSchedule, /) -> LedgerSchedule:
+def ledger_schedule(schedule: BatchSchedule, /) -> LedgerSchedule:
     """*schedule* as a value that compares: itself if it is one of this package's, else by its class's name.
 
-    >>> recorded(ConstantBatchSize(8))
+    >>> ledger_schedule(ConstantBatchSize(8))
     ConstantBatchSize(batch_size=8)
     """
     if type(schedule) in (ConstantBatchSize, LinearRampup, StepSchedule):
         return cast("_Own", schedule)
     if isinstance(schedule, DivisibleSchedule):
-        own = recorded(schedule.schedule)
+        own = ledger_schedule(schedule.schedule)
         return (
             UserSchedule(f"{own.name} rounded down to {schedule.divisor}", schedule)
             if isinstance(own, UserSchedule)

@@ -29,15 +29,12 @@ from resumable.saved.fields import (
     START_AGAIN,
     Fields,
     count,
-    entries,
     field_of,
     flag,
-    mapping,
     optional_count,
-    optional_seed,
-    row,
-    rows,
-    text,
+    optional_text,
+    record,
+    records,
 )
 from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import dump_schedule, parse_schedule
@@ -151,10 +148,12 @@ def parse(state: object, /) -> Snapshot:
         None if is_bare else count(fields, "offset"),
         order=_identity(field_of(fields, "order"), version),
         commits=flag(fields, "commits"),
-        loaders=tuple(_place(entry, version) for entry in _entries(fields, "loaders", _PLACE, version)),
-        ledger=Ledger(tuple(_stretch(entry, version) for entry in _entries(fields, "ledger", STRETCH_FIELDS, version))),
+        loaders=tuple(_place(entry, version) for entry in records(fields, "loaders", _PLACE, are_rows=version > 2)),
+        ledger=Ledger(
+            tuple(_stretch(entry, version) for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2))
+        ),
         global_step=optional_count(fields, "global_step") if version > 1 else None,
-        canary=text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
+        canary=optional_text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
     )
     _check_place(saved)
     _check_ledger(saved.ledger, consumed)
@@ -218,18 +217,14 @@ def _check_ledger(ledger: Ledger, consumed: int) -> None:
         before = stretch
 
 
-def _entries(fields: Fields, key: str, names: tuple[str, ...], version: int) -> list[Fields]:
-    return entries(fields, key) if version < 3 else rows(fields, key, names)
-
-
 def _identity(value: object, version: int) -> Identity | None:
     if value is None:
         return None
-    fields = mapping(value, "order") if version < 3 else row(value, _ORDER, "order")
+    fields = record(value, _ORDER, "order", is_row=version > 2)
     kind = field_of(fields, "kind")
     if not isinstance(kind, str):
-        raise StateError(explain("The saved order's kind is no text.", [("got", kind)], START_AGAIN))
-    return Identity(kind, count(fields, "length"), optional_seed(fields, "seed"))
+        raise StateError(explain("The saved order's kind must be a string.", [("got", kind)], START_AGAIN))
+    return Identity(kind, count(fields, "length"), optional_count(fields, "seed", bits=64))
 
 
 def _place(fields: Fields, version: int) -> LoaderPosition:

@@ -119,8 +119,13 @@ def test_one_rank_that_cannot_load() -> None:
     assert [True] * 3 == [is_as_before for _, is_as_before in found]
     assert found[0] == found[2]
     assert found[0][0].startswith("AgreementError: The ranks disagree on where the run stands.")
-    assert "rank 1:     \"failed=StateError with=The saved 'consumed_samples' has an impossible value.\"" in found[0][0]
-    assert found[1][0].startswith("StateError: The saved 'consumed_samples' has an impossible value.")
+    assert (
+        "rank 1:     \"failed=StateError with=The saved 'consumed_samples' must be a whole number from 0 to 2**63 - 1.\""
+        in found[0][0]
+    )
+    assert found[1][0].startswith(
+        "StateError: The saved 'consumed_samples' must be a whole number from 0 to 2**63 - 1."
+    )
 
 
 def differs(options: Sequence[dict[str, Any]], rank: int) -> str:

@@ -124,7 +124,7 @@ def refused() -> list[str]:
 def test_nobody_guesses_among_several_processes() -> None:
     """Each would train all of the data, or all the same part: it is said, unless every process is to load everything."""
     expected = """\
-Several processes run, and the loader is not told which part of the data is this one's.
+Several processes run, and nothing says which part of the data this one loads.
   processes:          2
   data_parallel_rank: {}
   data_parallel_size: {}
@@ -146,7 +146,7 @@ def test_nobody_guesses_before_the_process_group(monkeypatch: pytest.MonkeyPatch
 
 def test_told_twice() -> None:
     """Two sayings may contradict each other, so there is one."""
-    with pytest.raises(ConfigurationError, match=r"The ranks are told twice.\n(.*\n)*Pass ranks=, or the two numbers."):
+    with pytest.raises(ConfigurationError, match=r"The rank is given twice.\n(.*\n)*Pass ranks=, or the two numbers."):
         Loader(range(12), ranks=Told(0, 2), data_parallel_rank=0)
 
 

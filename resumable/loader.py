@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -23,9 +24,10 @@ from resumable.loading.arguments import (
 from resumable.loading.dataloader import SeekableLoader, install
 from resumable.loading.loop_progress import LoopProgress
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
+from resumable.saved.file import read
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
-from resumable.state import ResumptionState
+from resumable.state import ResumptionState, tracker_of
 from resumable.steps.batch_plan import BatchPlan, DropLast
 from resumable.verdict import OnMismatch
 
@@ -137,17 +139,29 @@ class ResumableLoader(SeekableLoader[T]):
             drop_last=tail,
             schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
         )
-        self._frontier = LoopProgress(feed, stretch, policy)
+        self._progress = LoopProgress(feed, stretch, policy)
         sampler = ResumableSampler(feed, single=batch_size is None)
-        install(self, sampler, partial(self._frontier.passes, sampler))
-        self._resumable_schedule = self._frontier
-        self._state = ResumptionState()
-        self._state.connect(self._frontier)
-        self._state.agreement = agreement
+        install(self, sampler, partial(self._progress.passes, sampler))
+        self._resumable_schedule = self._progress
+        self._state = ResumptionState(agreement=agreement)
+        tracker_of(self._state).follow(self._progress)
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
-        self._state.connect(self._frontier)
+        tracker_of(self._state).connect(self._progress)
+
+    def __repr__(self) -> str:
+        order, stretch = self._progress.feed.identity, self._progress.stretch
+        seed = "" if order.seed is None else f", seed={order.seed}"
+        sizes = f"batch_size={stretch.micro_batch_size}"
+        if stretch.data_parallel_size > 1:
+            sizes += f", data_parallel_size={stretch.data_parallel_size}"
+        return f"<{type(self).__name__} over {order.length} samples, {order.kind}{seed}, {sizes}: {self._state.describe()}>"
+
+    @property
+    def stretch(self) -> Stretch:
+        """The loader's configuration, from the position where it began or was loaded."""
+        return self._progress.stretch
 
     @property
     def state(self) -> ResumptionState:
@@ -158,7 +172,7 @@ class ResumableLoader(SeekableLoader[T]):
     def num_microbatches(self) -> int:
         """Batches of this rank that the present optimizer step takes; 1 without a schedule.
 
-        Present is the step whose batches are coming, up to its last one, and after `state.commit()` the next step. At an
+        Present is the step whose batches are coming, up to its last one, and after `commit()` the next step. At an
         epoch's tail it may have fewer than the schedule's others.
 
         Raises:
@@ -169,12 +183,42 @@ class ResumableLoader(SeekableLoader[T]):
     @property
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains a second time: see `ResumptionState.padded_samples`."""
-        return self._frontier.padded_samples
+        return self._progress.padded_samples
 
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
-        return self._frontier.cursor.next_start.epoch
+        return self._progress.cursor.next_start.epoch
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of the present epoch that are trained, and that the next pass leaves out; 0 at an epoch's start.
+
+        It is the `initial` of a progress bar over `len(loader)` batches, and the `start` of `enumerate`.
+
+        >>> loader = ResumableLoader(range(10), batch_size=4)
+        >>> loader.load_state_dict({"consumed_samples": 4})
+        >>> [(number, batch.tolist()) for number, batch in enumerate(loader, start=loader.batches_done)]
+        [(1, [4, 5, 6, 7]), (2, [8, 9])]
+        """
+        return self._progress.batches_done
+
+    def commit(self) -> None:
+        """Say that everything yielded so far is trained; see `ResumptionState.commit`."""
+        self._state.commit()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the position to the file *path*; see `ResumptionState.save`."""
+        self._state.save(path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from the position in a file of `save`.
+
+        Raises:
+            MissingStateError: if there is no such file: a first run.
+            StateError, MismatchError: as `ResumptionState.load` and `load_state_dict`.
+        """
+        self.load_state_dict(read(path))
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a dict of JSON types; see `ResumptionState.state_dict`."""

@@ -1,200 +1,292 @@
-"""What was loaded and what has been counted since, as one: the position, the ledger, and the dict that is saved.
+"""Who counts how far the training has come, and what was loaded before: the inner part of a `ResumptionState`.
 
-    loaded: Saved ──┐
-                    ├──► position, ledger, snapshot, state dict
-    Frontier? ──────┘    without a frontier all of it is as it was loaded
+loaded: Snapshot ──┐
+                   ├── Tracker ──► position, ledger, verdict, state dict
+Progress? ─────────┘    without a progress, everything is as it was loaded
 
-A state may be saved after every batch, so what has not changed since the last dict is copied instead of made again.
+Progress   of a loop            what its loader yielded or the loop committed   loading.loop_progress
+           of a data sampler    its count over a trainer's steps                data_sampler.progress
+           of Lightning         its loop counters                               adapters.lightning
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol
 
+from resumable.errors import MismatchError, ResumptionError, explain
 from resumable.orders.identity import Identity
 from resumable.position import Position
+from resumable.protocols import AllGather
+from resumable.saved.agreement import agreed
 from resumable.saved.ledger import Ledger, Stretch
-from resumable.saved.snapshot import LoaderPosition, Snapshot, dump
+from resumable.saved.snapshot import LoaderPosition, Snapshot, dump, dump_ledger, parse
 from resumable.verdict import Verdict
 
-__all__ = ["Progress", "Standing"]
+__all__ = ["Progress", "Reading", "Tracker"]
 
-_Rest: TypeAlias = tuple[Ledger, Identity | None, bool]
+_LOG: Final = logging.getLogger("resumable")
 
 
-class Standing:
-    """What *saved* and *frontier*, if there is one, say together. Neither is ever exchanged: there is a new one then.
+class Reading(NamedTuple):
+    """What a progress knows at one moment.
 
-    >>> Standing(Snapshot(8, 0, 8)).position
-    Position(consumed_samples=8, epoch=0, offset=8)
+    *knows_epochs* is False where epoch and offset are not known, only the consumed samples.
     """
 
-    __slots__ = ("_last", "_noted", "frontier", "saved")
-
-    def __init__(self, saved: Snapshot, frontier: Progress | None = None) -> None:
-        self.saved = saved
-        self.frontier = frontier
-        self._noted: tuple[Stretch, Ledger] | None = None
-        self._last: tuple[_Rest, dict[str, Any]] | None = None
-
-    @property
-    def position(self) -> Position:
-        """The trained frontier; epoch and offset are 0 while only the consumed samples are known."""
-        if self.frontier is not None:
-            return self.frontier.position
-        return self.saved.position or Position(self.saved.consumed_samples)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The run's stretches so far, the present one included once it has trained a sample."""
-        return self.saved.ledger if self.frontier is None else self._ledger_at(self.frontier, self.frontier.position)
-
-    def snapshot(self) -> Snapshot:
-        """All of it as a value."""
-        frontier = self.frontier
-        if frontier is None:
-            return self.saved
-        at = frontier.position
-        epoch, offset = self._place(frontier, at)
-        ledger = self._ledger_at(frontier, at)
-        places, canary = frontier.places(), frontier.canary(at)
-        return Snapshot(
-            at.consumed_samples,
-            epoch,
-            offset,
-            frontier.order,
-            frontier.commits,
-            places,
-            ledger,
-            frontier.global_step,
-            canary,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """A new dict of JSON types; no part of it is shared with another."""
-        frontier = self.frontier
-        if frontier is None:
-            return dump(self.saved)
-        at = frontier.position
-        ledger = self._ledger_at(frontier, at)
-        frontier.note_saved()
-        fresh = self._rest((ledger, frontier.order, frontier.commits), frontier.places())
-        fresh["consumed_samples"], fresh["global_step"] = at.consumed_samples, frontier.global_step
-        fresh["epoch"], fresh["offset"] = self._place(frontier, at)
-        fresh["canary"] = frontier.canary(at)
-        return fresh
-
-    def _place(self, frontier: Progress, at: Position) -> tuple[int | None, int | None]:
-        """Epoch and offset: as the frontier knows them, else as they were loaded, else unknown."""
-        if frontier.knows_epochs:
-            return at.epoch, at.offset
-        saved = self.saved
-        return (saved.epoch, saved.offset) if saved.consumed_samples == at.consumed_samples else (None, None)
-
-    def _ledger_at(self, frontier: Progress, at: Position) -> Ledger:
-        """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
-        stretch = frontier.stretch
-        if stretch is None or at.consumed_samples <= stretch.sample:
-            return self.saved.ledger
-        if self._noted is None or self._noted[0] is not stretch:
-            self._noted = (stretch, self.saved.ledger.going_on(stretch))
-        return self._noted[1]
-
-    def _rest(self, rest: _Rest, places: tuple[LoaderPosition, ...]) -> dict[str, Any]:
-        """All but the position."""
-        if places:
-            return _dump(rest, places)
-        if self._last is None or self._last[0] != rest:
-            self._last = (rest, _dump(rest))
-        dumped = self._last[1]
-        fresh = dumped.copy()
-        if dumped["order"] is not None:
-            fresh["order"] = dumped["order"].copy()
-        fresh["loaders"] = []
-        fresh["ledger"] = [stretch.copy() for stretch in dumped["ledger"]]
-        for stretch in fresh["ledger"]:
-            stretch[-1] = deepcopy(stretch[-1])  # the schedule, which may be a list of lists
-        return fresh
-
-
-def _dump(rest: _Rest, places: tuple[LoaderPosition, ...] = ()) -> dict[str, Any]:
-    ledger, order, commits = rest
-    return dump(Snapshot(0, 0, 0, order, commits, places, ledger))
+    position: Position
+    stretch: Stretch | None = None
+    """The present configuration, from the position where it began; None where it is not known."""
+    order: Identity | None = None
+    commits: bool = False
+    """Whether the loop itself says what is trained."""
+    loaders: tuple[LoaderPosition, ...] = ()
+    """The positions of further loaders; empty where one position says it all."""
+    global_step: int | None = None
+    """The trainer's step count at the position; None where no trainer counts steps."""
+    canary: str | None = None
+    """The digest of the indices that follow the position; None where there is none."""
+    knows_epochs: bool = True
 
 
 class Progress(Protocol):
-    """Whoever knows how far the training has come."""
+    """What a `Tracker` asks of the object that counts the training's progress.
+
+    What a class derived from it does not define is answered here, for a progress that depends on no loader's passes.
+    """
 
     @property
-    def position(self) -> Position:
-        """The trained frontier."""
-        ...
-
-    @property
-    def order(self) -> Identity | None:
-        """What the order depends on; None where there is no order to speak of."""
-        ...
-
-    @property
-    def stretch(self) -> Stretch | None:
-        """The present configuration, from the place where it began; None where it is not known."""
-        ...
-
-    @property
-    def commits(self) -> bool:
-        """Whether the loop says itself what is trained."""
-        ...
+    def is_running(self) -> bool:
+        """Whether batches are under way that a newly loaded position would not know of."""
+        return False
 
     @property
     def init_global_step(self) -> int:
         """The trainer's step count at the last rebase."""
-        ...
+        return 0
 
     @property
-    def global_step(self) -> int | None:
-        """The trainer's step count at the position; None where no trainer counts steps."""
+    def position(self) -> Position:
+        """The trained position."""
+        return self.read().position
+
+    def read(self) -> Reading:
+        """Everything that a saved state needs to know, worked out once."""
         ...
 
-    @property
-    def knows_epochs(self) -> bool:
-        """Whether the position tells epoch and offset; else they follow from the consumed samples, once loaded."""
+    def load(self, saved: Snapshot, /) -> Verdict:
+        """Go on from *saved*; raise and change nothing where that is impossible."""
         ...
 
     @property
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
-        ...
-
-    def places(self) -> tuple[LoaderPosition, ...]:
-        """Where further loaders stand; empty where one position says it all."""
-        ...
-
-    def canary(self, at: Position, /) -> str | None:
-        """The digest of the indices that follow *at*; None where there is none."""
-        ...
-
-    @property
-    def is_running(self) -> bool:
-        """Whether batches are on their way, which a loaded position would not know of."""
-        ...
-
-    def load(self, saved: Snapshot, /) -> Verdict:
-        """Go on from *saved*; raise and change nothing where that cannot be."""
-        ...
+        return 0
 
     def commit(self) -> None:
-        """Everything handed out so far is trained."""
-        ...
+        """Everything yielded so far is trained."""
+        return
 
     def rebase(self) -> None:
-        """Begin to count anew from the present position; moves nothing."""
-        ...
+        """Begin to count anew from the present position; it moves nothing."""
+        return
 
     def note_saved(self) -> None:
         """The position was handed out to be saved."""
-        ...
+        return
 
     def settle(self) -> None:
-        """Stand where the next pass would begin, since another loader takes over."""
-        ...
+        """Go to where the next pass would begin: another loader takes over."""
+        return
+
+
+class Tracker:
+    """What was loaded, and the progress that has counted since.
+
+    >>> tracker = Tracker()
+    >>> tracker.load({"consumed_samples": 640})
+    >>> tracker.position
+    Position(consumed_samples=640, epoch=0, offset=0)
+    """
+
+    def __init__(self, progress: Progress | None = None, agreement: AllGather | None = None) -> None:
+        self.progress = progress
+        self.agreement = agreement
+        self.verdict = Verdict()
+        """How exactly the last state that was to be loaded goes on, refused ones included."""
+        self._saved = Snapshot()
+        self._noted: tuple[Stretch, Ledger] | None = None
+        self._dumped: tuple[Ledger, list[list[Any]]] = (Ledger(), [])
+        self._is_resume = False
+
+    # -- where the run is
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing was trained or loaded: the run begins at its first sample."""
+        return self.snapshot() == Snapshot()
+
+    @property
+    def position(self) -> Position:
+        """The trained position; epoch and offset are 0 while only the consumed samples are known."""
+        if self.progress is not None:
+            return self.progress.position
+        return self._saved.position or Position(self._saved.consumed_samples)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's stretches so far, the present one included once it has trained a sample."""
+        if self.progress is None:
+            return self._saved.ledger
+        reading = self.progress.read()
+        return self._ledger(reading.stretch, reading.position.consumed_samples)
+
+    def _ledger(self, stretch: Stretch | None, consumed_samples: int) -> Ledger:
+        """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
+        if stretch is None or consumed_samples <= stretch.sample:
+            return self._saved.ledger
+        if self._noted is None or self._noted[0] is not stretch:
+            self._noted = (stretch, self._saved.ledger.going_on(stretch))
+        return self._noted[1]
+
+    def snapshot(self) -> Snapshot:
+        """The state as a value."""
+        if self.progress is None:
+            return self._saved
+        at, stretch, order, commits, loaders, global_step, canary, knows_epochs = self.progress.read()
+        saved = self._saved
+        epoch: int | None = at.epoch
+        offset: int | None = at.offset
+        if not knows_epochs:  # as loaded, where nothing was trained since
+            epoch, offset = (
+                (saved.epoch, saved.offset) if saved.consumed_samples == at.consumed_samples else (None, None)
+            )
+        ledger = self._ledger(stretch, at.consumed_samples)
+        return Snapshot(at.consumed_samples, epoch, offset, order, commits, loaders, ledger, global_step, canary)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A new dict of JSON types; no part of it is shared with another."""
+        if self.progress is not None:
+            self.progress.note_saved()
+        saved = self.snapshot()
+        if self._dumped[0] is not saved.ledger:  # a state may be saved after every batch, and the ledger rarely changes
+            self._dumped = (saved.ledger, dump_ledger(saved.ledger))
+        return dump(saved, [[*row[:-1], deepcopy(row[-1])] for row in self._dumped[1]])
+
+    def agreed_state_dict(self) -> dict[str, Any]:
+        """The same, once all ranks have the same."""
+        if self.agreement is not None:
+            agreed(self.agreement, self.state_dict)
+        return self.state_dict()
+
+    def describe(self) -> str:
+        """The position and the verdict in one line; see `ResumptionState.describe`."""
+        saved = self.snapshot()
+        return ", ".join(
+            [*saved.ledger.words_at(saved.position), f"{saved.consumed_samples} samples", str(self.verdict)]
+        )
+
+    def judge(self, verdict: Verdict, /) -> None:
+        """Take over how exactly the loaded state goes on, where it shows only after the load."""
+        self.verdict = verdict
+
+    # -- loading
+
+    def load(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a saved state; with an agreement, only if all ranks can load the same."""
+        if self.agreement is None:
+            self._load(state_dict)
+        else:
+            before = self.snapshot()
+            agreed(
+                self.agreement,
+                self.state_dict,
+                lambda: self._load(state_dict),
+                undo=lambda: self.load_snapshot(before),
+            )
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
+        saved = parse(state_dict)
+        if self.progress is not None and self.progress.is_running:
+            raise ResumptionError(
+                explain(
+                    "A state cannot be loaded while the loader is being iterated: other batches are under way.",
+                    [("position", self.position)],
+                    "Load it before the loop, or leave the loop first. Nothing was loaded.",
+                )
+            )
+        self.load_snapshot(saved, is_resume=True)
+
+    def load_snapshot(self, saved: Snapshot, /, *, is_resume: bool = False) -> None:
+        """Take over a position that is a value already."""
+        verdict = self.verdict if self.progress is None else self._load_into(self.progress, saved)
+        self._take(saved, self.progress, is_resume=is_resume)
+        self.verdict = verdict
+
+    def connect(self, progress: Progress, /) -> None:
+        """Count with *progress* from the present position on; what was loaded before is loaded into it.
+
+        Raises:
+            MismatchError: if the position cannot go on exactly in the progress's order; then nothing has changed.
+        """
+        if self.agreement is None:
+            self._connect(progress)
+        else:
+            agreed(self.agreement, self.state_dict, lambda: self._connect(progress))
+
+    def _connect(self, progress: Progress) -> None:
+        saved = self.snapshot()
+        self.verdict = self._load_into(progress, saved)
+        self._take(saved, progress, is_resume=self._is_resume)
+
+    def _load_into(self, progress: Progress, saved: Snapshot) -> Verdict:
+        """Load *saved* into *progress*; of one that is refused the verdict stays, and nothing else."""
+        try:
+            return progress.load(saved)
+        except MismatchError as error:
+            self.verdict = error.verdict or self.verdict
+            raise
+
+    # -- who counts
+
+    def follow(self, progress: Progress, /) -> None:
+        """Count with *progress* from its own position."""
+        self._take(self._saved, progress)
+
+    def switch_to(self, progress: Progress, /, *, later: bool = False) -> None:
+        """Let *progress* count from where the present one would begin its next pass.
+
+        With *later*, a progress that is running goes on counting until the other one begins.
+        """
+        if self.progress is progress or (later and self.progress is not None and self.progress.is_running):
+            return
+        if self.progress is not None:
+            self.progress.settle()
+        self.connect(progress)
+
+    def end_run(self, trained_by: type[Any] | tuple[type[Any], ...], /) -> None:
+        """Let go of the progress. If it is a *trained_by*, its run is over: the next begins at the first sample.
+
+        What any other progress counted was no training of a trainer: the position is again the one that was loaded.
+        """
+        self._take(Snapshot() if isinstance(self.progress, trained_by) else self._saved)
+        self.verdict = Verdict()
+
+    def disconnect(self) -> None:
+        """Keep the present position without the progress that counted it, as a copy or a pickle does."""
+        self._take(self.snapshot())
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_saved": self.snapshot(), "verdict": self.verdict}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]  # a copy is connected to nothing, and asks no other rank
+        vars(self).update(kept)
+
+    def _take(self, saved: Snapshot, progress: Progress | None = None, *, is_resume: bool = False) -> None:
+        self._saved, self.progress, self._noted = saved, progress, None
+        self._is_resume = is_resume and progress is None
+        if is_resume and progress is not None:
+            _LOG.info("resumed at %s", self.describe())

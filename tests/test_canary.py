@@ -135,7 +135,7 @@ def test_an_order_that_changed_under_its_name(taken: int) -> None:
 
 def before_at(loader: Any, state: dict[str, Any]) -> str:
     """The canary of *loader*'s own order where *state* was saved."""
-    return by_hand(loader._frontier.feed.order, state["epoch"], state["offset"])
+    return by_hand(loader._progress.feed.order, state["epoch"], state["offset"])
 
 
 @pytest.mark.parametrize("on_mismatch", ["warn", "adopt"])

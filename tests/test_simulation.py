@@ -25,7 +25,7 @@ from resumable.orders.orders import Shuffled
 from resumable.position import Position
 from resumable.saved import resolve as policy
 from resumable.saved.ledger import Ledger
-from resumable.state import ResumptionState
+from resumable.state import ResumptionState, tracker_of
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.schedules import StepSchedule
 from resumable.testing.__main__ import main
@@ -177,8 +177,8 @@ def another_state(state: ResumptionState, found: dict[str, Any]) -> dict[str, An
 
 def of_its_rank(state: ResumptionState, found: dict[str, Any]) -> dict[str, Any]:
     """A state that says which rank saved it."""
-    frontier: Any = state.frontier
-    return {**found, "global_step": getattr(frontier.feed, "_rank", 0)}
+    progress: Any = tracker_of(state).progress
+    return {**found, "global_step": getattr(progress.feed, "_rank", 0)}
 
 
 def set_in(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
@@ -228,15 +228,15 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "a tail that is filled otherwise": (patched(ShardedFeed, "_places", filled_with_the_last), "A micro batch of rank"),
     "a cursor that counts what is prefetched": (
         set_in(resuming, "_count", counts_what_it_draws),
-        "The trained frontier",
+        "The trained position",
     ),
-    "a frontier that forgets the window": (patched(Cursor, "position", on_read), "The trained frontier"),
+    "a progress that forgets the window": (patched(Cursor, "position", on_read), "The trained position"),
     "a pass that begins where it was read": (patched(Cursor, "next_start", on_read), "A micro batch of rank"),
     "a resume that is a batch late": (patched(Cursor, "seek", a_batch_further), "The place of a resume"),
     "a resume that begins the epoch again": (at_the_epochs_beginning, "The place of a resume"),
     "a resize that changes the order": (resized, "A micro batch of rank"),
     "a seed that is not taken over": (without_the_seed, "A state that was loaded and saved"),
-    "an epoch's end that is no beginning": (set_in(BatchPlan, "canonical", as_it_is), "The trained frontier"),
+    "an epoch's end that is no beginning": (set_in(BatchPlan, "canonical", as_it_is), "The trained position"),
     "a state with other keys": (patched(ResumptionState, "state_dict", another_state), "The keys of a state"),
     "a state for each rank": (patched(ResumptionState, "state_dict", of_its_rank), "One state on every rank"),
     "a large state": (set_in(Shuffled, "kind", "s" * 1_000), "The bytes of a state"),

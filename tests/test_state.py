@@ -194,7 +194,7 @@ def test_a_copy_stands_where_its_original_stood(copied: Any) -> None:
 
 def test_it_says_where_it_stands() -> None:
     """The repr tells the position."""
-    assert "<ResumptionState consumed_samples=640 epoch=0 offset=0>" == repr(loaded({"consumed_samples": 640}))
+    assert "<ResumptionState: 640 samples, exact>" == repr(loaded({"consumed_samples": 640}))
 
 
 def test_states_loaded_one_after_the_other_do_not_mix() -> None:

@@ -17,16 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from resumable.checks import whole_count
 from resumable.data_sampler.calculators import calculator_in_use, find_calculator
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
 from resumable.errors import StateError, explain, warn
 from resumable.orders.identity import Identity
 from resumable.position import Position
+from resumable.progress import Progress, Reading
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
-from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import compare, refuse_or_warn
-from resumable.saved.snapshot import LoaderPosition, Snapshot
+from resumable.saved.snapshot import Snapshot
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup
 from resumable.verdict import OnMismatch, Verdict
 
@@ -37,8 +39,8 @@ ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_sample
 """What is written into a data sampler."""
 
 
-class DataSamplerProgress:
-    """The frontier that a sampler and a trainer's steps tell.
+class DataSamplerProgress(Progress):
+    """The progress that a sampler and a trainer's steps tell.
 
     *trainer* gives the trainer, or None while there is none: then the last known count stands. *calculator* gives
     whoever has to be told where the run stands, and knows what a step takes; None where nobody has. *judge* is told
@@ -46,11 +48,7 @@ class DataSamplerProgress:
     """
 
     order: Identity | None = None
-    stretch: Stretch | None = None
-    commits: bool = False
-    is_running: bool = False
-    padded_samples: int = 0
-    knows_epochs: bool = False
+    init_global_step: int = 0
 
     def __init__(
         self,
@@ -77,7 +75,7 @@ class DataSamplerProgress:
         self._loaded: tuple[int, int | None] = (0, None)
         self._is_judged = True
 
-    # -- the frontier, as the state asks for it
+    # -- the progress, as the state asks for it
 
     @property
     def position(self) -> Position:
@@ -106,13 +104,9 @@ class DataSamplerProgress:
         trainer = self._trainer()
         return None if trainer is None else trainer.global_step
 
-    def places(self) -> tuple[LoaderPosition, ...]:
-        """A sampler has one place: its count."""
-        return ()
-
-    def canary(self, at: Position, /) -> str | None:
-        """None: the indices are the sampler's own."""
-        return None
+    @override
+    def read(self) -> Reading:
+        return Reading(self.position, order=self.order, global_step=self.global_step, knows_epochs=False)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Write the saved count where the mixin writes it; after an error all is as it was."""
@@ -127,15 +121,6 @@ class DataSamplerProgress:
         self._loaded, self.order = (consumed, saved.global_step), saved.order
         self._is_judged = False
         return Verdict()
-
-    def commit(self) -> None:
-        """The trainer's steps are the commits."""
-
-    def note_saved(self) -> None:
-        """Saving moves nothing."""
-
-    def settle(self) -> None:
-        """The count does not depend on a loader's passes."""
 
     def rebase(self) -> None:
         """Move the step baseline and the count together, so that calling this at any time changes nothing."""

@@ -22,7 +22,7 @@ from resumable.loading.dataloader import is_dataloader
 from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.state import ResumptionState
+from resumable.state import ResumptionState, tracker_of
 from resumable.stopping.workers import shield
 
 __all__ = ["attach", "attach_sampled"]
@@ -60,7 +60,7 @@ def attach(returned: Any, trainer: TrainerAdapter, state: ResumptionState, optio
         raise DecorationError(
             explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
         )
-    trainer.connect(state, loaders, mode, _schedule_of(loaders, options), options.policy)
+    trainer.connect(tracker_of(state), loaders, mode, _schedule_of(loaders, options), options.policy)
     return returned
 
 
@@ -93,7 +93,7 @@ def attach_sampled(
             returned = build()
     returned, _ = _replaced(returned, take)
     progress.tell_calculator()
-    trainer.connect_sampled(state)
+    trainer.connect_sampled(tracker_of(state))
     return returned
 
 
@@ -136,8 +136,7 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
 
 
 def _own_schedule(loader: Any) -> LedgerSchedule | None:
-    counts = loader.state.frontier if isinstance(loader, ResumableLoader) else None
-    return counts.stretch.schedule if counts is not None and counts.stretch is not None else None
+    return loader.stretch.schedule if isinstance(loader, ResumableLoader) else None
 
 
 def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:

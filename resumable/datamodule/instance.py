@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Protocol, cast
 
 from typing_extensions import TypeIs
@@ -12,7 +13,7 @@ from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import TrainerAdapter, adapter_of
 from resumable.errors import DecorationError, explain
 from resumable.protocols import DataSampler, SupportsTraining
-from resumable.state import ResumptionState
+from resumable.state import ResumptionState, tracker_of
 
 __all__ = ["Resumable", "follow_sampler", "is_resumable", "resumption_of", "sampler_of"]
 
@@ -90,7 +91,7 @@ def follow_sampler(
     options = datamodule.__resumable_options__
     given = options.calculator
     return trainer.follow_sampler(
-        state,
+        tracker_of(state),
         sampler,
         schedule=options.schedule,
         calculator=find_calculator if given is None else lambda: given,
@@ -111,9 +112,8 @@ def _state_in(datamodule: Resumable) -> ResumptionState:
     held: tuple[ResumptionState, int] | None = instance.get(_HELD)
     if held is not None and held[1] == id(datamodule):
         return held[0]
-    state = ResumptionState()
-    if held is not None:  # a copy of the instance, which goes its own way from where its original stood
-        state.__setstate__(held[0].__getstate__())
-    state.agreement = datamodule.__resumable_options__.agreement
+    # a copy of the instance goes its own way from the original's position
+    state = ResumptionState() if held is None else copy(held[0])
+    tracker_of(state).agreement = datamodule.__resumable_options__.agreement
     instance[_HELD] = (state, id(datamodule))
     return state

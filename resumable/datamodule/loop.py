@@ -15,12 +15,11 @@ from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.map_loader import MapLoader, TrainLoader
+from resumable.progress import Tracker
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.saved.snapshot import Snapshot
-from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -38,11 +37,11 @@ class LoopAdapter:
     follows_at_once: ClassVar[bool] = True
     shard: ClassVar[Shard] = Shard()
 
-    def before_load(self, state: ResumptionState, /) -> bool:
+    def before_load(self, tracker: Tracker, /) -> bool:
         """True: whoever loads by hand means to train."""
         return True
 
-    def before_build(self, state: ResumptionState, /) -> None:
+    def before_build(self, tracker: Tracker, /) -> None:
         """A loop counts its epochs by itself."""
 
     def check_loader(self, loader: Any, number: int, /) -> None:
@@ -58,7 +57,7 @@ class LoopAdapter:
 
     def connect(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         loaders: list[TrainLoader],
         mode: str,
         schedule: LedgerSchedule | None,
@@ -77,12 +76,12 @@ class LoopAdapter:
             schedule=schedule,
         )
         progress = LoopProgress(loader.feed, stretch, policy)
-        loader.follow_loop(progress, state)
-        state.count_with(progress, later=True)
+        loader.follow_loop(progress, tracker)
+        tracker.switch_to(progress, later=True)
 
     def follow_sampler(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         sampler: DataSampler,
         /,
         *,
@@ -91,7 +90,7 @@ class LoopAdapter:
         on_mismatch: OnMismatch,
     ) -> DataSamplerProgress:
         """Let *sampler* count the steps of the trainer that there is at the time, if there is one."""
-        counting = state.frontier
+        counting = tracker.progress
         if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
             return cast("DataSamplerProgress", counting)  # otherwise a loader, from before there was a sampler
         progress = DataSamplerProgress(
@@ -100,16 +99,16 @@ class LoopAdapter:
             schedule=schedule,
             calculator=calculator,
             on_mismatch=on_mismatch,
-            judge=state.judge,
+            judge=tracker.judge,
         )
         watch(sampler, progress)
-        if state.snapshot() == Snapshot():
-            state.follow(progress)
+        if tracker.is_fresh:
+            tracker.follow(progress)
         else:
-            state.connect(progress)
+            tracker.connect(progress)
         return progress
 
-    def connect_sampled(self, state: ResumptionState, /) -> None:
+    def connect_sampled(self, tracker: Tracker, /) -> None:
         """The loaders ask the sampler's count where they start: no loop of a trainer's has to be set."""
 
 

@@ -15,6 +15,7 @@ from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import adapter_of
 from resumable.errors import ResumptionError, explain
 from resumable.saved.snapshot import KEYS
+from resumable.state import tracker_of
 
 
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -23,7 +24,7 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
 
     state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
     build = functools.partial(method, *args, **kwargs)
-    trainer.before_build(state)
+    trainer.before_build(tracker_of(state))
     if sampler is not None:
         return attach_sampled(build, self, sampler, trainer, state)
     return attach(build(), trainer, state, getattr(self, MARK))
@@ -59,16 +60,17 @@ class _Theirs(dict[str, Any]):
 
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
     state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
-    before = state.snapshot()
+    tracker = tracker_of(state)
+    before = tracker.snapshot()
     with nullcontext() if sampler is None else unchanged_on_error(sampler):
-        if trainer.before_load(state):
+        if trainer.before_load(tracker):
             if sampler is not None:
                 follow_sampler(self, trainer, state, sampler)
             state.load_state_dict(state_dict)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))
         except BaseException:
-            state.load_snapshot(before)
+            tracker.load_snapshot(before)
             raise
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable import adapters
 from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.progress import Tracker
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class TrainerAdapter(Protocol):
         """The part of the data that the trainer gives this process."""
         ...
 
-    def before_load(self, state: ResumptionState, /) -> bool:
-        """Get ready for *state* to be loaded; False where the load is not the training's and must move nothing."""
+    def before_load(self, tracker: Tracker, /) -> bool:
+        """Get ready for *tracker* to be loaded; False where the load is not the training's and must move nothing."""
         ...
 
-    def before_build(self, state: ResumptionState, /) -> None:
+    def before_build(self, tracker: Tracker, /) -> None:
         """Let the user's `train_dataloader`, which is called next, see the epoch that goes on."""
         ...
 
@@ -54,14 +54,14 @@ class TrainerAdapter(Protocol):
 
     def connect(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         loaders: list[TrainLoader],
         mode: str,
         schedule: LedgerSchedule | None,
         policy: Policy,
         /,
     ) -> None:
-        """Let *loaders*, combined in Lightning's *mode*, start where *state* is, and *state* count what they yield.
+        """Let *loaders*, combined in Lightning's *mode*, start where *tracker* is, and *tracker* count what they yield.
 
         *schedule* groups their batches into optimizer steps.
         """
@@ -69,7 +69,7 @@ class TrainerAdapter(Protocol):
 
     def follow_sampler(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         sampler: DataSampler,
         /,
         *,
@@ -77,10 +77,10 @@ class TrainerAdapter(Protocol):
         calculator: Callable[[], MicrobatchCalculator | None],
         on_mismatch: OnMismatch,
     ) -> DataSamplerProgress:
-        """Let *state* count with *sampler*, if it does not yet."""
+        """Let *tracker* count with *sampler*, if it does not yet."""
         ...
 
-    def connect_sampled(self, state: ResumptionState, /) -> None:
+    def connect_sampled(self, tracker: Tracker, /) -> None:
         """Go on from the sampler's count: its train loaders are built."""
         ...
 

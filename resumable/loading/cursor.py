@@ -1,6 +1,6 @@
 """How far a loop has read, and how far it has trained: two places in one order.
 
-    trained frontier      read so far
+    trained position      read so far
       ▼                     ▼
     ──┴──┬──┬──┬──┬──┬──┬──┬┴─────►      prefetched batches lie further right and count for nothing
          └─ uncommitted ───┘
@@ -9,7 +9,7 @@ A loop that calls `commit()` after its optimizer steps says itself what is train
 that was yielded counts as trained, but for one case: a pass that was left after a single batch, with nothing
 saved since, was a look at the data (`next(iter(loader))`) and moves nothing.
 
-Where a schedule groups batches into optimizer steps, the trained frontier is always where a step begins: a step
+Where a schedule groups batches into optimizer steps, the trained position is always where a step begins: a step
 counts when its last batch was yielded, or is committed then.
 """
 
@@ -59,7 +59,7 @@ class Pass:
 
 
 class Cursor:
-    """The reading place and the trained frontier of one loader.
+    """The reading place and the trained position of one loader.
 
     >>> cursor = Cursor(BatchPlan(length=10, batch_size=4))
     >>> this = cursor.begin()
@@ -105,7 +105,7 @@ class Cursor:
 
     @property
     def position(self) -> Position:
-        """The trained frontier."""
+        """The trained position."""
         if self.commits:
             return self._committed
         this = self.current  # `read`, written out: a state saved after every batch asks for it each time
@@ -135,7 +135,7 @@ class Cursor:
 
     @property
     def next_start(self) -> Position:
-        """Where the next pass begins: at the trained frontier, or in the next epoch where the last pass has ended."""
+        """Where the next pass begins: at the trained position, or in the next epoch where the last pass has ended."""
         last = self.current
         if last.ended or not last.taken:
             return self.read

@@ -1,4 +1,4 @@
-"""A DataLoader whose passes begin where the training stands, and the count of what it yields."""
+"""The progress of a loop without Lightning: its passes begin at the trained position, and count what they yield."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from typing_extensions import override
+
 from resumable.errors import ConfigurationError, explain
 from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
-from resumable.orders.identity import Identity
 from resumable.position import Position
+from resumable.progress import Progress, Reading
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve, with_canary
-from resumable.saved.snapshot import LoaderPosition, Snapshot
+from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.divisibility import check_for_ever, check_from
 from resumable.steps.step_plan import StepPlan
@@ -27,49 +29,35 @@ from resumable.verdict import Verdict
 __all__ = ["LoopProgress"]
 
 
-class LoopProgress:
-    """The frontier of a loop: what its loader yielded, or what the loop committed."""
-
-    init_global_step = 0
-    global_step: int | None = None
-    knows_epochs = True
+class LoopProgress(Progress):
+    """The progress of a loop: what its loader yielded, or what the loop committed."""
 
     def __init__(self, feed: Feed, stretch: Stretch, policy: Policy) -> None:
         self.feed = feed
         self.stretch = stretch
         self.plan = feed.batching if stretch.schedule is None else stretch.plan
         self.cursor = Cursor(self.plan)
-        self._is_checked = False
+        self._origin = self.cursor.position
+        self._is_checked = _check(self.plan, self._origin)
         self._policy = policy
 
     @property
+    @override
     def position(self) -> Position:
-        """The trained frontier."""
         return self.cursor.position
 
-    @property
-    def order(self) -> Identity:
-        """What the loader's order depends on."""
-        return self.feed.identity
+    @override
+    def read(self) -> Reading:
+        at, order = self.cursor.position, self.feed.identity
+        canary = self.feed.canary(order, at.epoch, at.offset)
+        return Reading(at, self.stretch, order, self.cursor.commits, canary=canary)
 
     @property
-    def commits(self) -> bool:
-        """Whether the loop has called `commit()`, in this session or before."""
-        return self.cursor.commits
-
-    def places(self) -> tuple[LoaderPosition, ...]:
-        """One loader has one place: the position."""
-        return ()
-
-    def canary(self, at: Position, /) -> str | None:
-        """The digest of the indices that follow *at*."""
-        return self.feed.canary(self.feed.identity, at.epoch, at.offset)
-
-    @property
+    @override
     def is_running(self) -> bool:
-        """Whether a pass is alive."""
         return self.cursor.current.is_running()
 
+    @override
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*, from the next `iter()` on."""
         found = resolve(saved, self.feed.identity, self.stretch, self._policy)
@@ -80,7 +68,7 @@ class LoopProgress:
             canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
             verdict = with_canary(verdict, saved.canary, canary, self._policy.on_mismatch)
         self.feed.adopt(found.order)
-        self.cursor.seek(at, commits=saved.commits or self.commits)
+        self.cursor.seek(at, commits=saved.commits or self.cursor.commits)
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
@@ -96,16 +84,24 @@ class LoopProgress:
     @property
     def batches_in_epoch(self) -> int:
         """Batches of the whole present epoch, those of a pass that goes on in its middle included."""
-        at, plan = self._begun_at, self.plan
-        per_round = self.stretch.batching.batch_size
-        if isinstance(plan, BatchPlan):
-            return at.offset // per_round + plan.batches_left(at.offset) if plan.carries else plan.batches
-        behind = plan.carried_batches(at, self._origin) if plan.drop_last == "carry" else at.offset // per_round
-        return behind + plan.batches_left(at)
+        return sum(self._batches(self._begun_at))
 
     @property
+    def batches_done(self) -> int:
+        """Batches of the present epoch that are trained; between two passes, those that the next pass leaves out."""
+        return self._batches(self.cursor.position if self.is_running else self.cursor.next_start)[0]
+
+    def _batches(self, at: Position) -> tuple[int, int]:
+        """Batches of the epoch before *at* and after it, counted in the present batch size."""
+        plan, whole = self.plan, at.offset // self.stretch.batching.batch_size
+        if isinstance(plan, BatchPlan):
+            left = plan.batches_left(at.offset)
+            return (whole if plan.carries else plan.batches - left), left
+        return plan.carried_batches(at, self._origin) if plan.drop_last == "carry" else whole, plan.batches_left(at)
+
+    @property
+    @override
     def padded_samples(self) -> int:
-        """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
         return self.feed.padded_samples(self._begun_at.offset)
 
     @property
@@ -120,23 +116,22 @@ class LoopProgress:
             check_from(self.plan, self.cursor.next_start)
             self._is_checked = True
 
+    @override
     def commit(self) -> None:
-        """What was yielded so far is trained."""
         self.cursor.commit()
 
-    def rebase(self) -> None:
-        """A loop counts no steps that could be rebased."""
-
+    @override
     def note_saved(self) -> None:
         """What the saved position counts as trained stays counted."""
         self.cursor.note_saved()
 
+    @override
     def settle(self) -> None:
-        """Open the next pass, whose beginning tells a look at the data from training."""
+        """Open the next pass: its beginning tells a look at the data from training."""
         self.cursor.begin()
 
     def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
-        """A pass from the frontier on, counted as it is yielded."""
+        """A pass from the progress on, counted as it is yielded."""
         self._check_once()
         this = self.cursor.begin()
         sampler.start = (this.begun_at.epoch, this.begun_at.offset)

@@ -14,8 +14,8 @@ from resumable.loading.dataloader import Iterate, install, resuming
 from resumable.loading.loop_progress import LoopProgress
 from resumable.orders.identity import Identity
 from resumable.orders.permutation import stream_key
+from resumable.progress import Tracker
 from resumable.saved.snapshot import LoaderPosition
-from resumable.state import ResumptionState
 from resumable.steps.batch_plan import BatchPlan
 
 if TYPE_CHECKING:
@@ -143,21 +143,21 @@ class MapLoader:
         if self.shard.is_guarded or self._shown is SequentialRankSampler:
             vars(self.loader)["sampler"] = self._shown(self._sampler, self.shard, single=self._is_single)
 
-    def follow_loop(self, frontier: LoopProgress, state: ResumptionState, /) -> None:
-        """Start each pass where a loop's own count stands, and count it; the loader saves and loads *state*.
+    def follow_loop(self, progress: LoopProgress, tracker: Tracker, /) -> None:
+        """Start each pass where a loop's own count stands, and count it; the loader saves and loads *tracker*.
 
         The loader that is iterated is the one that counts: another may have been asked for in the meantime.
         """
 
         def passes(iterate: Iterate[Any]) -> Iterator[Any]:
-            state.count_with(frontier)
-            return frontier.passes(self._sampler, iterate)
+            tracker.switch_to(progress)
+            return progress.passes(self._sampler, iterate)
 
         install(self.loader, self._sampler, passes)
         vars(self.loader).update(
-            state_dict=state.state_dict,
-            load_state_dict=state.load_state_dict,
-            _resumable_schedule=None if frontier.stretch.schedule is None else frontier,
+            state_dict=tracker.agreed_state_dict,
+            load_state_dict=tracker.load,
+            _resumable_schedule=None if progress.stretch.schedule is None else progress,
         )
 
     def state_at(self, batches: int, /) -> object:

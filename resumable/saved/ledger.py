@@ -153,6 +153,32 @@ class Ledger:
             return self
         return Ledger(tuple(replace(s, schedule=schedule) if s.schedule == schedule else s for s in self))
 
+    def words_at(self, at: Position | None, /) -> list[str]:
+        """Where *at* is in its epoch, for people; nothing where that is unknown.
+
+        >>> Ledger((Stretch(length=1000, micro_batch_size=10),)).words_at(Position(1040, 1, 40))
+        ['epoch 1', 'batch 4 of 100']
+        """
+        if at is None or not self.stretches:
+            return []
+        plan = self.stretches[-1].batching
+        left = plan.batches_left(at.offset)
+        done = at.offset // plan.batch_size if plan.carries else plan.batches - left
+        return [f"epoch {at.epoch}", f"batch {done} of {done + left}"]
+
+    def __str__(self) -> str:
+        """A line for each stretch, with the names of its fields.
+
+        >>> print(Ledger((Stretch(length=1000, micro_batch_size=10),)))
+        step 0, sample 0: epoch 0, offset 0, length 1000, micro_batch_size 10, data_parallel_size 1, accumulation 1, \
+num_workers 0, drop_last False, limit None, schedule None
+        """
+        return "\n".join(
+            f"step {stretch.step}, sample {stretch.sample}: "
+            + ", ".join(f"{name} {getattr(stretch, name)}" for name in STRETCH_FIELDS[2:])
+            for stretch in self
+        )
+
     def consumed_samples_at(self, global_step: int, /) -> int:
         """Samples consumed when *global_step* optimizer steps were complete.
 

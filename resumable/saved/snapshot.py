@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from resumable.errors import StateError, explain
 from resumable.orders.identity import Identity
@@ -39,7 +39,7 @@ from resumable.saved.fields import (
 from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import dump_schedule, parse_schedule
 
-__all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "LoaderPosition", "Snapshot", "dump", "parse"]
+__all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "LoaderPosition", "Snapshot", "dump", "dump_ledger", "parse"]
 
 FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
@@ -68,9 +68,8 @@ class LoaderPosition:
     state: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a state dict says, checked. *epoch* and *offset* are None where only the consumed samples are known."""
+class Snapshot(NamedTuple):
+    """A saved state as a value. *epoch* and *offset* are None where only the consumed samples are known."""
 
     consumed_samples: int = 0
     epoch: int | None = 0
@@ -90,8 +89,10 @@ class Snapshot:
         return Position(self.consumed_samples, self.epoch, self.offset)
 
 
-def dump(saved: Snapshot, /) -> dict[str, Any]:
+def dump(saved: Snapshot, /, ledger: list[list[Any]] | None = None) -> dict[str, Any]:
     """A new dict with the keys of `KEYS` and nothing but JSON types (and what an iterable dataset saved).
+
+    *ledger* is what `dump_ledger` gave, if that is known already; it becomes a part of the dict.
 
     >>> dump(Snapshot(8, 0, 8))["offset"]
     8
@@ -106,7 +107,7 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
         "commits": saved.commits,
         "canary": saved.canary,
         "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in saved.loaders],
-        "ledger": [_dump_stretch(stretch) for stretch in saved.ledger],
+        "ledger": dump_ledger(saved.ledger) if ledger is None else ledger,
     }
 
 
@@ -114,9 +115,12 @@ def _dump_order(order: Identity | None) -> list[Any] | None:
     return None if order is None else [order.kind, order.length, order.seed]
 
 
-def _dump_stretch(stretch: Stretch) -> list[Any]:
-    *numbers, schedule = (getattr(stretch, name) for name in STRETCH_FIELDS)
-    return [*numbers, dump_schedule(schedule)]
+def dump_ledger(ledger: Ledger, /) -> list[list[Any]]:
+    """The saved form of *ledger*: for each stretch the values of its fields, the schedule last."""
+    return [
+        [*(getattr(stretch, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(stretch.schedule)]
+        for stretch in ledger
+    ]
 
 
 def parse(state: object, /) -> Snapshot:

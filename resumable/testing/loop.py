@@ -40,7 +40,7 @@ def order_of(chain: Chain, /) -> Sequential | Shuffled:
 class Loop:
     """The loop of *session*, in which *ranks* yield what they should, from *place* on; it saves into *saved*.
 
-    *place* is the trained frontier as the walk has it. *uncommitted* are rounds behind it that were yielded. A loop that
+    *place* is the trained position as the walk has it. *uncommitted* are rounds behind it that were yielded. A loop that
     *commits* accumulates them; in another one each round counts when it is yielded or, with a schedule, when its step is.
     """
 
@@ -131,7 +131,7 @@ class Loop:
         self._streams = None
 
     def _fail(self) -> None:
-        """An exception leaves the loop, and the process goes on from the trained frontier.
+        """An exception leaves the loop, and the process goes on from the trained position.
 
         Without commits nobody could say what an exception left untrained: the loop is left behind a save.
         """
@@ -146,7 +146,7 @@ class Loop:
         self._walk = walk(order_of(self.chain), self.session.setup, self.place)
 
     def _check_loader(self, turn: Round) -> None:
-        """The frontier, and what the loader says of the step, behind a micro batch."""
+        """The progress, and what the loader says of the step, behind a micro batch."""
         self._check_place()
         if self.session.setup.sizes is not None:
             check("num_microbatches.", turn.of_step, self.ranks[0].num_microbatches)
@@ -156,7 +156,7 @@ class Loop:
 
     def _check_place(self) -> None:
         at = self.ranks[0].state.position
-        check("The trained frontier.", self.place, (at.consumed_samples, at.epoch, at.offset))
+        check("The trained position.", self.place, (at.consumed_samples, at.epoch, at.offset))
 
     def _save_if_due(self) -> None:
         self._since_save += 1

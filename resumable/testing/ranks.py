@@ -41,8 +41,8 @@ class Rank(ResumableLoader[list[int]]):
             decrease_batch_size_if_needed=sizes is not None and sizes.rounds_down,
         )
         self.prefetched = setup.num_workers * setup.prefetch_factor
-        frontier = self._frontier
-        frontier.stretch = replace(frontier.stretch, accumulation=accumulation, num_workers=setup.num_workers)
+        progress = self._progress
+        progress.stretch = replace(progress.stretch, accumulation=accumulation, num_workers=setup.num_workers)
 
     def _get_iterator(self) -> Any:
         return drawn_ahead(iter(self.batch_sampler), self.prefetched)  # type: ignore[arg-type]  # there is one

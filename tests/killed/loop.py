@@ -104,7 +104,7 @@ def run(folder: str, seed: int, kills: int, workers: int, accumulation: int) -> 
         "killed": killed,
         "places": places,
         "trained": json.loads(path.read_text())["trained"],
-        "expected": whole(loader_of(4, 0)._frontier.feed.order, EPOCHS),
+        "expected": whole(loader_of(4, 0)._progress.feed.order, EPOCHS),
     }
 
 

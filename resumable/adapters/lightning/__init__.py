@@ -26,11 +26,11 @@ from resumable.errors import DecorationError, explain
 from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.map_loader import TrainLoader
+from resumable.progress import Tracker
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
-from resumable.state import ResumptionState
 from resumable.verdict import OnMismatch
 
 __all__ = ["Adapter", "Ranks"]
@@ -49,30 +49,29 @@ class Adapter:
         """The part of the data that Lightning would give this process."""
         return shard_of(self.trainer)
 
-    def before_load(self, state: ResumptionState, /) -> bool:
+    def before_load(self, tracker: Tracker, /) -> bool:
         """Get ready for a state to be loaded; False where an evaluation loads the checkpoint."""
         trainer = self.trainer
         if trainer.state.fn is not None and trainer.state.fn != "fit":
             return False
-        hooks = hooks_of(trainer, state)
-        if hooks.frontier is None or not hooks.frontier.is_running:
-            hooks.frontier, hooks.is_loaded = None, True
-            state.disconnect()
+        hooks = hooks_of(trainer, tracker)
+        if hooks.progress is None or not hooks.progress.is_running:
+            hooks.progress, hooks.is_loaded = None, True
+            tracker.disconnect()
             trainer.fit_loop._combined_loader = None  # loaders that were built already do not know the position
         return True
 
-    def before_build(self, state: ResumptionState, /) -> None:
+    def before_build(self, tracker: Tracker, /) -> None:
         """Let `trainer.current_epoch` be the epoch that goes on: Lightning takes one that was stopped for finished."""
         fit = self.trainer.fit_loop
-        saved, epoch = state.snapshot(), fit.epoch_progress.current
-        is_placed = state.frontier is not None or not fit.is_resuming
+        saved, epoch = tracker.snapshot(), fit.epoch_progress.current
+        is_placed = tracker.progress is not None or not fit.is_resuming
         if not is_placed and saved.epoch is not None and epoch.completed == saved.epoch + 1:
             epoch.completed = saved.epoch
 
     def check_loader(self, loader: Any, number: int, /) -> None:
         """Refuse what a ResumableLoader does in a loop and Lightning's epochs would not follow."""
-        counts = loader.state.frontier if isinstance(loader, ResumableLoader) else None
-        if counts is not None and counts.stretch is not None and counts.stretch.drop_last == "carry":
+        if isinstance(loader, ResumableLoader) and loader.stretch.drop_last == "carry":
             raise DecorationError(
                 explain(
                     "Lightning ends its epochs where the data ends, so no batch can lead into the next.",
@@ -83,43 +82,43 @@ class Adapter:
 
     def connect(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         loaders: list[TrainLoader],
         mode: str,
         schedule: LedgerSchedule | None,
         policy: Policy,
         /,
     ) -> None:
-        """Let *loaders*, combined in Lightning's *mode*, follow *state*, and the state count with the trainer."""
+        """Let *loaders*, combined in Lightning's *mode*, follow *tracker*, which counts with the trainer."""
         trainer = self.trainer
-        hooks = hooks_of(trainer, state)
-        frontier = hooks.frontier
-        if not isinstance(frontier, LightningProgress):
-            state.forget((LightningProgress, LightningSamplerProgress))
+        hooks = hooks_of(trainer, tracker)
+        progress = hooks.progress
+        if not isinstance(progress, LightningProgress):
+            tracker.end_run((LightningProgress, LightningSamplerProgress))
             if schedule is None:
-                frontier = LightningProgress(trainer, policy)
+                progress = LightningProgress(trainer, policy)
             else:
-                frontier = LightningScheduleProgress(trainer, schedule, policy)
-        before = frontier.with_loaders(loaders, mode)
+                progress = LightningScheduleProgress(trainer, schedule, policy)
+        before = progress.with_loaders(loaders, mode)
         try:
-            saved = state.snapshot()
+            saved = tracker.snapshot()
             if saved == Snapshot() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
-                saved = frontier.position_without_state()
-                state.load_snapshot(saved)
-            if frontier.is_in_epoch:  # the epoch goes on with the loaders that it began with
-                frontier.lend(saved)
-                frontier.undo(before)
+                saved = progress.position_without_state()
+                tracker.load_snapshot(saved)
+            if progress.is_in_epoch:  # the epoch goes on with the loaders that it began with
+                progress.lend(saved)
+                progress.undo(before)
             else:
-                state.connect(frontier)
+                tracker.connect(progress)
         except BaseException:
-            frontier.undo(before)
+            progress.undo(before)
             raise
-        hooks.frontier = frontier
-        _place(hooks, frontier, saved)
+        hooks.progress = progress
+        _place(hooks, progress, saved)
 
     def follow_sampler(
         self,
-        state: ResumptionState,
+        tracker: Tracker,
         sampler: DataSampler,
         /,
         *,
@@ -129,43 +128,43 @@ class Adapter:
     ) -> LightningSamplerProgress:
         """Let *sampler* count what the trainer trains."""
         trainer = self.trainer
-        hooks = hooks_of(trainer, state)
-        frontier = hooks.frontier
-        if isinstance(frontier, LightningSamplerProgress) and frontier.sampler is sampler:
-            return frontier
+        hooks = hooks_of(trainer, tracker)
+        progress = hooks.progress
+        if isinstance(progress, LightningSamplerProgress) and progress.sampler is sampler:
+            return progress
         if not hooks.is_loaded:
-            if isinstance(state.frontier, LightningSamplerProgress):
-                state.frontier.end_of_run()
-            state.forget((LightningProgress, LightningSamplerProgress))
-        frontier = LightningSamplerProgress(
+            if isinstance(tracker.progress, LightningSamplerProgress):
+                tracker.progress.end_of_run()
+            tracker.end_run((LightningProgress, LightningSamplerProgress))
+        progress = LightningSamplerProgress(
             sampler,
             trainer,
             schedule=schedule,
             calculator=calculator,
             on_mismatch=on_mismatch,
-            judge=state.judge,
-            place_anew=lambda: self.connect_sampled(state),
+            judge=tracker.judge,
+            place_anew=lambda: self.connect_sampled(tracker),
         )
-        if state.snapshot() != Snapshot():
-            state.connect(frontier)
+        if not tracker.is_fresh:
+            tracker.connect(progress)
         else:
-            state.follow(frontier)
+            tracker.follow(progress)
             if not hooks.is_loaded and trainer.fit_loop.is_resuming:
-                state.load_snapshot(frontier.position_without_state())
-        hooks.frontier = frontier
-        return frontier
+                tracker.load_snapshot(progress.position_without_state())
+        hooks.progress = progress
+        return progress
 
-    def connect_sampled(self, state: ResumptionState, /) -> None:
+    def connect_sampled(self, tracker: Tracker, /) -> None:
         """Set the trainer's loops to the place where the sampler's count goes on."""
-        hooks = hooks_of(self.trainer, state)
-        if isinstance(hooks.frontier, LightningSamplerProgress):
-            _place(hooks, hooks.frontier, state.snapshot())
+        hooks = hooks_of(self.trainer, tracker)
+        if isinstance(hooks.progress, LightningSamplerProgress):
+            _place(hooks, hooks.progress, tracker.snapshot())
 
 
-def _place(hooks: Hooks, frontier: TrainerProgress, saved: Snapshot) -> None:
-    fit = frontier.trainer.fit_loop
-    if not frontier.is_running:
+def _place(hooks: Hooks, progress: TrainerProgress, saved: Snapshot) -> None:
+    fit = progress.trainer.fit_loop
+    if not progress.is_running:
         if hooks.loops is None and fit.is_resuming:  # restored before these hooks were there
             hooks.loops = SavedLoops(fit.state_dict())
-        hooks.placement = place(frontier, hooks.loops, saved)
+        hooks.placement = place(progress, hooks.loops, saved)
     hooks.is_loaded = False

@@ -1,16 +1,18 @@
-"""The trained frontier of a run whose data sampler counts: Lightning tells the steps, the sampler what they take."""
+"""The trained position of a run whose data sampler counts: Lightning tells the steps, the sampler what they take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from typing_extensions import override
 
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
 from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.position import Position
+from resumable.progress import Reading
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve
@@ -57,7 +59,7 @@ class LightningSamplerProgress(DataSamplerProgress):
         )
         self._first = self._base[0]
 
-    # -- the frontier, as the state asks for it
+    # -- the progress, as the state asks for it
 
     @property
     def position(self) -> Position:
@@ -69,10 +71,10 @@ class LightningSamplerProgress(DataSamplerProgress):
             return Position(consumed, self._epoch + 1, 0)
         return Position(consumed, self._epoch, consumed - self._began)
 
-    @property
-    def knows_epochs(self) -> bool:  # type: ignore[override]  # a frontier that only sometimes does
-        """Whether a loader is there whose epochs can be told."""
-        return self._loader is not None
+    @override
+    def read(self) -> Reading:
+        knows_epochs = self._loader is not None
+        return Reading(self.position, order=self.order, global_step=self.global_step, knows_epochs=knows_epochs)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Write the saved count where the mixin writes it."""
@@ -107,9 +109,9 @@ class LightningSamplerProgress(DataSamplerProgress):
         if is_known:
             return
         consumed, then = self.consumed_samples, known_order(self._saved.order, order)
-        saved = replace(self._saved, consumed_samples=consumed, order=then, ledger=Snapshot().ledger)
+        saved = self._saved._replace(consumed_samples=consumed, order=then, ledger=Snapshot().ledger)
         if saved.order is None and saved.offset == 0 and consumed:
-            saved = replace(saved, epoch=None, offset=None)
+            saved = saved._replace(epoch=None, offset=None)
         try:
             # the order is the data sampler's own, and nobody can give it another one
             on_mismatch: OnMismatch = "error" if self._on_mismatch == "error" else "warn"
@@ -141,6 +143,7 @@ class LightningSamplerProgress(DataSamplerProgress):
     # -- the epoch, as a placement asks for it
 
     epochs_vary = False
+    is_running: bool = False
 
     @property
     def accumulation(self) -> int:

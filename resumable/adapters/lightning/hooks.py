@@ -1,4 +1,4 @@
-"""The callback that tells a state what the trainer does, first among the trainer's callbacks."""
+"""The callback that tells a tracker what the trainer does, first among the trainer's callbacks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.stopping import FitStop
-from resumable.state import ResumptionState
+from resumable.progress import Tracker
 
 __all__ = ["Hooks", "hooks_of"]
 
 
 class Hooks:
-    """What the trainer's callbacks are told, for one state."""
+    """What the trainer's callbacks are told, for one tracker."""
 
-    state: ResumptionState
+    tracker: Tracker
     package: str
-    frontier: TrainerProgress | None = None
+    progress: TrainerProgress | None = None
     placement: Placement
     stopping: FitStop
     loops: SavedLoops | None = None
@@ -28,7 +28,7 @@ class Hooks:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned process makes its own class, and connects anew."""
-        return _hooks, (self.package, self.state)
+        return _hooks, (self.package, self.tracker)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Another run of the trainer: what an earlier one restored is not for this one."""
@@ -46,22 +46,22 @@ class Hooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The loops are restored and about to run."""
-        if self.frontier is not None:
+        if self.progress is not None:
             self.loops = None
-            self.frontier.train_starts()
-            self.placement.train_starts(trainer.fit_loop, self.frontier)
+            self.progress.train_starts()
+            self.placement.train_starts(trainer.fit_loop, self.progress)
             self.stopping.train_starts(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A new epoch, or the first one of a trainer without restored counters."""
-        if self.frontier is not None:
-            self.frontier.epoch_starts()
-            self.placement.epoch_starts(trainer.fit_loop, self.frontier)
+        if self.progress is not None:
+            self.progress.epoch_starts()
+            self.placement.epoch_starts(trainer.fit_loop, self.progress)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Counting begins with the first batch."""
-        if self.frontier is not None:
-            self.frontier.batch_starts()
+        if self.progress is not None:
+            self.progress.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -78,19 +78,19 @@ class Hooks:
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """What was counted is folded, before another callback saves a checkpoint."""
-        if self.frontier is not None:
-            self.frontier.epoch_ends()
+        if self.progress is not None:
+            self.progress.epoch_ends()
             self.placement.epoch_ends(trainer.fit_loop)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """A state may be loaded again."""
-        if self.frontier is not None:
-            self.frontier.train_ends()
+        if self.progress is not None:
+            self.progress.train_ends()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A state may be loaded again; a fit that was asked to end is saved."""
-        if self.frontier is not None:
-            self.frontier.train_ends()
+        if self.progress is not None:
+            self.progress.train_ends()
         self.stopping.ends(trainer, exception)
 
 
@@ -100,19 +100,19 @@ def _class_for(package: str) -> type[Any]:
     return type("ResumptionHooks", (Hooks, callback), {"__doc__": Hooks.__doc__})
 
 
-def _hooks(package: str, state: ResumptionState) -> Hooks:
+def _hooks(package: str, tracker: Tracker) -> Hooks:
     hooks: Hooks = _class_for(package)()
-    hooks.package, hooks.state, hooks.placement, hooks.stopping = package, state, Placement(), FitStop()
+    hooks.package, hooks.tracker, hooks.placement, hooks.stopping = package, tracker, Placement(), FitStop()
     return hooks
 
 
-def hooks_of(trainer: Any, state: ResumptionState) -> Hooks:
-    """The hook object of *state* among the trainer's callbacks, the first of them: the others may save a checkpoint."""
+def hooks_of(trainer: Any, tracker: Tracker) -> Hooks:
+    """The hook object of *tracker* among the trainer's callbacks, the first of them: the others may save a checkpoint."""
     for callback in trainer.callbacks:
-        if isinstance(callback, Hooks) and callback.state is state:
+        if isinstance(callback, Hooks) and callback.tracker is tracker:
             return callback
     package = next(base.__module__.partition(".")[0] for base in type(trainer).__mro__ if framework_of(base))
-    hooks = _hooks(package, state)
+    hooks = _hooks(package, tracker)
     # a new list, since somebody may be iterating over the old one; the learning rate finder looks for itself at its head
     heads = 1 if hasattr(next(iter(trainer.callbacks), None), "lrs") else 0
     trainer.callbacks = [*trainer.callbacks[:heads], hooks, *trainer.callbacks[heads:]]

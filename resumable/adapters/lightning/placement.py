@@ -19,7 +19,7 @@ _PLATEAU = (
 
 
 class TrainerProgress(Protocol):
-    """A frontier that a trainer's callbacks tell what happens, as a placement asks for it."""
+    """A progress that a trainer's callbacks tell what happens, as a placement asks for it."""
 
     trainer: Any
     is_running: bool
@@ -101,9 +101,9 @@ class Placement:
     built_at_epoch: int | None = None
     first_epoch_batches: int | None = None
 
-    def train_starts(self, fit: Any, frontier: TrainerProgress) -> None:
+    def train_starts(self, fit: Any, progress: TrainerProgress) -> None:
         """Set what Lightning derives from its counters and cannot know."""
-        self.first_epoch_batches = frontier.first_epoch_batches(self.behind)
+        self.first_epoch_batches = progress.first_epoch_batches(self.behind)
         if self.form == "end" and not fit.epoch_loop.val_loop.restarted_mid_evaluation:
             fit.epoch_loop.val_loop._has_run = True  # so that the finished epoch is closed without drawing a batch
         if self.form == "begin":
@@ -114,16 +114,16 @@ class Placement:
             fit._last_train_dl_reload_epoch = self.built_at_epoch  # the epoch that train_dataloader saw
         if self.first_epoch_batches is not None:
             fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
-            self._validate_in(frontier.trainer, fit.max_batches)
+            self._validate_in(progress.trainer, fit.max_batches)
 
-    def epoch_starts(self, fit: Any, frontier: TrainerProgress) -> None:
+    def epoch_starts(self, fit: Any, progress: TrainerProgress) -> None:
         """Give the epochs behind a shorter first one their whole length again."""
-        if (self.first_epoch_batches is not None or frontier.epochs_vary) and frontier.is_at_epochs_start:
+        if (self.first_epoch_batches is not None or progress.epochs_vary) and progress.is_at_epochs_start:
             self.first_epoch_batches = None
-            fit.max_batches = batches = frontier.epoch_batches(None)
-            if frontier.epochs_vary:  # Lightning would limit all epochs to the one that the loader was set up in
+            fit.max_batches = batches = progress.epoch_batches(None)
+            if progress.epochs_vary:  # Lightning would limit all epochs to the one that the loader was set up in
                 fit._combined_loader.limits, fit._data_fetcher.length = [batches], batches
-            self._validate_in(frontier.trainer, fit.max_batches)
+            self._validate_in(progress.trainer, fit.max_batches)
 
     def _validate_in(self, trainer: Any, batches: int) -> None:
         """Validate where a `val_check_interval` that is a part of the epoch says, in an epoch of so many batches."""
@@ -147,40 +147,40 @@ class Placement:
         self.form = None
 
 
-def place(frontier: TrainerProgress, restored: SavedLoops | None, saved: Snapshot, /) -> Placement:
-    """Set the fit loop to the frontier's position, if it goes on from *restored* counters.
+def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapshot, /) -> Placement:
+    """Set the fit loop to the progress's position, if it goes on from *restored* counters.
 
     A trainer without restored counters counts the rest of an epoch from 0.
     """
-    built_at_epoch = frontier.trainer.current_epoch
+    built_at_epoch = progress.trainer.current_epoch
     if restored is None:
         return Placement(None, 0, built_at_epoch)
     loops = restored.as_saved()
-    behind = frontier.batches_behind(loops)
-    form = _form(frontier, loops, behind, saved)
+    behind = progress.batches_behind(loops)
+    form = _form(progress, loops, behind, saved)
     then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
     rewrite(
         loops,
         form,
-        batches=frontier.epoch_batches(loops) if form == "end" else behind,
-        accumulation=frontier.accumulation if then is None else then.accumulation,
-        same_batches=then is None or then.batching.batch_size == frontier.batch_size,
-        moved_on=frontier.has_moved_on(saved),
+        batches=progress.epoch_batches(loops) if form == "end" else behind,
+        accumulation=progress.accumulation if then is None else then.accumulation,
+        same_batches=then is None or then.batching.batch_size == progress.batch_size,
+        moved_on=progress.has_moved_on(saved),
     )
-    restored.restore(loops, frontier.trainer.fit_loop)
+    restored.restore(loops, progress.trainer.fit_loop)
     return Placement(form, behind, built_at_epoch)
 
 
-def _form(frontier: TrainerProgress, loops: dict[str, Any], behind: int, saved: Snapshot) -> Form:
+def _form(progress: TrainerProgress, loops: dict[str, Any], behind: int, saved: Snapshot) -> Form:
     epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
-    ended, moved_on = has_ended(loops), frontier.has_moved_on(saved)
+    ended, moved_on = has_ended(loops), progress.has_moved_on(saved)
     form: Form = "begin"
-    if frontier.is_within_epoch(loops) and not moved_on:
+    if progress.is_within_epoch(loops) and not moved_on:
         form = "middle"
     elif epoch["started"] > epoch["processed"] and (ended or moved_on or saved.offset):
         is_validated = batch["current"]["completed"] == batch["current"]["processed"]
         form = "end" if is_validated else "begin"
     is_open = epoch["completed"] < epoch["processed"] or epoch["started"] > epoch["processed"]
-    if ended and is_open and any(config.reduce_on_plateau for config in frontier.trainer.lr_scheduler_configs):
+    if ended and is_open and any(config.reduce_on_plateau for config in progress.trainer.lr_scheduler_configs):
         warn(_PLATEAU)
     return form

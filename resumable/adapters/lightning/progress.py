@@ -1,9 +1,11 @@
-"""The trained frontier that Lightning's loop counters tell."""
+"""The trained position that Lightning's loop counters tell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
+
+from typing_extensions import override
 
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.several_loaders import (
@@ -15,8 +17,8 @@ from resumable.adapters.lightning.several_loaders import (
     stretch_of,
 )
 from resumable.loading.map_loader import MapLoader, TrainLoader
-from resumable.orders.identity import Identity
 from resumable.position import Position
+from resumable.progress import Progress, Reading
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_or_warn
 from resumable.saved.snapshot import LoaderPosition, Snapshot
@@ -26,13 +28,11 @@ from resumable.verdict import Difference, Verdict
 __all__ = ["LightningProgress"]
 
 
-class LightningProgress:
-    """The frontier that Lightning's loop counters tell: an anchor, and the batches that were trained since."""
+class LightningProgress(Progress):
+    """The progress that Lightning's loop counters tell: an anchor, and the batches that were trained since."""
 
-    init_global_step = 0
-    global_step: int | None = None
-    knows_epochs = True
     epochs_vary = False
+    is_running: bool = False
 
     def __init__(self, trainer: Any, policy: Policy) -> None:
         self.trainer = trainer
@@ -46,12 +46,7 @@ class LightningProgress:
         self.is_running = False
         self.stretch: Stretch | None = None
 
-    # -- the frontier, as the state asks for it
-
-    @property
-    def order(self) -> Identity | None:
-        """What the order of the loader that makes the epoch depends on."""
-        return self.primary.identity
+    # -- the progress, as the state asks for it
 
     @property
     def position(self) -> Position:
@@ -70,17 +65,13 @@ class LightningProgress:
         """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
         return self.primary.padded_samples(self.anchor.offset)
 
-    def places(self) -> tuple[LoaderPosition, ...]:
-        """Where each loader stands; empty for one over a map-style dataset, whose place is the position."""
-        if len(self._combined.lanes) == 1 and self.primary.identity is not None:
-            return ()
-        return self._places_now()
-
-    def canary(self, at: Position, /) -> str | None:
-        """The digest of the indices that follow *at*, or of those of all loaders where they stand."""
-        lanes = self._combined.lanes
-        places = (LoaderPosition(at.epoch, at.offset),) if len(lanes) == 1 else self._places_now()
-        return canary_of(lanes, [lane.identity for lane in lanes], places)
+    @override
+    def read(self) -> Reading:
+        at, lanes, places = self.position, self._combined.lanes, self._places_now()
+        orders = [lane.identity for lane in lanes]
+        is_plain = len(lanes) == 1 and orders[0] is not None  # one map-style loader, whose place is the position
+        canary = canary_of(lanes, orders, (LoaderPosition(at.epoch, at.offset),) if len(lanes) == 1 else places)
+        return Reading(at, self.stretch, self.primary.identity, self.commits, () if is_plain else places, canary=canary)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved* with the present loaders."""
@@ -103,15 +94,6 @@ class LightningProgress:
         """The batch that is being trained, and all before it, are trained."""
         self.commits = True
         self._count.commit()
-
-    def rebase(self) -> None:
-        """The anchor moves by itself, with step and count together."""
-
-    def note_saved(self) -> None:
-        """Saving moves nothing."""
-
-    def settle(self) -> None:
-        """The count does not depend on a loader's passes."""
 
     # -- the lanes
 
@@ -283,11 +265,11 @@ class LightningProgress:
 class _Start:
     """Tells one lane where its next pass starts."""
 
-    frontier: LightningProgress
+    progress: LightningProgress
     number: int
 
     def start_of(self, lane: TrainLoader, /) -> LoaderPosition:
-        return self.frontier.start_of(self.number)
+        return self.progress.start_of(self.number)
 
     def batches_of(self, lane: TrainLoader, /) -> int | None:
-        return self.frontier.batches_from_here()
+        return self.progress.batches_from_here()

@@ -59,7 +59,7 @@ class _EveryBatch(BatchCount):
 
 
 class LightningScheduleProgress(LightningProgress):
-    """The frontier of one train loader whose batches are accumulated as *schedule* says."""
+    """The progress of one train loader whose batches are accumulated as *schedule* says."""
 
     epochs_vary = True
 

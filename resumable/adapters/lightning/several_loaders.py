@@ -72,7 +72,7 @@ def resolve_loaders(
         if regrouping is not None:
             refuse_or_warn(regrouping, policy.on_mismatch)
         found = resolve(
-            own if own.order is None else replace(own, order=_comparable(own.order, lane, saved)),
+            own if own.order is None else own._replace(order=_comparable(own.order, lane, saved)),
             order,
             stretches[number],
             policy,
@@ -122,10 +122,10 @@ def _own_part(saved: Snapshot, number: int, *, is_primary: bool) -> Snapshot:
     own = saved
     if saved.loaders:
         place = saved.loaders[number]
-        own = replace(saved, order=place.order, epoch=place.epoch, offset=place.offset)
+        own = saved._replace(order=place.order, epoch=place.epoch, offset=place.offset)
     elif not is_primary and saved.epoch is None:
-        own = replace(saved, order=None)
-    return own if is_primary else replace(own, ledger=Snapshot().ledger)
+        own = saved._replace(order=None)
+    return own if is_primary else own._replace(ledger=Snapshot().ledger)
 
 
 def _ranks_of(saved: Snapshot, lane: TrainLoader) -> int:

@@ -1,7 +1,7 @@
 """Megatron-core's GPTModel in a batch-size ramp-up: killed by SIGKILL twice, it ends with the weights of the unbroken run.
 
 Run it: python examples/megatron_gpt.py
-It takes a GPU where there is one. It needs megatron-core: pip install "resumable[megatron]"
+It takes a GPU where there is one. It needs megatron-core: pip install "resumable-training[megatron]"
 """
 
 # megatron-core has no types

@@ -1,7 +1,7 @@
 """From the base class to the decorator and back: each goes on from the other's checkpoint, at the exact next sample.
 
 Run it: python examples/migration.py
-It needs megatron-core: pip install "resumable[megatron]"
+It needs megatron-core: pip install "resumable-training[megatron]"
 """
 
 # megatron-core has no types

@@ -33,7 +33,7 @@ def naming_the_extra() -> Generator[None, None, None]:
     resumable.errors.MissingExtraError: rich is not installed.
       needed: 'rich.table'
       extra:  'demo'
-    Run: pip install "resumable[demo]"
+    Run: pip install "resumable-training[demo]"
     """
     try:
         yield
@@ -45,7 +45,7 @@ def naming_the_extra() -> Generator[None, None, None]:
         message = explain(
             f"{package} is not installed.",
             [("needed", error.name), ("extra", extra)],
-            f'Run: pip install "resumable[{extra}]"',
+            f'Run: pip install "resumable-training[{extra}]"',
         )
         raise MissingExtraError(message, name=error.name) from error
 

@@ -12,7 +12,7 @@ from resumable.checks import as_int, check_members, check_schedule
 from resumable.errors import ConfigurationError
 from resumable.steps.schedules import ConstantBatchSize
 
-ACCELERATOR = torch.accelerator.current_accelerator()
+ACCELERATOR = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatc
     code = cli.main(["demo"])
     assert (code, capsys.readouterr().err) == (
         2,
-        'The demo needs what is not installed: lightning, rich.\nInstall it with: pip install "resumable[demo]"\n',
+        'The demo needs what is not installed: lightning, rich.\nInstall it with: pip install "resumable-training[demo]"\n',
     )
 
 
@@ -97,7 +97,7 @@ def test_a_missing_package_leaves_no_traceback(name: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout, done.stderr, [*tmp_path.iterdir()]) == (
         2,
         "",
-        f'The demo needs what is not installed: {name}.\nInstall it with: pip install "resumable[demo]"\n',
+        f'The demo needs what is not installed: {name}.\nInstall it with: pip install "resumable-training[demo]"\n',
         [],
     )
 
@@ -109,7 +109,7 @@ def test_a_folder_is_no_package(capsys: pytest.CaptureFixture[str], monkeypatch:
     code = cli.main(["demo"])
     assert (code, capsys.readouterr().err) == (
         2,
-        "rich is not installed.\n  needed: 'rich.console'\n  extra:  'demo'\nRun: pip install \"resumable[demo]\"\n",
+        "rich is not installed.\n  needed: 'rich.console'\n  extra:  'demo'\nRun: pip install \"resumable-training[demo]\"\n",
     )
 
 

@@ -104,7 +104,7 @@ def test_a_missing_framework_names_the_extra(tmp_path: Path, monkeypatch: pytest
         "megatron is not installed.\n"
         "  needed: 'megatron.core'\n"
         "  extra:  'megatron'\n"
-        'Run: pip install "resumable[megatron]"',
+        'Run: pip install "resumable-training[megatron]"',
     )
 
 
@@ -128,7 +128,7 @@ def test_each_optional_package_names_its_extra(
         import_module(module)
     assert str(caught.value) == (
         f"{package} is not installed.\n  needed: '{needed}'\n  extra:  '{extra}'\n"
-        f'Run: pip install "resumable[{extra}]"'
+        f'Run: pip install "resumable-training[{extra}]"'
     )
 
 

@@ -7,8 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import tomli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,6 +104,26 @@ def test_links_lead_to_files(name: str) -> None:
     """What the pages link to inside the repository is there, the picture too."""
     links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (ROOT / link).is_file()] == []
+
+
+def project() -> dict[str, Any]:
+    """What pyproject.toml says."""
+    return tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_an_index_shows_absolute_links_to_the_same_files() -> None:
+    """On a package index, every link of the README is absolute, and those to the project lead to files of the checkout."""
+    shown = README
+    for each in project()["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        shown = re.sub(each["pattern"], each["replacement"], shown)
+    repository = project()["project"]["urls"]["Repository"]
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+    links = re.findall(r"\]\(([^)]+)\)", shown)
+    assert [link for link in links if not link.startswith("https://")] == []
+    ours = [link.removeprefix(f"{repository}/blob/main/").removeprefix(f"{raw}/main/") for link in links]
+    of_files = [link for link in ours if "://" not in link]
+    assert sorted(of_files) == sorted(re.findall(r"\]\(([^):]+)\)", README))
+    assert [link for link in of_files if not (ROOT / link).is_file()] == []
 
 
 def test_the_picture_is_a_picture() -> None:

@@ -18,7 +18,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
     if missing:
         print(f"The demo needs what is not installed: {', '.join(missing)}.", file=sys.stderr)
-        print('Install it with: pip install "resumable[demo]"', file=sys.stderr)
+        print('Install it with: pip install "resumable-training[demo]"', file=sys.stderr)
         return _WRONG_USE
     try:
         with naming_the_extra():  # a folder of that name passes for the package, up to here

@@ -17,7 +17,7 @@ _INTERRUPTED: Final = 130  # 128 + SIGINT, what a shell gives
 
 def _version() -> str:
     try:
-        return version("resumable")
+        return version("resumable-training")
     except PackageNotFoundError:
         return "(not installed: run from its source)"
 

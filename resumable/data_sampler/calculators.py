@@ -148,7 +148,7 @@ def find_calculator() -> MicrobatchCalculator | None:
         explain(
             "megatron-core cannot be imported: falling back to Apex for the number of micro batches.",
             [("missing", MegatronCalculator.module), ("found", ApexCalculator.module)],
-            'Run: pip install "resumable[megatron]", or go on if the run sets up Apex\'s calculator.',
+            'Run: pip install "resumable-training[megatron]", or go on if the run sets up Apex\'s calculator.',
         )
     )
     return ApexCalculator()

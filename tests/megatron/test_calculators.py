@@ -271,7 +271,7 @@ def test_apex_comes_second_and_says_so_once(apex: ModuleType, monkeypatch: pytes
         "megatron-core cannot be imported: falling back to Apex for the number of micro batches.\n"
         f"  missing: '{MEGATRON}'\n"
         f"  found:   '{APEX}'\n"
-        'Run: pip install "resumable[megatron]", or go on if the run sets up Apex\'s calculator.',
+        'Run: pip install "resumable-training[megatron]", or go on if the run sets up Apex\'s calculator.',
     )
 
 
@@ -356,7 +356,7 @@ def test_a_missing_megatron_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         getattr(adapters, "megatron")  # noqa: B009  # what `from resumable.adapters import megatron` does first
     assert str(caught.value) == (
         f"megatron is not installed.\n  needed: '{MEGATRON}'\n  extra:  'megatron'\n"
-        'Run: pip install "resumable[megatron]"'
+        'Run: pip install "resumable-training[megatron]"'
     )
 
 

@@ -1,11 +1,11 @@
-"""`@resumable`: wires a state into any datamodule, in place, without a base class and without a call to remember.
+"""`@resumable` wires a state into any datamodule, in place, without a base class and without a call to remember.
 
-    train_dataloader    what it returns is attached: it starts where the training stands
+    train_dataloader    its loaders start where the training is
     state_dict          the position joins what the class itself saves
-    load_state_dict     the position is taken over first, the rest goes to the class itself
+    load_state_dict     the position is loaded first, then the class itself loads the rest
 
-The class stays the same object, since Lightning keys saved states by its name, and undecorated subclasses follow.
-Nothing else is wrapped and no hook is added: Lightning asks classes which hooks they override.
+The class stays the same object, since Lightning saves states under its name, and undecorated subclasses follow.
+No other method is wrapped and no hook is added: Lightning looks at which hooks a class overrides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar, overload
 
 from resumable.checks import seed_of
 from resumable.datamodule.instance import is_resumable, resumption_of
-from resumable.datamodule.methods import _AROUND
-from resumable.datamodule.options import MARK, Options, check_class, check_sampling
+from resumable.datamodule.methods import AROUND
+from resumable.datamodule.options import MARK, Options, check_class
 from resumable.errors import DecorationError, explain
 from resumable.protocols import (
     AllGather,
@@ -31,7 +31,7 @@ from resumable.protocols import (
 from resumable.saved.resolve import Policy
 from resumable.verdict import OnMismatch
 
-__all__ = ["Options", "is_resumable", "resumable", "resumption_of"]
+__all__ = ["is_resumable", "resumable", "resumption_of"]
 
 _WRAPPED = "__resumable_wrapped__"
 
@@ -45,7 +45,7 @@ def resumable(cls: type[ClassWithTrainDataloaderAndTrainer], /) -> type[ClassWit
 
 
 @overload
-def resumable(  # type: ignore[overload-overlap]  # under this name the class is asked for more
+def resumable(  # type: ignore[overload-overlap]  # with this name the class needs more
     *,
     sampler: Literal["data_sampler"],
     schedule: BatchSchedule | None = ...,
@@ -87,21 +87,21 @@ def resumable(
 
     Args:
         cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
-        sampler: the attribute that holds a data sampler of NeMo's shape, which then counts and places the samples.
-            Without it an attribute `data_sampler` is found by itself.
+        sampler: the attribute that holds a data sampler of NeMo's shape, which then counts the samples. Without this
+            option an attribute `data_sampler` is found by itself.
         schedule: the global batch sizes, where they vary and neither the calculator nor the sampler's `rampup_batch_size`
-            says them. Without a sampler each optimizer step takes so many batches of the train loader: Lightning
-            accumulates them, and a loop is told by the loader's `num_microbatches`.
-        decrease_batch_size_if_needed: round the schedule's sizes down to whole batches on each rank instead of refusing
-            others; a data sampler has its own way to.
-        calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
-        seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, else 0, and a loaded
-            state's seed is taken over.
+            gives them. Without a sampler they group the train loader's batches into optimizer steps: Lightning
+            accumulates them, and a loop reads the loader's `num_microbatches`.
+        decrease_batch_size_if_needed: round the schedule's sizes down to whole batches on each rank; otherwise other sizes
+            are refused. A data sampler has an option of its own for this.
+        calculator: what learns of a loaded count; without one, megatron-core's or Apex's, where they are installed.
+        seed: of the shuffled orders, 0 to 2**64 - 1. Without one it is that of `seed_everything`, otherwise 0, and a loaded
+            state's seed replaces it.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
-        ranks: which part of the data this process loads, such as `resumable.adapters.distributed.Ranks()`. In Lightning the
-            trainer's strategy says it by itself. A data sampler has ranks of its own.
-        agreement: how all ranks are asked, when a state is saved, loaded or met with the train loaders, whether they stand
-            at the same place of the same data: `resumable.adapters.distributed.AllGather()`.
+        ranks: which part of the data this process loads, such as `resumable.adapters.distributed.Ranks()`. Lightning's
+            strategy and a data sampler know it by themselves.
+        agreement: a collective, such as `resumable.adapters.distributed.AllGather()`. With it all ranks compare their
+            positions whenever a state is saved, loaded or connected to train loaders.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -115,10 +115,16 @@ def resumable(
     >>> is_resumable(Data())
     True
     """
-    policy = Policy(seed is not None, on_mismatch)
-    check_sampling(sampler, schedule, calculator)
-    seed = None if seed is None else seed_of(seed)
-    options = Options(seed, policy, sampler, schedule, calculator, ranks, agreement, decrease_batch_size_if_needed)
+    options = Options(
+        seed=None if seed is None else seed_of(seed),
+        policy=Policy(seed_is_given=seed is not None, on_mismatch=on_mismatch),
+        sampler=sampler,
+        schedule=schedule,
+        calculator=calculator,
+        ranks=ranks,
+        agreement=agreement,
+        decrease_batch_size_if_needed=decrease_batch_size_if_needed,
+    )
 
     def decorate(decorated: type[Any]) -> type[Any]:
         check_class(decorated)
@@ -132,8 +138,8 @@ def resumable(
 
 
 def _wrap_methods(cls: type[Any]) -> None:
-    """Wrap what the class defines, and what it inherits unwrapped: from a base, or a mixin before a decorated one."""
-    for name, around in _AROUND.items():
+    """Wrap the methods that the class defines, and those that it inherits from undecorated bases."""
+    for name, around in AROUND.items():
         own = cls.__dict__.get(name)
         if own is not None:
             setattr(cls, name, _wrap(cls, name, own, around))
@@ -145,9 +151,9 @@ def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) ->
     if type(method) in (staticmethod, classmethod, property):
         raise DecorationError(
             explain(
-                f"{cls.__qualname__}.{name} belongs to no instance, so no position could belong to it.",
+                f"{cls.__qualname__}.{name} must be a method, since each instance has its own position.",
                 [("it is a", type(method).__name__)],
-                "Make it a method.",
+                "Define it as a plain method, with self.",
             )
         )
     if hasattr(method, _WRAPPED):
@@ -156,7 +162,7 @@ def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) ->
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         key = (threading.get_ident(), id(self), name)
-        if key in _inside:  # an override has called super(): the outermost one does the work
+        if key in _inside:  # an override called super(): the outermost call does the work
             return method(self, *args, **kwargs)
         _inside.add(key)
         try:
@@ -172,17 +178,17 @@ _inside: set[tuple[int, int, str]] = set()
 
 
 class _InitGlobalStep:
-    """The state's `init_global_step`, read from the instance; old code that sets its own goes on doing so."""
+    """The state's `init_global_step`, read from an instance. An instance may still set its own."""
 
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         return self if instance is None else resumption_of(instance).init_global_step
 
 
 def _add_rebase(cls: type[Any]) -> None:
-    """Give the class what BioNeMo's mixin gave it, so that old loader methods that call it keep working."""
+    """Give the class the two names of BioNeMo's mixin, so that loader methods written for it keep working."""
 
     def update_init_global_step(self: Any) -> None:
-        """Count from the trainer's present step on. Needed never, harmless always."""
+        """Count from the trainer's current step on. Never required; safe to call at any time."""
         resumption_of(self).update_init_global_step()
 
     if not hasattr(cls, "update_init_global_step"):
@@ -192,7 +198,7 @@ def _add_rebase(cls: type[Any]) -> None:
 
 
 def _forward(cls: type[object], name: str) -> Any:
-    """A method that the class inherits, or lacks: it goes on to the next in the order of its bases."""
+    """A method for a class that inherits or lacks it: calls the next one in the order of the class's bases."""
 
     def forward(self: object, *args: Any, **kwargs: Any) -> Any:
         following: Callable[..., Any] | None = getattr(super(cls, self), name, None)
@@ -208,7 +214,7 @@ def _forward(cls: type[object], name: str) -> Any:
 
 
 def _follow_subclasses(cls: type[Any]) -> None:
-    """Wrap what undecorated subclasses override, when they are made."""
+    """Wrap what an undecorated subclass overrides, as soon as it is defined."""
     own = cls.__dict__.get("__init_subclass__")
     if hasattr(getattr(own, "__func__", None), _WRAPPED):
         return

@@ -10,7 +10,6 @@ from typing import Any
 from typing_extensions import TypeIs
 
 from resumable.data_sampler.placed_loader import TransformHook, placed
-from resumable.datamodule.instance import Resumable, follow_sampler
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import TrainerAdapter
@@ -20,16 +19,16 @@ from resumable.loader import ResumableLoader
 from resumable.loading.arguments import rank_of, schedule_of
 from resumable.loading.dataloader import is_dataloader
 from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
+from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.state import ResumptionState, tracker_of
 from resumable.stopping.workers import shield
 
 __all__ = ["attach", "attach_sampled"]
 
 
-def attach(returned: Any, trainer: TrainerAdapter, state: ResumptionState, options: Options) -> Any:
-    """The loaders in *returned*, changed in place (or wrapped, where they are no DataLoaders) to follow *state*.
+def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Options) -> Any:
+    """The loaders in *returned*, changed in place (or wrapped, where they are no DataLoaders) to follow *tracker*.
 
     Raises:
         DecorationError: for a loader that cannot be made resumable, or a schedule that the loader has too.
@@ -60,24 +59,20 @@ def attach(returned: Any, trainer: TrainerAdapter, state: ResumptionState, optio
         raise DecorationError(
             explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
         )
-    trainer.connect(tracker_of(state), loaders, mode, _schedule_of(loaders, options), options.policy)
+    trainer.connect(tracker, loaders, mode, _schedule_of(loaders, options), options.policy)
     return returned
 
 
 def attach_sampled(
-    build: Callable[[], Any],
-    datamodule: Resumable,
-    sampler: DataSampler,
-    trainer: TrainerAdapter,
-    state: ResumptionState,
+    build: Callable[[], Any], sampler: DataSampler, trainer: TrainerAdapter, tracker: Tracker, options: Options
 ) -> Any:
     """What *build* returns: train loaders that *sampler* counts, which start at its count now or in the strategy.
 
     Raises:
         MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
     """
-    progress = follow_sampler(datamodule, trainer, state, sampler)
-    _check_options(datamodule.__resumable_options__, sampler)
+    progress = trainer.follow_sampler(tracker, sampler, options)
+    _check_options(options, sampler)
     transforming = TransformHook.of(sampler, progress, _shielded)
     progress.rebase()  # a loader that is built in mid-training begins there
 
@@ -93,7 +88,7 @@ def attach_sampled(
             returned = build()
     returned, _ = _replaced(returned, take)
     progress.tell_calculator()
-    trainer.connect_sampled(tracker_of(state))
+    trainer.connect_sampled(tracker)
     return returned
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
@@ -10,17 +9,17 @@ from torch.utils.data import IterableDataset
 
 from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.data_sampler.step_observer import watch
+from resumable.datamodule.options import Options
 from resumable.errors import DecorationError, explain
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.progress import Tracker
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.protocols import DataSampler
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -33,9 +32,9 @@ class LoopAdapter:
     """The loop that trains with *datamodule*: a `TrainerAdapter`. A position counts what its one train loader yields."""
 
     datamodule: object
+    shard: Shard = Shard()
 
     follows_at_once: ClassVar[bool] = True
-    shard: ClassVar[Shard] = Shard()
 
     def before_load(self, tracker: Tracker, /) -> bool:
         """True: whoever loads by hand means to train."""
@@ -79,16 +78,7 @@ class LoopAdapter:
         loader.follow_loop(progress, tracker)
         tracker.switch_to(progress, later=True)
 
-    def follow_sampler(
-        self,
-        tracker: Tracker,
-        sampler: DataSampler,
-        /,
-        *,
-        schedule: BatchSchedule | None,
-        calculator: Callable[[], MicrobatchCalculator | None],
-        on_mismatch: OnMismatch,
-    ) -> DataSamplerProgress:
+    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> DataSamplerProgress:
         """Let *sampler* count the steps of the trainer that there is at the time, if there is one."""
         counting = tracker.progress
         if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
@@ -96,9 +86,9 @@ class LoopAdapter:
         progress = DataSamplerProgress(
             sampler,
             lambda: getattr(self.datamodule, "trainer", None),
-            schedule=schedule,
-            calculator=calculator,
-            on_mismatch=on_mismatch,
+            schedule=options.schedule,
+            calculator=options.calculators,
+            on_mismatch=options.policy.on_mismatch,
             judge=tracker.judge,
         )
         watch(sampler, progress)

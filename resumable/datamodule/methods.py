@@ -6,28 +6,31 @@ import functools
 import operator
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from resumable.data_sampler.progress import unchanged_on_error
 from resumable.data_sampler.stand_ins import run
-from resumable.datamodule.instance import follow_sampler, resumption_of, sampler_of
+from resumable.datamodule.instance import resumption_of, sampler_of
 from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import adapter_of
 from resumable.errors import ResumptionError, explain
 from resumable.saved.snapshot import KEYS
 from resumable.state import tracker_of
 
+__all__ = ["AROUND"]
+
 
 def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # torch comes with the first loader, not with the decorator
     from resumable.datamodule.attach import attach, attach_sampled
 
-    state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
+    options: Options = getattr(self, MARK)
+    tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
     build = functools.partial(method, *args, **kwargs)
-    trainer.before_build(tracker_of(state))
+    trainer.before_build(tracker)
     if sampler is not None:
-        return attach_sampled(build, self, sampler, trainer, state)
-    return attach(build(), trainer, state, getattr(self, MARK))
+        return attach_sampled(build, sampler, trainer, tracker, options)
+    return attach(build(), trainer, tracker, options)
 
 
 def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
 
 
 class _Theirs(dict[str, Any]):
-    """The part of a saved state that is the class's own. Old code that counts by itself still finds its count."""
+    """The class's own part of a saved state. Code that counts by itself still finds `consumed_samples` in it."""
 
     def __init__(self, state_dict: Any) -> None:
         super().__init__({key: state_dict[key] for key in state_dict if key not in KEYS})
@@ -59,14 +62,13 @@ class _Theirs(dict[str, Any]):
 
 
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
-    state, trainer, sampler = resumption_of(self), adapter_of(self), sampler_of(self)
-    tracker = tracker_of(state)
+    tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
     before = tracker.snapshot()
     with nullcontext() if sampler is None else unchanged_on_error(sampler):
         if trainer.before_load(tracker):
             if sampler is not None:
-                follow_sampler(self, trainer, state, sampler)
-            state.load_state_dict(state_dict)
+                trainer.follow_sampler(tracker, sampler, getattr(self, MARK))
+            tracker.load(state_dict)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))
         except BaseException:
@@ -75,14 +77,14 @@ def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> 
 
 
 def _run(self: Any, method: Callable[[], Any]) -> Any:
-    """The class's own part, which may ask for a trainer, a sampler or a calculator that is not there yet."""
+    """Run the class's own method, which may use a trainer, a sampler or a calculator that does not exist yet."""
     options: Options = getattr(self, MARK)
-    name = options.sampler or "data_sampler"
-    return run(method, self, name) if hasattr(self, name) else method()
+    return run(method, self, options.attribute) if hasattr(self, options.attribute) else method()
 
 
-_AROUND: dict[str, Callable[..., Any]] = {
+AROUND: Final[dict[str, Callable[..., Any]]] = {
     "train_dataloader": _train_dataloader,
     "state_dict": _state_dict,
     "load_state_dict": _load_state_dict,
 }
+"""What runs in place of each method: given the instance, the class's own method and its arguments."""

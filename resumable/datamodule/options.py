@@ -1,43 +1,78 @@
-"""What `@resumable` can decorate, and what to do about the rest."""
+"""What `@resumable` is given: its options and the class, both checked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, cast
 
 from resumable.adapters import framework_of
 from resumable.checks import check_members, check_schedule
+from resumable.data_sampler.calculators import find_calculator
 from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.saved.resolve import Policy
 
-__all__ = ["MARK", "Options", "check_class", "check_sampling"]
+__all__ = ["MARK", "Options", "check_class"]
 
-_CALCULATOR = ("is_initialized", "current_global_batch_size", "update")
+MARK: Final = "__resumable_options__"
+"""The class attribute that `@resumable` leaves: its options."""
+
+_CALCULATOR: Final = ("is_initialized", "current_global_batch_size", "update")
 
 
-def check_sampling(sampler: object, schedule: object, calculator: object, /) -> None:
-    """Raise `ConfigurationError` unless each of the three is None or what its name says.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The decorator's options. *seed* is None where `seed_everything` gives it; without that it is 0.
 
-    >>> check_sampling("data_sampler", None, None)
+    *sampler* names the attribute that holds the data sampler; None means `data_sampler`, if the instance has one.
+
+    Raises:
+        ConfigurationError: for an option that is not what its name says.
+
+    >>> Options(sampler="data_sampler").attribute
+    'data_sampler'
     """
-    if sampler is not None and not isinstance(sampler, str):
-        raise ConfigurationError(
-            explain(
-                "sampler= names the attribute that holds the data sampler.",
-                [("sampler", sampler)],
-                'Pass sampler="data_sampler".',
+
+    seed: int | None = None
+    policy: Policy = Policy()
+    sampler: str | None = None
+    schedule: BatchSchedule | None = None
+    calculator: MicrobatchCalculator | None = None
+    ranks: Ranks | None = None
+    agreement: AllGather | None = None
+    decrease_batch_size_if_needed: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(cast("object", self.sampler), str | None):
+            raise ConfigurationError(
+                explain(
+                    "sampler= names the attribute that holds the data sampler.",
+                    [("sampler", self.sampler)],
+                    'Pass sampler="data_sampler".',
+                )
             )
-        )
-    if schedule is not None:
-        check_schedule(schedule)
-    if calculator is not None:
-        check_members(
-            "calculator",
-            calculator,
-            _CALCULATOR,
-            "calculator= lacks the members of a MicrobatchCalculator.",
-            "Pass one, such as resumable.adapters.megatron.Calculator().",
-        )
+        if self.schedule is not None:
+            check_schedule(self.schedule)
+        if self.calculator is not None:
+            check_members(
+                "calculator",
+                self.calculator,
+                _CALCULATOR,
+                "calculator= lacks the members of a MicrobatchCalculator.",
+                "Pass one, such as resumable.adapters.megatron.Calculator().",
+            )
+
+    @property
+    def attribute(self) -> str:
+        """The attribute in which a data sampler is looked for."""
+        return self.sampler or "data_sampler"
+
+    @property
+    def calculators(self) -> Callable[[], MicrobatchCalculator | None]:
+        """Returns the given calculator; without one that of whichever framework is installed, found at the first call."""
+        given = self.calculator
+        return find_calculator if given is None else lambda: given
 
 
 def check_class(cls: object, /) -> None:
@@ -76,24 +111,3 @@ def check_class(cls: object, /) -> None:
                 "Define it (an abstract method will do), or decorate the subclass that defines it.",
             )
         )
-
-
-MARK = "__resumable_options__"
-"""The class attribute that `@resumable` leaves: its options."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the decorator was given. *seed* is None where it follows from `seed_everything`, else 0.
-
-    *sampler* names the attribute that holds the data sampler; None means `data_sampler`, where there is one.
-    """
-
-    seed: int | None = None
-    policy: Policy = Policy()
-    sampler: str | None = None
-    schedule: BatchSchedule | None = None
-    calculator: MicrobatchCalculator | None = None
-    ranks: Ranks | None = None
-    agreement: AllGather | None = None
-    decrease_batch_size_if_needed: bool = False

@@ -6,16 +6,15 @@ adapter_of(datamodule) ──► adapters.lightning.Adapter    a Lightning Train
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from resumable import adapters
 from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.datamodule.options import Options
 from resumable.progress import Tracker
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.protocols import DataSampler
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from resumable.feeds.feed import Shard
@@ -30,10 +29,8 @@ class TrainerAdapter(Protocol):
     A framework's file in adapters/ has one as `Adapter(trainer)`, and `adapters.TRAINERS` names the file.
     """
 
-    @property
-    def follows_at_once(self) -> bool:
-        """Whether a data sampler counts from the first look at the state on; otherwise from a load or a loader on."""
-        ...
+    follows_at_once: ClassVar[bool]
+    """Whether a data sampler counts from the first look at the state on; otherwise from a load or a loader on."""
 
     @property
     def shard(self) -> Shard:
@@ -67,17 +64,8 @@ class TrainerAdapter(Protocol):
         """
         ...
 
-    def follow_sampler(
-        self,
-        tracker: Tracker,
-        sampler: DataSampler,
-        /,
-        *,
-        schedule: BatchSchedule | None,
-        calculator: Callable[[], MicrobatchCalculator | None],
-        on_mismatch: OnMismatch,
-    ) -> DataSamplerProgress:
-        """Let *tracker* count with *sampler*, if it does not yet."""
+    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> DataSamplerProgress:
+        """Let *tracker* count with *sampler*, if it does not yet, as the decorator's *options* say."""
         ...
 
     def connect_sampled(self, tracker: Tracker, /) -> None:

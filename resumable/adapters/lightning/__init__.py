@@ -11,9 +11,8 @@ Callback class is imported from Lightning, from the package that the trainer com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from resumable.adapters.lightning.data_sampler_progress import LightningSamplerProgress
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
@@ -27,11 +26,13 @@ from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.map_loader import TrainLoader
 from resumable.progress import Tracker
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.protocols import DataSampler
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
-from resumable.verdict import OnMismatch
+
+if TYPE_CHECKING:
+    from resumable.datamodule.options import Options
 
 __all__ = ["Adapter", "Ranks"]
 
@@ -116,16 +117,7 @@ class Adapter:
         hooks.progress = progress
         _place(hooks, progress, saved)
 
-    def follow_sampler(
-        self,
-        tracker: Tracker,
-        sampler: DataSampler,
-        /,
-        *,
-        schedule: BatchSchedule | None,
-        calculator: Callable[[], MicrobatchCalculator | None],
-        on_mismatch: OnMismatch,
-    ) -> LightningSamplerProgress:
+    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> LightningSamplerProgress:
         """Let *sampler* count what the trainer trains."""
         trainer = self.trainer
         hooks = hooks_of(trainer, tracker)
@@ -139,9 +131,9 @@ class Adapter:
         progress = LightningSamplerProgress(
             sampler,
             trainer,
-            schedule=schedule,
-            calculator=calculator,
-            on_mismatch=on_mismatch,
+            schedule=options.schedule,
+            calculator=options.calculators,
+            on_mismatch=options.policy.on_mismatch,
             judge=tracker.judge,
             place_anew=lambda: self.connect_sampled(tracker),
         )

@@ -12,43 +12,24 @@ Progress   of a loop            what its loader yielded or the loop committed   
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from copy import deepcopy
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 from resumable.errors import MismatchError, ResumptionError, explain
-from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.protocols import AllGather
 from resumable.saved.agreement import agreed
 from resumable.saved.ledger import Ledger, Stretch
-from resumable.saved.snapshot import LoaderPosition, Snapshot, dump, dump_ledger, parse
+from resumable.saved.snapshot import Snapshot, copy_ledger, dump, dump_ledger, parse
 from resumable.verdict import Verdict
 
-__all__ = ["Progress", "Reading", "Tracker"]
+__all__ = ["LedgerAt", "Progress", "Tracker"]
 
 _LOG: Final = logging.getLogger("resumable")
 
 
-class Reading(NamedTuple):
-    """What a progress knows at one moment.
-
-    *knows_epochs* is False where epoch and offset are not known, only the consumed samples.
-    """
-
-    position: Position
-    stretch: Stretch | None = None
-    """The present configuration, from the position where it began; None where it is not known."""
-    order: Identity | None = None
-    commits: bool = False
-    """Whether the loop itself says what is trained."""
-    loaders: tuple[LoaderPosition, ...] = ()
-    """The positions of further loaders; empty where one position says it all."""
-    global_step: int | None = None
-    """The trainer's step count at the position; None where no trainer counts steps."""
-    canary: str | None = None
-    """The digest of the indices that follow the position; None where there is none."""
-    knows_epochs: bool = True
+LedgerAt: TypeAlias = Callable[[Stretch | None, int], Ledger]
+"""The ledger of a run that trains in a stretch, None where that is not known, and has consumed so many samples."""
 
 
 class Progress(Protocol):
@@ -70,10 +51,10 @@ class Progress(Protocol):
     @property
     def position(self) -> Position:
         """The trained position."""
-        return self.read().position
+        ...
 
-    def read(self) -> Reading:
-        """Everything that a saved state needs to know, worked out once."""
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
+        """Everything that is saved, worked out once. Epoch and offset are None where only the samples are counted."""
         ...
 
     def load(self, saved: Snapshot, /) -> Verdict:
@@ -138,10 +119,7 @@ class Tracker:
     @property
     def ledger(self) -> Ledger:
         """The run's stretches so far, the present one included once it has trained a sample."""
-        if self.progress is None:
-            return self._saved.ledger
-        reading = self.progress.read()
-        return self._ledger(reading.stretch, reading.position.consumed_samples)
+        return self.snapshot().ledger
 
     def _ledger(self, stretch: Stretch | None, consumed_samples: int) -> Ledger:
         """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
@@ -153,18 +131,19 @@ class Tracker:
 
     def snapshot(self) -> Snapshot:
         """The state as a value."""
-        if self.progress is None:
-            return self._saved
-        at, stretch, order, commits, loaders, global_step, canary, knows_epochs = self.progress.read()
         saved = self._saved
-        epoch: int | None = at.epoch
-        offset: int | None = at.offset
-        if not knows_epochs:  # as loaded, where nothing was trained since
-            epoch, offset = (
-                (saved.epoch, saved.offset) if saved.consumed_samples == at.consumed_samples else (None, None)
-            )
-        ledger = self._ledger(stretch, at.consumed_samples)
-        return Snapshot(at.consumed_samples, epoch, offset, order, commits, loaders, ledger, global_step, canary)
+        if self.progress is None:
+            return saved
+        now = self.progress.read(self._ledger)
+        if now.epoch is None and now.consumed_samples == saved.consumed_samples:  # nothing was trained since the load
+            return now._replace(epoch=saved.epoch, offset=saved.offset)
+        return now
+
+    def agreed_state_dict(self) -> dict[str, Any]:
+        """The same, once all ranks have agreed on it."""
+        if self.agreement is not None:
+            agreed(self.agreement, self.state_dict)
+        return self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """A new dict of JSON types; no part of it is shared with another."""
@@ -173,13 +152,7 @@ class Tracker:
         saved = self.snapshot()
         if self._dumped[0] is not saved.ledger:  # a state may be saved after every batch, and the ledger rarely changes
             self._dumped = (saved.ledger, dump_ledger(saved.ledger))
-        return dump(saved, [[*row[:-1], deepcopy(row[-1])] for row in self._dumped[1]])
-
-    def agreed_state_dict(self) -> dict[str, Any]:
-        """The same, once all ranks have the same."""
-        if self.agreement is not None:
-            agreed(self.agreement, self.state_dict)
-        return self.state_dict()
+        return dump(saved, copy_ledger(self._dumped[1]))
 
     def describe(self) -> str:
         """The position and the verdict in one line; see `ResumptionState.describe`."""
@@ -288,5 +261,5 @@ class Tracker:
     def _take(self, saved: Snapshot, progress: Progress | None = None, *, is_resume: bool = False) -> None:
         self._saved, self.progress, self._noted = saved, progress, None
         self._is_resume = is_resume and progress is None
-        if is_resume and progress is not None:
+        if is_resume and progress is not None and _LOG.isEnabledFor(logging.INFO):
             _LOG.info("resumed at %s", self.describe())

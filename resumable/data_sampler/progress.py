@@ -25,7 +25,7 @@ from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, 
 from resumable.errors import StateError, explain, warn
 from resumable.orders.identity import Identity
 from resumable.position import Position
-from resumable.progress import Progress, Reading
+from resumable.progress import LedgerAt, Progress
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.saved.resolve import compare, refuse_or_warn
 from resumable.saved.snapshot import Snapshot
@@ -105,8 +105,10 @@ class DataSamplerProgress(Progress):
         return None if trainer is None else trainer.global_step
 
     @override
-    def read(self) -> Reading:
-        return Reading(self.position, order=self.order, global_step=self.global_step, knows_epochs=False)
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
+        consumed = self.consumed_samples
+        ledger = ledger_at(None, consumed)
+        return Snapshot(consumed, None, None, self.order, ledger=ledger, global_step=self.global_step)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Write the saved count where the mixin writes it; after an error all is as it was."""

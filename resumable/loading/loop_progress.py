@@ -17,7 +17,7 @@ from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
 from resumable.position import Position
-from resumable.progress import Progress, Reading
+from resumable.progress import LedgerAt, Progress
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve, with_canary
 from resumable.saved.snapshot import Snapshot
@@ -47,10 +47,11 @@ class LoopProgress(Progress):
         return self.cursor.position
 
     @override
-    def read(self) -> Reading:
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
         at, order = self.cursor.position, self.feed.identity
         canary = self.feed.canary(order, at.epoch, at.offset)
-        return Reading(at, self.stretch, order, self.cursor.commits, canary=canary)
+        consumed, ledger = at.consumed_samples, ledger_at(self.stretch, at.consumed_samples)
+        return Snapshot(consumed, at.epoch, at.offset, order, self.cursor.commits, (), ledger, None, canary)
 
     @property
     @override

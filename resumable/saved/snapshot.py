@@ -19,6 +19,7 @@ which had dicts in place of those lists, and 1, which had neither `global_step` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -39,7 +40,17 @@ from resumable.saved.fields import (
 from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import dump_schedule, parse_schedule
 
-__all__ = ["FORMAT", "KEYS", "LONGEST_CANARY", "LoaderPosition", "Snapshot", "dump", "dump_ledger", "parse"]
+__all__ = [
+    "FORMAT",
+    "KEYS",
+    "LONGEST_CANARY",
+    "LoaderPosition",
+    "Snapshot",
+    "copy_ledger",
+    "dump",
+    "dump_ledger",
+    "parse",
+]
 
 FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
@@ -97,17 +108,18 @@ def dump(saved: Snapshot, /, ledger: list[list[Any]] | None = None) -> dict[str,
     >>> dump(Snapshot(8, 0, 8))["offset"]
     8
     """
+    consumed_samples, epoch, offset, order, commits, loaders, stretches, global_step, canary = saved
     return {
         "format": FORMAT,
-        "consumed_samples": saved.consumed_samples,
-        "epoch": saved.epoch,
-        "offset": saved.offset,
-        "global_step": saved.global_step,
-        "order": _dump_order(saved.order),
-        "commits": saved.commits,
-        "canary": saved.canary,
-        "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in saved.loaders],
-        "ledger": dump_ledger(saved.ledger) if ledger is None else ledger,
+        "consumed_samples": consumed_samples,
+        "epoch": epoch,
+        "offset": offset,
+        "global_step": global_step,
+        "order": _dump_order(order),
+        "commits": commits,
+        "canary": canary,
+        "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in loaders] if loaders else [],
+        "ledger": dump_ledger(stretches) if ledger is None else ledger,
     }
 
 
@@ -121,6 +133,15 @@ def dump_ledger(ledger: Ledger, /) -> list[list[Any]]:
         [*(getattr(stretch, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(stretch.schedule)]
         for stretch in ledger
     ]
+
+
+def copy_ledger(rows: list[list[Any]], /) -> list[list[Any]]:
+    """A copy of what `dump_ledger` gave that shares no list with it.
+
+    >>> copy_ledger([[0, ["ConstantBatchSize", 8]]])
+    [[0, ['ConstantBatchSize', 8]]]
+    """
+    return [row.copy() if row[-1] is None else [*row[:-1], deepcopy(row[-1])] for row in rows]
 
 
 def parse(state: object, /) -> Snapshot:

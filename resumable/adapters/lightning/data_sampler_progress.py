@@ -12,7 +12,7 @@ from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
 from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.position import Position
-from resumable.progress import Reading
+from resumable.progress import LedgerAt
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve
@@ -72,9 +72,9 @@ class LightningSamplerProgress(DataSamplerProgress):
         return Position(consumed, self._epoch, consumed - self._began)
 
     @override
-    def read(self) -> Reading:
-        knows_epochs = self._loader is not None
-        return Reading(self.position, order=self.order, global_step=self.global_step, knows_epochs=knows_epochs)
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
+        at, saved = self.position, super().read(ledger_at)
+        return saved if self._loader is None else saved._replace(epoch=at.epoch, offset=at.offset)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Write the saved count where the mixin writes it."""

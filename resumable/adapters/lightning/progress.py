@@ -18,7 +18,7 @@ from resumable.adapters.lightning.several_loaders import (
 )
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.position import Position
-from resumable.progress import Progress, Reading
+from resumable.progress import LedgerAt, Progress
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_or_warn
 from resumable.saved.snapshot import LoaderPosition, Snapshot
@@ -66,12 +66,14 @@ class LightningProgress(Progress):
         return self.primary.padded_samples(self.anchor.offset)
 
     @override
-    def read(self) -> Reading:
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
         at, lanes, places = self.position, self._combined.lanes, self._places_now()
         orders = [lane.identity for lane in lanes]
         is_plain = len(lanes) == 1 and orders[0] is not None  # one map-style loader, whose place is the position
         canary = canary_of(lanes, orders, (LoaderPosition(at.epoch, at.offset),) if len(lanes) == 1 else places)
-        return Reading(at, self.stretch, self.primary.identity, self.commits, () if is_plain else places, canary=canary)
+        consumed, further = at.consumed_samples, () if is_plain else places
+        ledger, order = ledger_at(self.stretch, consumed), self.primary.identity
+        return Snapshot(consumed, at.epoch, at.offset, order, self.commits, further, ledger, None, canary)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved* with the present loaders."""

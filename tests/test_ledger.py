@@ -167,7 +167,7 @@ def test_a_schedule_that_only_its_program_knows() -> None:
     other = replace(mine, schedule=ConstantBatchSize(20))
     assert [0, 3, 3] == [stretch.step for stretch in loaded.going_on(other)]
     assert [0, 3, 5] == [stretch.step for stretch in again.going_on(other)]
-    with pytest.raises(StateError, match="only its own program knows"):
+    with pytest.raises(StateError, match="holds only the name"):
         loaded.consumed_samples_at(4)
 
 

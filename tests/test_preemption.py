@@ -591,7 +591,7 @@ def in_thread(action: Callable[[], object]) -> BaseException | None:
 def test_another_thread_cannot_answer_signals() -> None:
     """Neither begin nor end, since Python would refuse both; a trainer in a thread takes nothing back."""
     said = """\
-Python lets the main thread alone say who answers a signal.
+Python sets signal handlers in the main thread only.
   this thread: 'other'
   main thread: 'MainThread'
 Call stop_on() at the start of the script, before the training."""
@@ -604,15 +604,15 @@ Call stop_on() at the start of the script, before the training."""
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (signal.SIGKILL, "the kernel answers it itself"),
-        (signal.SIGSTOP, "the kernel answers it itself"),
-        (signal.SIGSEGV, "it reports a fault of the program itself"),
-        (signal.SIGCHLD, "torch learns by it that a worker has died"),
-        ("SIGTERM", "it is no signal"),
-        (True, "it is no signal"),
-        (None, "it is no signal"),
-        (0, "it is no signal"),
-        (1000, "it is no signal"),
+        (signal.SIGKILL, "the kernel handles it itself"),
+        (signal.SIGSTOP, "the kernel handles it itself"),
+        (signal.SIGSEGV, "it reports a fault of the program"),
+        (signal.SIGCHLD, "it shows torch that a worker has died"),
+        ("SIGTERM", "it is not a signal"),
+        (True, "it is not a signal"),
+        (None, "it is not a signal"),
+        (0, "it is not a signal"),
+        (1000, "it is not a signal"),
     ],
     ids=str,
 )
@@ -621,7 +621,9 @@ def test_signals_that_nobody_can_watch(given: Any, why: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         stop_on(signal.SIGTERM, given)
     assert f"""\
-A run cannot be asked to stop by this.
+This signal cannot ask a run to stop.
   signal: {given!r}
-  why:    {why!r}
-Pass the signal that the scheduler sends: signal.SIGTERM, or what the job asks for, as SIGUSR1.""" == str(refused.value)
+  reason: {why!r}
+Pass the signal that the scheduler sends: signal.SIGTERM, or what the job requests, such as SIGUSR1.""" == str(
+        refused.value
+    )

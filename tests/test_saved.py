@@ -187,7 +187,7 @@ def test_somebody_elses_schedule_is_its_name() -> None:
     assert "Squares" == state["ledger"][0][-1]
     read = parse(json.loads(json.dumps(state))).ledger
     assert (stretch, 6) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
-    with pytest.raises(StateError, match="only its own program knows") as caught:
+    with pytest.raises(StateError, match="holds only the name") as caught:
         read.consumed_samples_at(3)
     assert "schedule: 'Squares'" in str(caught.value)
     rounded = ledger_schedule(DivisibleSchedule(cast("Any", Squares()), 4))
@@ -419,9 +419,9 @@ def test_damaged_parts_of_format_2_are_named(damage: str) -> None:
 @pytest.mark.parametrize("schedule", NO_SCHEDULES, ids=repr)
 def test_schedules_that_are_none(schedule: Any) -> None:
     """A schedule that nobody could have built is refused with what is wrong, before anything is counted by it."""
-    with pytest.raises(StateError, match="The saved schedule is none that this version of resumable knows") as caught:
+    with pytest.raises(StateError, match="This version of resumable does not know the saved schedule") as caught:
         parse({**GOOD, "ledger": [last(schedule=schedule)]})
-    assert f"schedule: {schedule!r}\n  it says:  " in str(caught.value)
+    assert f"schedule: {schedule!r}\n  reason:   " in str(caught.value)
 
 
 @pytest.mark.parametrize("what", CONTRADICTORY)

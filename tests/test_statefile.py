@@ -109,7 +109,7 @@ def test_what_comes_back(path: Path, held: dict[str, Any]) -> None:
     [
         ({"at": (1, 2)}, "['at']", "a tuple"),
         ({"at": [0, {"rng": b"x"}]}, "['at'][1]['rng']", "a bytes"),
-        ({"at": {3: "x"}}, "['at']", "the key 3, which is no text"),
+        ({"at": {3: "x"}}, "['at']", "the key 3, which is not a string"),
         ({"at": float("nan")}, "['at']", "the number nan"),
         ({"at": [float("-inf")]}, "['at'][0]", "the number -inf"),
         ({"at": {1}}, "['at']", "a set"),
@@ -119,7 +119,7 @@ def test_what_comes_back(path: Path, held: dict[str, Any]) -> None:
 def test_what_json_would_change_is_named(path: Path, bad: dict[str, Any], where: str, what: str) -> None:
     """A state that would come back as another is not written, and the message says where it lies."""
     write(path, state(1))
-    with pytest.raises(StateError, match="JSON would not give back as it is") as caught:
+    with pytest.raises(StateError, match="JSON cannot return unchanged") as caught:
         write(path, {"loaders": [{"state": bad}]})
     assert f"where: \"state['loaders'][0]['state']{where}\"" in str(caught.value)
     assert f"what:  {what!r}" in str(caught.value)
@@ -225,7 +225,7 @@ REFUSALS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut": (lambda text: text[:40], "The state file is torn: its end is missing.\n  path: {path}\n  bytes: 40"),
     "zeros": (
         lambda text: bytes(len(text)),
-        "This is no state file of resumable, or its beginning is destroyed.\n  path: {path}\n  begins with: "
+        "This is not a state file of resumable, or its beginning is destroyed.\n  path: {path}\n  begins with: "
         + repr(bytes(16)),
     ),
     "another count": (
@@ -269,7 +269,7 @@ def test_nothing_to_offer(written: Path) -> None:
     said = refused(written)
     assert "its flaw: 'The state file is torn: its end is missing.'\nThe state before it is damaged too" in said
     previous_of(written).unlink()
-    assert "previous: None\nNo state before it can be read: load another checkpoint." in refused(written)
+    assert "previous: None\nThe state before it cannot be read either: load another checkpoint." in refused(written)
     previous_of(written).mkdir()
     assert "Is a directory" in refused(written)
 
@@ -282,7 +282,7 @@ def test_there_is_none(path: Path) -> None:
     assert (MissingStateError, True) == (type(error), isinstance(error, StateError))
     assert str(error) == (
         f"There is no state file.\n  path: {str(path)!r}\n"
-        "A first run has none: begin it without one. Otherwise look at the path."
+        "In a first run, begin without a state. Otherwise check the path."
     )
 
 

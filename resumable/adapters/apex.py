@@ -1,6 +1,6 @@
-"""Apex: the process global that says how many micro batches a step takes.
+"""Apex: the number of micro batches of a step, a global of the process.
 
-Apex dropped `apex.transformer` in 2025/26; older installs have it, and `apex` on PyPI is another project.
+Apex removed `apex.transformer` in 2025/26; older installs have it. The package `apex` on PyPI is another project.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A DeviceMesh: which data-parallel rank this process is by its place in one of the mesh's dimensions, or in several."""
+"""DeviceMesh: this process's data-parallel rank, from its place along one or several of the mesh's dimensions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Ranks"]
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place along *dimensions* of *mesh*, by name, the last running fastest: a `resumable.Ranks`.
+    """The rank and size along the named *dimensions* of *mesh*, the last one running fastest: a `resumable.Ranks`.
 
-    The processes along all other dimensions, tensor- and pipeline-parallel ones, share a rank. A mesh of one dimension
-    need not have it named; hybrid sharding has two: ("dp_replicate", "dp_shard"). Raises ConfigurationError for a name
-    that the mesh does not have.
+    Processes along all other dimensions, tensor- and pipeline-parallel ones, share a rank. A mesh with one dimension
+    needs no name; hybrid sharding has two: ("dp_replicate", "dp_shard"). Raises ConfigurationError for a name that the
+    mesh does not have.
     """
 
     mesh: DeviceMesh
@@ -52,7 +52,7 @@ class Ranks:
 
     @property
     def data_parallel_size(self) -> int:
-        """How many places there are."""
+        """Places along the dimensions."""
         size = 1
         for name in self._names:
             size *= self.mesh[name].size()

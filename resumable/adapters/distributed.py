@@ -1,4 +1,4 @@
-"""torch.distributed: which rank this process is, and what all ranks have to say to each other."""
+"""torch.distributed: this process's rank, an all-gather over all ranks, and a stop that all ranks agree on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["AllGather", "Ranks", "agree_to_stop", "device_of"]
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The rank and size of a process group, all processes where *group* is None: a `resumable.Ranks`.
+    """This process's rank in *group*, by default that of all processes, and the group's size: a `resumable.Ranks`.
 
-    Raises ConfigurationError when it is asked, unless the process group is initialized and this process belongs to it.
+    Reading them raises ConfigurationError unless the process group is initialized and this process belongs to it.
     """
 
     group: distributed.ProcessGroup | None = None
 
     @property
     def data_parallel_rank(self) -> int:
-        """This process in the group."""
+        """This process's rank in the group."""
         self._check()
         return distributed.get_rank(self.group)
 
@@ -54,17 +54,17 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True)
 class AllGather:
-    """One all-gather of a short record over the ranks of *group*, all where it is None: a `resumable.AllGather`.
+    """One all-gather of a short record over the ranks of *group*, by default all: a `resumable.AllGather`.
 
-    *device* is where the record lies meanwhile: without one the CPU where the group can gather there, else the accelerator.
-    Without an initialized process group this process is the only one.
+    *device* holds the record meanwhile: by default the CPU where the group can gather there, otherwise the accelerator.
+    Without an initialized process group this process is the only rank.
     """
 
     group: distributed.ProcessGroup | None = None
     device: torch.device | str | None = None
 
     def __call__(self, record: bytes, /) -> Sequence[bytes]:
-        """The records of all ranks of the group, in their order."""
+        """The records of all ranks of the group, in rank order."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return [record]
         device = device_of(self.group) if self.device is None else self.device
@@ -75,19 +75,19 @@ class AllGather:
 
 
 def agree_to_stop(group: ProcessGroup | None = None, *, device: torch.device | str | None = None) -> bool:
-    """Whether any rank of *group* was asked to stop; the same answer on each of them.
+    """Whether any rank of *group* was asked to stop: the same answer on each of them.
 
-    A scheduler's signal reaches the ranks at different steps, or one of them alone. A rank that leaves its loop by
-    itself lets the others wait in their next collective for ever. So ask here instead of `state.stop_requested`, on
-    every rank and behind the same steps: it is a collective, one all-reduce of one number. On a GPU it waits for the
-    step to end; asking behind every tenth step costs a tenth, and up to ten steps of the scheduler's grace.
+    A scheduler's signal reaches the ranks at different steps, or only one of them. If one rank left its loop alone, the
+    others would wait in their next collective for ever. So call this in place of `state.stop_requested`, on every rank
+    and after the same steps. It is a collective, one all-reduce of one number, and on a GPU it waits for the step to
+    end. A call after every tenth step costs a tenth, and up to ten steps of the scheduler's grace time.
+
+    If the answer is yes, `state.stop_requested` is set on every rank. Without an initialized process group the answer
+    is this process's own flag.
 
     Args:
         group: the ranks that must agree; all of them by default.
-        device: where the number lies. Without it the CPU where the group can reduce there, else the accelerator.
-
-    Without an initialised process group it is this process's own flag. Where the answer is yes, `state.stop_requested`
-    is set on every rank.
+        device: where the number is reduced; by default the CPU if the group can reduce there, otherwise the accelerator.
 
     >>> from resumable.stopping.signals import stop_on
     >>> with stop_on():
@@ -104,7 +104,7 @@ def agree_to_stop(group: ProcessGroup | None = None, *, device: torch.device | s
 
 
 def device_of(group: ProcessGroup | None, /) -> torch.device:
-    """Where the tensors of *group*'s collectives lie: its backend is "nccl", "gloo", or "cpu:gloo,cuda:nccl"."""
+    """The device for *group*'s collectives; its backend is "nccl", "gloo", "cpu:gloo,cuda:nccl" or the like."""
     backend = str(distributed.get_backend_config(group))
     on_cpu = "cpu:" in backend
     accelerator = None if on_cpu else torch.accelerator.current_accelerator()

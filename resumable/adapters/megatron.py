@@ -1,4 +1,4 @@
-"""megatron-core: the process global that says how many micro batches a step takes, and the data-parallel rank."""
+"""megatron-core: the number of micro batches of a step, a global of the process, and the data-parallel rank."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ with quietly("megatron"):
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's data-parallel rank by `megatron.core.parallel_state`: a `resumable.Ranks`.
+    """This process's data-parallel rank from `megatron.core.parallel_state`: a `resumable.Ranks`.
 
-    Tensor-, pipeline- and context-parallel processes of one data-parallel rank get the same samples. Raises
-    ConfigurationError when it is asked before `initialize_model_parallel`.
+    Tensor-, pipeline- and context-parallel processes of one data-parallel rank load the same samples. Reading it before
+    `initialize_model_parallel` raises ConfigurationError.
 
     Source: megatron-core 0.16.1, megatron/core/parallel_state.py.
     """
 
     @property
     def data_parallel_rank(self) -> int:
-        """This process in its data-parallel group."""
+        """This process's rank in its data-parallel group."""
         return int(self._initialized().get_data_parallel_rank())
 
     @property

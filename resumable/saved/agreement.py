@@ -1,10 +1,10 @@
-"""What all ranks of a run must agree on: each says it in one short record, and who says another thing is named.
+"""Whether all ranks of a run have the same state: each sends a short record, and the error names those that differ.
 
     rank 0   {"consumed_samples": 128, "epoch": 1, "offset": 28, ...}   ─┐
     rank 1   {"consumed_samples": 128, "epoch": 1, "offset": 28, ...}    ├─ all-gather ──► AgreementError on every rank
     rank 2   {"consumed_samples": 124, "epoch": 1, "offset": 24, ...}   ─┘
 
-A rank that fails says so too, so that the others do not wait for it in their next collective.
+A rank that fails sends its error, so that the others do not wait for it in their next collective.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from resumable.protocols import AllGather
 __all__ = ["RECORD_BYTES", "agreed", "check_agreement", "record_of"]
 
 RECORD_BYTES: Final = 512
-"""The length of every record, since a collective takes as many bytes from each rank."""
+"""The length of every record: a collective takes the same number of bytes from each rank."""
 
 _LONGEST: Final = 80
 _SAID: Final = ("consumed_samples", "epoch", "offset", "global_step", "canary")
 
 
 def record_of(state: Mapping[str, Any], /) -> bytes:
-    """What a rank says of its *state*: the position and the order in words, and a digest of all of it.
+    """A rank's record of its *state*: the position and the order in words, and a digest of the whole.
 
     >>> record_of({"consumed_samples": 8})[:43]
     b'{"consumed_samples": 8, "all": "e8f4d73c"} '
@@ -37,7 +37,7 @@ def record_of(state: Mapping[str, Any], /) -> bytes:
     if order is not None:
         kind, length, seed = order
         said |= {"order": _short(kind), "length": length, "seed": seed}
-    # what a stream's dataset saves of itself is each rank's own
+    # an iterable dataset's own state differs from rank to rank
     places = [place[:-1] for place in state.get("loaders", [])]
     whole = json.dumps({**state, "loaders": places}, sort_keys=True)
     return _padded(said | {"all": f"{crc32(whole.encode()):08x}"})
@@ -48,7 +48,7 @@ def _failed(error: Exception) -> bytes:
 
 
 def _short(text: str) -> str:
-    """Few enough characters for a record, however JSON writes them."""
+    """*text*, cut to fit into a record however JSON writes it."""
     return text[:_LONGEST].encode("ascii", "replace").decode()
 
 
@@ -64,21 +64,22 @@ def agreed(
     *,
     undo: Callable[[], None] | None = None,
 ) -> None:
-    """Do *work*, and see that every rank then has the same state; without *all_gather* nobody else is asked.
+    """Do *work*, and check that every rank then has the same state. Without *all_gather* only do *work*.
 
     Raises:
-        AgreementError: on every rank but those whose work fails, which raise their own error. What was done is undone.
+        AgreementError: on every rank whose *work* succeeds, after *undo*; the others raise their own error.
     """
+    if all_gather is None:
+        if work is not None:
+            work()
+        return
     try:
         if work is not None:
             work()
-        record = b"" if all_gather is None else record_of(state_dict())
+        record = record_of(state_dict())
     except Exception as error:
-        if all_gather is not None:
-            all_gather(_failed(error))
+        all_gather(_failed(error))
         raise
-    if all_gather is None:
-        return
     try:
         check_agreement(all_gather(record))
     except AgreementError:
@@ -92,7 +93,7 @@ def check_agreement(records: Sequence[bytes], /) -> None:
 
     >>> check_agreement([record_of({"consumed_samples": 8}), record_of({"consumed_samples": 12})])
     Traceback (most recent call last):
-    resumable.errors.AgreementError: The ranks disagree on where the run stands.
+    resumable.errors.AgreementError: The ranks disagree on the position of the run.
       rank 0: 'consumed_samples=8'
       rank 1: 'consumed_samples=12'
     ...
@@ -104,9 +105,9 @@ def check_agreement(records: Sequence[bytes], /) -> None:
         return
     raise AgreementError(
         explain(
-            "The ranks disagree on where the run stands.",
+            "The ranks disagree on the position of the run.",
             [(_ranks(ranks), _in_words(record, list(groups))) for record, ranks in groups.items()],
-            "Load the same checkpoint on every rank, with the same dataset, seed and configuration, and save behind the "
+            "Load the same checkpoint on every rank, with the same dataset, seed and configuration, and save after the "
             "same step.",
         )
     )
@@ -120,8 +121,8 @@ def _ranks(ranks: Sequence[int], most: int = 8) -> str:
 
 
 def _in_words(record: bytes, records: Sequence[bytes]) -> str:
-    """*record* as text, the digest only where nothing else tells it from another one."""
+    """*record* as text, with the digest only where nothing else distinguishes it from another record."""
     said = json.loads(record)
     others = [json.loads(other) for other in records if other != record]
-    is_told = all({**other, "all": None} != {**said, "all": None} for other in others)
-    return " ".join(f"{key}={value}" for key, value in said.items() if key != "all" or not is_told)
+    is_distinct = all({**other, "all": None} != {**said, "all": None} for other in others)
+    return " ".join(f"{key}={value}" for key, value in said.items() if key != "all" or not is_distinct)

@@ -1,4 +1,4 @@
-"""The text of a state file: JSON that people can read, refused unless it is to the letter what was written.
+"""The text of a state file: JSON that people can read, rejected unless it is byte for byte what was written.
 
 {
   "resumable": 1,
@@ -24,21 +24,21 @@ from resumable.errors import StateError, explain
 __all__ = ["Flaw", "VERSION", "check_json", "parse", "render"]
 
 VERSION: Final = 1
-"""The version of the file's form. That of the state inside is the state's own."""
+"""The version of the file's form; the state inside has its own."""
 
 _HEAD: Final = b'{\n  "resumable": '
 _TAIL: Final = b"}\n"
 
 
 class Flaw(NamedTuple):
-    """Why a file's text is refused."""
+    """Why a file's text is rejected."""
 
     what: str
     values: tuple[tuple[str, object], ...] = ()
 
 
 def render(state: Mapping[str, Any], /) -> bytes:
-    """The one text that stands for *state*: a line for each of its keys, in ASCII.
+    """The text of *state*: a line for each of its keys, in ASCII.
 
     >>> render({"epoch": 3}).decode().splitlines()[3:5]
     ['  "state": {', '    "epoch": 3']
@@ -54,7 +54,7 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 
 def parse(raw: bytes, /) -> dict[str, Any] | Flaw:
-    """The state that *raw* stands for, or why it stands for none.
+    """The state whose text is *raw*, or why there is none.
 
     >>> parse(render({"epoch": 3}))
     {'epoch': 3}
@@ -63,7 +63,7 @@ def parse(raw: bytes, /) -> dict[str, Any] | Flaw:
     """
     if not raw.startswith(_HEAD) and not _HEAD.startswith(raw):
         begins = ("begins with", raw[:16])
-        return Flaw("This is no state file of resumable, or its beginning is destroyed.", (begins,))
+        return Flaw("This is not a state file of resumable, or its beginning is destroyed.", (begins,))
     if not raw.endswith(_TAIL):
         return Flaw("The state file is torn: its end is missing.", (("bytes", len(raw)),))
     digests: tuple[tuple[str, object], ...] = ()
@@ -73,24 +73,24 @@ def parse(raw: bytes, /) -> dict[str, Any] | Flaw:
         if isinstance(version, int) and version > VERSION:
             known = (("its version", version), ("newest known", VERSION))
             return Flaw("A newer version of resumable wrote this state file, or it has been damaged.", known)
-        # flips that leave the values as they are show here too: spaces, 1e5 and 1E5, digits that a float has no bits for
+        # this also catches damage that leaves the values the same: spaces, 1e5 and 1E5, a float's surplus digits
         if raw == render(state):
             return cast("dict[str, Any]", state)
         digests = (("sha256 as written", held["sha256"]), ("sha256 as found", _digest(state)))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no JSON, or none of this shape
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not JSON, or of another shape
         pass
     return Flaw("The state file has changed since it was written.", digests)
 
 
 def check_json(state: Mapping[str, Any], /) -> None:
-    """Refuse what would come back from JSON as something else: tuples as lists, and keys as texts.
+    """Refuse what JSON would return as something else: a tuple as a list, a key as a string.
 
     Raises:
-        StateError: it names the place.
+        StateError: with the place in *state*.
 
     >>> check_json({"loaders": [{"state": {"at": (1, 2)}}]})
     Traceback (most recent call last):
-    resumable.errors.StateError: The state holds something that JSON would not give back as it is.
+    resumable.errors.StateError: The state holds something that JSON cannot return unchanged.
       where: "state['loaders'][0]['state']['at']"
       what:  'a tuple'
     ...
@@ -99,22 +99,22 @@ def check_json(state: Mapping[str, Any], /) -> None:
         where, what = found
         raise StateError(
             explain(
-                "The state holds something that JSON would not give back as it is.",
+                "The state holds something that JSON cannot return unchanged.",
                 [("where", f"state{where}"), ("what", what)],
-                "Let the dataset's state_dict hold dicts with text keys, lists, texts, finite numbers, truth values and "
-                "None alone, or save loader.state_dict() with torch.save. Nothing was written.",
+                "Let the dataset's state_dict hold only dicts with string keys, lists, strings, finite numbers, bools and "
+                "None, or save loader.state_dict() with torch.save. Nothing was written.",
             )
         )
 
 
 def _not_json(value: object) -> tuple[str, str] | None:
-    """Where the first part of *value* lies that would not come back, and what it is."""
+    """The place of the first part of *value* that JSON would change, and what it is."""
     parts: list[tuple[object, object]]
     if isinstance(value, dict):
         parts = list(cast("dict[object, object]", value).items())
         for key, _ in parts:
             if not isinstance(key, str):
-                return "", f"the key {key!r}, which is no text"
+                return "", f"the key {key!r}, which is not a string"
     elif isinstance(value, list):
         parts = list(enumerate(cast("list[object]", value)))
     elif isinstance(value, float):

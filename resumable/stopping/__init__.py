@@ -1,6 +1,6 @@
-"""Asked to stop, saved first.
+"""Stop on request, and save first.
 
 signals        a signal as a flag that the training reads at its next step
-workers        DataLoader workers that live through such a signal
+workers        DataLoader workers that survive such a signal
 fork_server    the same for the fork server that starts workers
 """

@@ -1,8 +1,9 @@
-"""Imported by Python's fork server, and by nobody else: a scheduler's signal must not end it before its workers.
+"""Imported only by Python's fork server: a scheduler's signal must not end the server before its workers.
 
-With the start method "forkserver", Linux's default from Python 3.14 on, a DataLoader's workers are children of a server
-process. A signal to all processes would end the server, and then its workers, which take that for the main process's
-end. So the server ignores what schedulers send; it ends when the main process does, as ever. What it forks does not.
+With the start method "forkserver", Linux's default from Python 3.14 on, DataLoader workers are children of a server
+process. A signal to all processes would end the server, and then its workers, which would take that for the end of the
+main process. So the server ignores the signals that schedulers send, and still ends with the main process. The
+processes that it forks do not ignore them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,8 @@ from typing import Final
 __all__ = ["IGNORED", "is_fork_server", "live_on"]
 
 IGNORED: Final = (
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-)
+    signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+)  # fmt: skip
 
 
 def is_fork_server() -> bool:
@@ -34,15 +30,14 @@ def is_fork_server() -> bool:
 
 
 def live_on() -> None:
-    """Ignore the signals here, and let each forked process answer them as if nobody did."""
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    os.register_at_fork(after_in_child=_answer_again)
+    """Ignore the signals in this process, and restore their default in each process that it forks."""
+    _set(signal.SIG_IGN)
+    os.register_at_fork(after_in_child=lambda: _set(signal.SIG_DFL))
 
 
-def _answer_again() -> None:
+def _set(handler: signal.Handlers) -> None:
     for number in IGNORED:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, handler)
 
 
 if is_fork_server():

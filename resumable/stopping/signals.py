@@ -1,13 +1,13 @@
 """A signal that asks the run to stop, as a flag that the training reads at its next step.
 
     stop_on(SIGTERM, SIGUSR1) ──► the signal ──┐
-    request_stop() ────────────────────────────┴──► stop_requested(), and the same as state.stop_requested
+    request_stop() ────────────────────────────┴──► stop_requested(), which is also state.stop_requested
 
-Schedulers announce the end of a job by a signal, some seconds or minutes before they kill it. Nothing happens inside the
-handler but that the flag is set: a step is finished, and saved, by whoever runs the loop.
+Schedulers announce the end of a job by a signal, some seconds or minutes before they kill it. The handler only sets the
+flag; the training loop finishes its step, and saves.
 
-A forked child answers these signals as if nobody had asked for them, so that `terminate()` still ends it. The workers of
-a DataLoader have a shield of their own (`resumable.stopping.workers`).
+In a forked child these signals work as before `stop_on`, so that `terminate()` still ends it. DataLoader workers have
+their own shield (`resumable.stopping.workers`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -27,15 +28,15 @@ from resumable.errors import ConfigurationError, explain
 __all__ = ["StopSignals", "answered", "received", "request_stop", "stop_on", "stop_requested", "take_back", "watched"]
 
 _SAME_REQUEST_S: Final = 1.0
-"""Launchers pass on a signal that a whole group got already; what follows within a second was the same request."""
+"""Launchers repeat a signal that a whole group got already; what follows within a second is the same request."""
 
 _NOT_OURS: Final = {
-    signal.SIGKILL: "the kernel answers it itself",
-    signal.SIGSTOP: "the kernel answers it itself",
-    signal.SIGCHLD: "torch learns by it that a worker has died",
+    signal.SIGKILL: "the kernel handles it itself",
+    signal.SIGSTOP: "the kernel handles it itself",
+    signal.SIGCHLD: "it shows torch that a worker has died",
     **dict.fromkeys(
         [signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP],
-        "it reports a fault of the program itself",
+        "it reports a fault of the program",
     ),
 }
 
@@ -48,29 +49,29 @@ class StopSignals:
     def __init__(self, signals: tuple[signal.Signals, ...]) -> None:
         self.signals = signals
         self.received: list[signal.Signals] = []
-        """Those that came, in their order, each as often as it came."""
+        """Every signal received, in order, repeated ones too."""
         self._handlers = {number: _Handler(self, signal.getsignal(number)) for number in signals}
         _here.watches.append(self)
         self.install()
 
     def install(self) -> None:
-        """Let these handlers be the ones that answer, whoever was asked last."""
+        """Put these handlers on top of any that were installed since."""
         for number, handler in self._handlers.items():
             if not handler.answers(number):
                 signal.signal(number, handler)
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged before. What was requested stays requested; twice is harmless.
+        """Restore the handlers that were there before. A requested stop stays requested; a second call does nothing.
 
         Raises:
-            ConfigurationError: in another thread than the main one.
+            ConfigurationError: outside the main thread.
         """
         if self not in _here.watches:
             return
         _check_thread()
         _here.watches.remove(self)
         for number, handler in self._handlers.items():
-            # a handler that somebody has put on top stays, and ours does no more than pass on to the one before it
+            # a handler installed on top stays; ours then only calls the one before it
             if handler.answers(number):
                 signal.signal(number, handler.successor())
 
@@ -84,14 +85,14 @@ class StopSignals:
 
 
 class _Handler:
-    """Answers one signal for one `StopSignals`."""
+    """The handler of one signal for one `StopSignals`."""
 
     def __init__(self, watch: StopSignals, before: _Before) -> None:
         self.watch = watch
         self.before = before
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note the request, then let the handler that was there before have its say."""
+        """Set the flag, then call the handler that was there before."""
         if self.watch in _here.watches:
             since = _here.seconds_since_request()
             if number == signal.SIGINT and since is not None and since > _SAME_REQUEST_S:
@@ -102,11 +103,11 @@ class _Handler:
             self.before(number, frame)
 
     def answers(self, number: signal.Signals) -> bool:
-        """Whether it is the one that is called first."""
+        """Whether this handler is called first."""
         return signal.getsignal(number) is self
 
     def successor(self) -> _Before:
-        """The handler that was there before this one and before those that are restored already."""
+        """The handler before this one, and before those that are restored already."""
         before = self.before
         while isinstance(before, _Handler) and before.watch not in _here.watches:
             before = before.before
@@ -114,7 +115,7 @@ class _Handler:
 
 
 class _Here:
-    """What this process watches, and when it was asked to stop."""
+    """What this process watches, and when a stop was requested."""
 
     def __init__(self) -> None:
         self.watches: list[StopSignals] = []
@@ -134,21 +135,21 @@ _here = _Here()
 
 
 def stop_on(*signals: signal.Signals) -> StopSignals:
-    """Let *signals*, SIGTERM if none is given, ask this process to stop: they set `state.stop_requested`.
+    """Make *signals*, by default SIGTERM, ask this process to stop: they set `state.stop_requested`.
 
     Call it in the main thread of each rank's process, before its loaders start their workers: at the script's start, or
     in a datamodule's `setup` where `multiprocessing` starts the ranks. A Python handler that was there before is called
-    too, behind the flag. In Lightning, a decorated datamodule saves and ends the fit at the next step boundary; while
-    the fit runs, the watched signals are not Lightning's.
+    too, after the flag is set. In Lightning, a decorated datamodule saves and ends the fit at the next step boundary;
+    while the fit runs, Lightning does not handle these signals.
 
-    A repeated signal changes nothing: launchers send it twice, schedulers again later, and a save must not die of it;
-    SIGKILL remains. SIGINT alone is a person's: a second Ctrl-C, more than a second behind the first request, raises
-    KeyboardInterrupt as ever.
+    A repeated signal changes nothing, since launchers send it twice, schedulers again later, and a save must not die of
+    it. SIGKILL still ends the process, and so does a second Ctrl-C: more than a second after the first request, SIGINT
+    raises KeyboardInterrupt as usual.
 
-    The flag stays set behind `restore()` too. The next `stop_on` clears it, unless signals are still being watched.
+    The flag stays set after `restore()`. The next `stop_on` clears it, unless signals are still being watched.
 
     Raises:
-        ConfigurationError: in another thread than the main one, or for a signal that a program cannot answer.
+        ConfigurationError: outside the main thread, or for a signal that a program cannot handle.
 
     >>> with stop_on(signal.SIGTERM, signal.SIGUSR1) as watch:
     ...     before = stop_requested()
@@ -177,7 +178,7 @@ def stop_requested() -> bool:
 
 
 def request_stop() -> None:
-    """Ask this process to stop, for a notice that comes in another way than by a signal; from any thread.
+    """Ask this process to stop, from any thread: for a notice that does not come as a signal.
 
     >>> with stop_on():
     ...     request_stop()
@@ -199,7 +200,7 @@ def watched() -> frozenset[signal.Signals]:
 
 
 def received() -> frozenset[signal.Signals]:
-    """The watched signals that came.
+    """The watched signals that this process has received.
 
     >>> with stop_on():
     ...     signal.raise_signal(signal.SIGTERM)
@@ -210,9 +211,9 @@ def received() -> frozenset[signal.Signals]:
 
 
 def answered() -> frozenset[signal.Signals]:
-    """The signals that this process does not die of and that therefore must not kill its workers.
+    """The signals that this process survives, so that they must not kill its workers either.
 
-    They are the watched ones, and SIGTERM wherever somebody answers or ignores it: Lightning does.
+    They are the watched ones, and SIGTERM wherever it is handled or ignored: Lightning does so.
 
     >>> with stop_on(signal.SIGTERM, signal.SIGUSR1):
     ...     sorted(number.name for number in answered())
@@ -223,7 +224,7 @@ def answered() -> frozenset[signal.Signals]:
 
 
 def take_back() -> None:
-    """Answer the watched signals first again, where somebody has put a handler on top; only in the main thread.
+    """Put the handlers of the watched signals on top again; in the main thread only.
 
     >>> with stop_on():
     ...     theirs = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -238,17 +239,15 @@ def take_back() -> None:
 
 
 def _checked(given: object) -> signal.Signals:
-    try:
-        number = signal.Signals(given)  # type: ignore[arg-type]
-    except ValueError:
-        number = None
-    if number is None or isinstance(given, bool) or number in _NOT_OURS:
-        reason = "it is no signal" if number is None or isinstance(given, bool) else _NOT_OURS[number]
+    number = None
+    with suppress(ValueError):
+        number = None if isinstance(given, bool) else signal.Signals(given)  # type: ignore[arg-type]
+    if number is None or number in _NOT_OURS:
         raise ConfigurationError(
             explain(
-                "A run cannot be asked to stop by this.",
-                [("signal", given), ("why", reason)],
-                "Pass the signal that the scheduler sends: signal.SIGTERM, or what the job asks for, as SIGUSR1.",
+                "This signal cannot ask a run to stop.",
+                [("signal", given), ("reason", "it is not a signal" if number is None else _NOT_OURS[number])],
+                "Pass the signal that the scheduler sends: signal.SIGTERM, or what the job requests, such as SIGUSR1.",
             )
         )
     return number
@@ -258,7 +257,7 @@ def _check_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
             explain(
-                "Python lets the main thread alone say who answers a signal.",
+                "Python sets signal handlers in the main thread only.",
                 [("this thread", threading.current_thread().name), ("main thread", threading.main_thread().name)],
                 "Call stop_on() at the start of the script, before the training.",
             )

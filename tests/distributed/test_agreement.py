@@ -81,7 +81,7 @@ def test_ranks_that_disagree_are_listed() -> None:
     told = said(3, partial(saves, (2, 1, 2)))
     assert 1 == len(set(told))
     lines = told[0].splitlines()
-    assert "AgreementError: The ranks disagree on where the run stands." == lines[0]
+    assert "AgreementError: The ranks disagree on the position of the run." == lines[0]
     assert lines[1].startswith("  ranks 0, 2: 'consumed_samples=12 epoch=0 offset=12 canary=")
     assert lines[2].startswith("  rank 1:     'consumed_samples=6 epoch=0 offset=6 canary=")
     assert lines[3].startswith("Load the same checkpoint on every rank")
@@ -118,7 +118,7 @@ def test_one_rank_that_cannot_load() -> None:
     found = said(3, partial(loads, state_after(3), {"consumed_samples": -1}))
     assert [True] * 3 == [is_as_before for _, is_as_before in found]
     assert found[0] == found[2]
-    assert found[0][0].startswith("AgreementError: The ranks disagree on where the run stands.")
+    assert found[0][0].startswith("AgreementError: The ranks disagree on the position of the run.")
     assert (
         "rank 1:     \"failed=StateError with=The saved 'consumed_samples' must be a whole number from 0 to 2**63 - 1.\""
         in found[0][0]
@@ -228,7 +228,7 @@ def test_lightnings_ranks_agree() -> None:
 def test_lightnings_ranks_have_unlike_datasets() -> None:
     """It is said before the first step."""
     told = refusal(Session(2, Scenario(data=UnlikeNumbers)))
-    assert told.startswith("The ranks disagree on where the run stands.")
+    assert told.startswith("The ranks disagree on the position of the run.")
     assert "length=22" in told
     assert "length=23" in told
 

@@ -10,118 +10,108 @@ and brings neither NumPy nor torch nor a framework.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+# Where each public name lives, once for type checkers and once for the run time. A test holds the two together.
 if TYPE_CHECKING:
-    from .adapters.distributed import agree_to_stop
-    from .decorator import is_resumable, resumable, resumption_of
-    from .errors import (
-        AgreementError,
-        ConfigurationError,
-        DecorationError,
-        MismatchError,
-        MissingExtraError,
-        MissingStateError,
-        ReplayError,
-        ResumptionError,
-        ResumptionWarning,
-        StateError,
-    )
-    from .loader import ResumableLoader
-    from .orders.orders import Sequential, Shuffled
-    from .position import Position
-    from .protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Order, Ranks, Trainer
-    from .saved.ledger import Ledger
-    from .state import ResumptionState
-    from .steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
-    from .stopping.signals import stop_on
-    from .stopping.workers import shield
-    from .verdict import Verdict
+    from .adapters.distributed import agree_to_stop as agree_to_stop
+    from .decorator import is_resumable as is_resumable
+    from .decorator import resumable as resumable
+    from .decorator import resumption_of as resumption_of
+    from .errors import AgreementError as AgreementError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import DecorationError as DecorationError
+    from .errors import MismatchError as MismatchError
+    from .errors import MissingExtraError as MissingExtraError
+    from .errors import MissingStateError as MissingStateError
+    from .errors import ReplayError as ReplayError
+    from .errors import ResumptionError as ResumptionError
+    from .errors import ResumptionWarning as ResumptionWarning
+    from .errors import StateError as StateError
+    from .loader import ResumableLoader as ResumableLoader
+    from .orders.orders import Sequential as Sequential
+    from .orders.orders import Shuffled as Shuffled
+    from .position import Position as Position
+    from .protocols import AllGather as AllGather
+    from .protocols import BatchSchedule as BatchSchedule
+    from .protocols import DataSampler as DataSampler
+    from .protocols import MicrobatchCalculator as MicrobatchCalculator
+    from .protocols import Order as Order
+    from .protocols import Ranks as Ranks
+    from .protocols import Trainer as Trainer
+    from .saved.ledger import Ledger as Ledger
+    from .saved.ledger import Stretch as Stretch
+    from .state import ResumptionState as ResumptionState
+    from .steps.batch_plan import DropLast as DropLast
+    from .steps.schedules import ConstantBatchSize as ConstantBatchSize
+    from .steps.schedules import LinearRampup as LinearRampup
+    from .steps.schedules import StepSchedule as StepSchedule
+    from .stopping.signals import stop_on as stop_on
+    from .stopping.workers import shield as shield
+    from .verdict import Difference as Difference
+    from .verdict import OnMismatch as OnMismatch
+    from .verdict import Verdict as Verdict
 
-__all__ = [
-    "AgreementError",
-    "AllGather",
-    "BatchSchedule",
-    "ConfigurationError",
-    "ConstantBatchSize",
-    "DataSampler",
-    "DecorationError",
-    "Ledger",
-    "LinearRampup",
-    "MicrobatchCalculator",
-    "MismatchError",
-    "MissingExtraError",
-    "MissingStateError",
-    "Order",
-    "Position",
-    "Ranks",
-    "ReplayError",
-    "ResumableLoader",
-    "ResumptionError",
-    "ResumptionState",
-    "ResumptionWarning",
-    "Sequential",
-    "Shuffled",
-    "StateError",
-    "StepSchedule",
-    "Trainer",
-    "Verdict",
-    "agree_to_stop",
-    "is_resumable",
-    "resumable",
-    "resumption_of",
-    "shield",
-    "stop_on",
-]
+    __version__: str
 
-# Where each public name lives. A test holds this table, __all__ and the imports for type checkers together.
-_HOME: Final = {
-    "AgreementError": "errors",
-    "AllGather": "protocols",
-    "BatchSchedule": "protocols",
-    "ConfigurationError": "errors",
-    "ConstantBatchSize": "steps.schedules",
-    "DataSampler": "protocols",
-    "DecorationError": "errors",
-    "Ledger": "saved.ledger",
-    "LinearRampup": "steps.schedules",
-    "MicrobatchCalculator": "protocols",
-    "MismatchError": "errors",
-    "MissingExtraError": "errors",
-    "MissingStateError": "errors",
-    "Order": "protocols",
-    "Position": "position",
-    "Ranks": "protocols",
-    "ReplayError": "errors",
-    "ResumableLoader": "loader",
-    "ResumptionError": "errors",
-    "ResumptionState": "state",
-    "ResumptionWarning": "errors",
-    "Sequential": "orders.orders",
-    "Shuffled": "orders.orders",
-    "StateError": "errors",
-    "StepSchedule": "steps.schedules",
-    "Trainer": "protocols",
-    "Verdict": "verdict",
-    "agree_to_stop": "adapters.distributed",
-    "is_resumable": "decorator",
-    "resumable": "decorator",
-    "resumption_of": "decorator",
-    "shield": "stopping.workers",
-    "stop_on": "stopping.signals",
-}
+else:  # a type checker that saw __getattr__ would take every misspelt name for Any
+    import sys
+    from importlib import import_module
+    from types import ModuleType
 
-if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any
+    _NAMES: Final = {
+        "adapters.distributed": "agree_to_stop",
+        "decorator": "is_resumable resumable resumption_of",
+        "errors": "AgreementError ConfigurationError DecorationError MismatchError MissingExtraError MissingStateError "
+        "ReplayError ResumptionError ResumptionWarning StateError",
+        "loader": "ResumableLoader",
+        "orders.orders": "Sequential Shuffled",
+        "position": "Position",
+        "protocols": "AllGather BatchSchedule DataSampler MicrobatchCalculator Order Ranks Trainer",
+        "saved.ledger": "Ledger Stretch",
+        "state": "ResumptionState",
+        "steps.batch_plan": "DropLast",
+        "steps.schedules": "ConstantBatchSize LinearRampup StepSchedule",
+        "stopping.signals": "stop_on",
+        "stopping.workers": "shield",
+        "verdict": "Difference OnMismatch Verdict",
+    }
+    _HOME: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
+    __all__ = list(_HOME)
 
     def __getattr__(name: str) -> object:
-        home = _HOME.get(name)
-        if home is None:
+        if name == "__version__":
+            value: object = _version()
+        elif name in _HOME:
+            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        value = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = value  # the next use finds it without a call
         return value
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def _version() -> str:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("resumable-training")
+        except PackageNotFoundError:
+            return "(not installed: run from its source)"
+
+    class _Package(ModuleType):
+        """This module, which `import resumable` puts in the decorator's place."""
+
+        def __call__(self, *args: object, **options: object) -> object:
+            from resumable.errors import DecorationError, explain
+
+            raise DecorationError(
+                explain(
+                    "@resumable is the module here, not the decorator.",
+                    [("imported by", "import resumable")],
+                    "Write: from resumable import resumable",
+                )
+            )
+
+    sys.modules[__name__].__class__ = _Package

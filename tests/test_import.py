@@ -9,16 +9,19 @@ import ast
 import pickle
 import subprocess
 import sys
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeGuard
 
 import pytest
 
 import resumable
-from resumable import MissingExtraError, adapters, errors
+from resumable import DecorationError, MissingExtraError, adapters, errors
 from resumable.extras import naming_the_extra
 
+HOME: dict[str, str] = vars(resumable)["_HOME"]  # type checkers see the imports in its place
+NAMES: list[str] = vars(resumable)["__all__"]
 HEAVY = ["apex", "hypothesis", "lightning", "matplotlib", "megatron", "numpy", "pytorch_lightning", "rich", "torch"]
 
 
@@ -64,25 +67,60 @@ assert is_resumable(Plain())
     assert loaded_after(code) == []
 
 
-def test_the_three_lists_of_names_agree() -> None:
-    """`__all__`, the table of homes and the imports that type checkers see name the same things in the same modules."""
+def test_type_checkers_and_the_run_time_see_the_same_names() -> None:
+    """The imports that type checkers see bring the public names from the modules that the table names, as exports."""
     (guarded,) = [node for node in ast.parse(Path(resumable.__file__).read_text()).body if _is_for_typing(node)]
     seen = {
-        name.name: node.module for node in ast.walk(guarded) if isinstance(node, ast.ImportFrom) for name in node.names
+        (name.asname, name.name): node.module
+        for statement in guarded.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
     }
-    assert seen == resumable._HOME
-    assert sorted(resumable.__all__) == sorted(resumable._HOME)
+    assert seen == {(name, name): module for name, module in HOME.items()}
 
 
-def _is_for_typing(node: ast.stmt) -> bool:
+def _is_for_typing(node: ast.stmt) -> TypeGuard[ast.If]:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-@pytest.mark.parametrize("name", resumable.__all__)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_public_name_resolves(name: str) -> None:
-    """Each public name is found, under its own name, and listed by `dir`."""
-    assert getattr(resumable, name).__name__ == name
+    """Each public name is what its module defines under that name, and is listed by `dir`."""
+    home = import_module(f"resumable.{HOME[name]}")
+    assert getattr(home, name) is getattr(resumable, name)
     assert name in dir(resumable)
+
+
+def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`__version__` is what is installed, or says that nothing is."""
+    installed = {"resumable-training": "1.2.3"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert "__version__" in dir(resumable)
+    for expected in ("1.2.3", "(not installed: run from its source)"):
+        monkeypatch.delitem(vars(resumable), "__version__", raising=False)
+        assert expected == resumable.__version__
+        installed.clear()
+    monkeypatch.delitem(vars(resumable), "__version__")
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 1}], ids=["bare", "with options"])
+def test_the_module_in_the_decorators_place_says_what_to_import(options: dict[str, Any]) -> None:
+    """`import resumable; @resumable` names the import that gives the decorator."""
+    module: Any = resumable
+    with pytest.raises(DecorationError) as caught:
+        module(**options) if options else module(object)
+    assert str(caught.value) == (
+        "@resumable is the module here, not the decorator.\n"
+        "  imported by: 'import resumable'\n"
+        "Write: from resumable import resumable"
+    )
 
 
 def test_a_misspelt_name_is_an_attribute_error() -> None:

@@ -56,7 +56,7 @@ ONLY_IN = {
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
     "rich": {"cli", "demo", "report"},
-    "torch": {"adapters", "datamodule", "demo", "feeds", "loader", "loading", "stopping.workers", "testing"},
+    "torch": {"adapters", "datamodule", "demo", "feeds", "loader", "loading", "stopping.workers"},
     "torchdata": {"loading.stream_loader"},
     "tqdm": {"loading.stream_loader"},
 }

@@ -16,10 +16,12 @@ import os
 import random
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.reference import Loader, whole
+from tests.support.killing import END, Child, Report, exit_code, hear, kill
 
 N, EPOCHS = 101, 3
 
@@ -36,8 +38,8 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     new.replace(path)
 
 
-def session(path: Path, told: int, *, batch_size: int, workers: int, accumulation: int) -> None:
-    """Resume, and train to the end of the run; a byte is written to *told* at many places of each step."""
+def session(path: Path, report: Report, *, batch_size: int, workers: int, accumulation: int) -> None:
+    """Resume, and train to the end of the run; it reports at many places of each step."""
     loader = loader_of(batch_size, workers)
     trained: list[int] = []
     if path.exists():
@@ -47,37 +49,36 @@ def session(path: Path, told: int, *, batch_size: int, workers: int, accumulatio
     if accumulation > 1:
         loader.state.commit()
     pending: list[int] = []
-    os.write(told, b".")
+    report(".")
     for _ in range(loader.epoch, EPOCHS):
         for number, batch in enumerate(loader, start=1):
-            os.write(told, b".")
+            report(".")
             pending += batch.tolist()
             if number % accumulation == 0 or loader.state.position.offset + len(pending) == N:
                 trained, pending = trained + pending, []
-                os.write(told, b".")
+                report(".")
                 if accumulation > 1:
                     loader.state.commit()
-            os.write(told, b".")
+            report(".")
             save(path, {"trained": trained, "data": loader.state_dict()})
-            os.write(told, b".")
-    os.write(told, b"!")
+            report(".")
+    report(END)
 
 
-def run_until(child: int, told: int, moments: int) -> bool:
-    """Let *child* live for so many of its moments; whether it came to its end."""
-    heard = b""
-    while len(heard) < moments and not heard.endswith(b"!"):
-        more = os.read(told, 1)
-        if not more:
+def run_until(child: Child, moments: int) -> bool:
+    """Let *child* live for so many of its moments, and kill it before the next one; whether it came to its end."""
+    while hear([child]) and not child.is_done:
+        child.go_on()
+        if len(child.reports) == moments:
             break
-        heard += more
-    ended = heard.endswith(b"!")
-    if not ended:
-        os.killpg(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not ended and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
-        raise RuntimeError(f"a session ended by itself, with status {status}")
-    return ended
+    if not child.is_done:
+        kill([child.pid])
+    child.go_on()
+    code = exit_code(child.pid)
+    child.close()
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"a session failed, with exit code {code}")
+    return code == 0
 
 
 def run(folder: str, seed: int, kills: int, workers: int, accumulation: int) -> dict[str, Any]:
@@ -86,18 +87,9 @@ def run(folder: str, seed: int, kills: int, workers: int, accumulation: int) -> 
     path = Path(folder) / "checkpoint.json"
     killed, ended, places = 0, False, [0]
     while not ended:
-        read, write = os.pipe()
-        # a session of its own, so that its workers die with it
-        child = os.fork()
-        if not child:
-            os.setsid()
-            session(path, write, batch_size=draw.choice([3, 4, 7]), workers=workers, accumulation=accumulation)
-            os._exit(0)
-        os.close(write)
-        draw.random()
-        os.read(read, 1)
-        ended = run_until(child, read, draw.randint(1, 60) if killed < kills else sys.maxsize)
-        os.close(read)
+        batch_size = draw.choice([3, 4, 7])
+        child = Child(partial(session, path, batch_size=batch_size, workers=workers, accumulation=accumulation))
+        ended = run_until(child, draw.randint(1, 60) if killed < kills else sys.maxsize)
         killed += not ended
         places.append(json.loads(path.read_text())["data"]["consumed_samples"] if path.exists() else 0)
     return {

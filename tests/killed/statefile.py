@@ -21,8 +21,8 @@ import random
 import signal
 import stat
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from resumable import StateError
 from resumable.saved import file as statefile
 from resumable.saved.file import read, write
 from resumable.saved.file_text import render
+from tests.support.killing import exit_code, forked, kill
 
 
 def state(number: int) -> dict[str, Any]:
@@ -152,27 +153,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(work: Callable[..., None], *given: Any) -> int:
-    """A fork that does *work*; it ends with 0, or 1 where that fails."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work(*given)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        os._exit(code)
-
-
 def was_killed(child: int) -> bool:
     """Wait for a fork; whether SIGKILL ended it."""
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or 0 == status, "a writer failed"
-    return os.WIFSIGNALED(status)
+    code = exit_code(child)
+    assert code in (0, -signal.SIGKILL), "a writer failed"
+    return code != 0
 
 
 def check_after_kill(path: Path, name: str) -> None:
@@ -252,7 +237,7 @@ def kills_of(folder: Path, name: str, moment: str, dying: Callable[[Path, str, s
     for number in count(1):
         path = folder / f"{name} {moment} {number}" / "state.json"
         SCENARIOS[name][0](path)
-        if not was_killed(forked(dying, path, name, moment, number)):
+        if not was_killed(forked(partial(dying, path, name, moment, number))):
             assert 3 == number_in(path)
             return number - 1
         check_after_kill(path, name)
@@ -295,9 +280,9 @@ class Told:
         return heard
 
 
-def kill(child: int) -> None:
+def kill_writer(child: int) -> None:
     """Kill a writer that is at work; one that has failed was none."""
-    os.kill(child, signal.SIGKILL)
+    kill([child])
     assert was_killed(child)
 
 
@@ -309,9 +294,9 @@ def run_loop(folder: Path, seed: int, kills: int) -> dict[str, int]:
     saves = 0
     for _ in range(kills):
         begun, told = number_in(path), Told()
-        child = forked(told.save_for_ever, path, begun + 1)
+        child = forked(partial(told.save_for_ever, path, begun + 1))
         heard = b"".join(told.hear() for _ in range(draw.randint(1, 80)))
-        kill(child)
+        kill_writer(child)
         saved = (heard + told.rest()).count(b"!")
         found = number_in(path)
         assert begun + saved <= found <= begun + saved + 1
@@ -330,7 +315,7 @@ def run_crowd(folder: Path, seed: int, kills: int) -> dict[str, int]:
     write(path, state(0))
 
     def begin(number: int) -> int:
-        return forked(told.save_for_ever, path, number * 1_000_000)
+        return forked(partial(told.save_for_ever, path, number * 1_000_000))
 
     writers = [begin(number) for number in range(3)]
     for number in range(3, 3 + kills):
@@ -339,10 +324,10 @@ def run_crowd(folder: Path, seed: int, kills: int) -> dict[str, int]:
             number_in(path)
             number_in(previous_of(path))
             reads += 1
-        kill(writers.pop(draw.randrange(3)))
+        kill_writer(writers.pop(draw.randrange(3)))
         writers.append(begin(number))
     for child in writers:
-        kill(child)
+        kill_writer(child)
     write(path, state(1))
     assert ["state.json", "state.json.previous"] == names(folder)
     return {"kills": kills, "reads": reads}

@@ -1,4 +1,4 @@
-"""`python -m resumable.testing kill`: real DDP runs, killed by SIGKILL again and again, against the run that nothing interrupts.
+"""`python -m tests.proofs kill`: real DDP runs, killed by SIGKILL again and again, against the run that nothing interrupts.
 
 A chain is one run: session after session is killed at a random moment, all of its processes or one rank alone, until it
 comes to its end. Chains follow until there were so many kills. In every other chain each session has other ranks, micro
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resumable.testing.kill_session import Ended
-    from resumable.testing.kill_training import Chain, Grouping
+    from tests.proofs.kills.session import Ended
+    from tests.proofs.kills.training import Chain, Grouping
 
 __all__ = ["Report", "add_command", "kill_runs"]
 
@@ -100,8 +100,8 @@ def kill_runs(kills: int, ranks: int, seed: int) -> Report:
 
 
 def _chain(folder: Path, draw: random.Random, report: Report, *, kills: int, ranks: int) -> None:
-    from resumable.testing.kill_session import play
-    from resumable.testing.kill_training import Chain
+    from tests.proofs.kills.session import play
+    from tests.proofs.kills.training import Chain
 
     chain = Chain(
         seed=draw.randrange(1 << 16),
@@ -134,7 +134,7 @@ def _chain(folder: Path, draw: random.Random, report: Report, *, kills: int, ran
 
 def _groupings() -> list[Grouping]:
     """All that divide a global batch, with and without workers."""
-    from resumable.testing.kill_training import GLOBAL_BATCH_SIZE, Grouping
+    from tests.proofs.kills.training import GLOBAL_BATCH_SIZE, Grouping
 
     return [
         Grouping(ranks, micro_batch_size, workers)
@@ -147,8 +147,8 @@ def _groupings() -> list[Grouping]:
 
 def _compare(folder: Path, chain: Chain, grouping: Grouping, report: Report, *, to_the_bit: bool) -> None:
     """Let the same run come to its end uninterrupted, and add to *report* what differs."""
-    from resumable.testing.kill_session import play
-    from resumable.testing.kill_training import expected, read
+    from tests.proofs.kills.session import play
+    from tests.proofs.kills.training import expected, read
 
     whole = folder / "uninterrupted"
     whole.mkdir()
@@ -201,7 +201,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"Nothing is proved by {arguments.kills} kills: pass --kills 1 or more.", file=sys.stderr)
         return 2
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: weights are compared to the bit
-    from resumable.testing.kill_session import KillError
+    from tests.proofs.kills.session import KillError
 
     began = time.monotonic()
     try:

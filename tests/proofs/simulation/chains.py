@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from resumable.steps.batch_plan import DropLast
-from resumable.testing.sizes import Sizes, divisor_of, draw_sizes, draw_unit, logarithmic
+from tests.proofs.simulation.sizes import Sizes, divisor_of, draw_sizes, draw_unit, logarithmic
 
 __all__ = ["MOST_RANKS", "Chain", "Session", "Setup", "chain_of", "draw_chain"]
 

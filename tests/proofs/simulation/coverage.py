@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from resumable.testing.chains import Chain, Session
+from tests.proofs.simulation.chains import Chain, Session
 
 if TYPE_CHECKING:
-    from resumable.testing.log import Checkpoint, Log
-    from resumable.testing.loop import Loop
+    from tests.proofs.simulation.log import Checkpoint, Log
+    from tests.proofs.simulation.loop import Loop
 
 __all__ = ["covered", "killed", "table"]
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 from resumable.saved.snapshot import Snapshot, dump
 from resumable.state import ResumptionState
-from resumable.testing.chains import Chain, Session, Setup
-from resumable.testing.coverage import covered, killed
-from resumable.testing.log import Checkpoint, Counts, Failure, Log, counted
-from resumable.testing.loop import Loop, check, order_of
-from resumable.testing.ranks import Rank
-from resumable.testing.walk import first_place
+from tests.proofs.simulation.chains import Chain, Session, Setup
+from tests.proofs.simulation.coverage import covered, killed
+from tests.proofs.simulation.log import Checkpoint, Counts, Failure, Log, counted
+from tests.proofs.simulation.loop import Loop, check, order_of
+from tests.proofs.simulation.ranks import Rank
+from tests.proofs.simulation.walk import first_place
 
 __all__ = ["Outcome", "play"]
 
@@ -41,7 +41,7 @@ class Outcome:
 def play(chain: Chain, /, *, rank_class: type[Rank] = Rank, tell: Callable[[str], object] | None = None) -> Outcome:
     """Play *chain* to its end or to its first failure; loaders are of *rank_class*, and *tell* is told of each session.
 
-    >>> from resumable.testing.chains import chain_of
+    >>> from tests.proofs.simulation.chains import chain_of
     >>> outcome = play(chain_of(0, 7))
     >>> outcome.failure, outcome.tally["samples lost"], outcome.tally["samples repeated"]
     (None, 0, 0)

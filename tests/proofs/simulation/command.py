@@ -16,10 +16,10 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
-from resumable.testing.chains import Chain, chain_of
-from resumable.testing.coverage import table
-from resumable.testing.shorter import shorter
-from resumable.testing.simulation import play
+from tests.proofs.simulation.chains import Chain, chain_of
+from tests.proofs.simulation.coverage import table
+from tests.proofs.simulation.play import play
+from tests.proofs.simulation.shortest import shortest
 
 __all__ = ["Part", "add_command", "parts", "play_part", "report_of", "simulate"]
 
@@ -134,7 +134,7 @@ def report_of(seed: int, number: int) -> str:
     chain = chain_of(seed, number)
     outcome = play(chain)
     tally = outcome.tally
-    short = shorter(replace(chain, sessions=chain.sessions[: outcome.session + 1]), _fails)
+    short = shortest(replace(chain, sessions=chain.sessions[: outcome.session + 1]), _fails)
     return "\n".join([
         f"Chain {number} of seed {seed} is not exact, in its session {outcome.session}:",
         str(outcome.failure),
@@ -145,7 +145,7 @@ def report_of(seed: int, number: int) -> str:
         f"play({short})",
         str(play(short).failure),
         "",
-        f"See it again: python -m resumable.testing simulate --seed {seed} --only {number}",
+        f"See it again: python -m tests.proofs simulate --seed {seed} --only {number}",
     ])  # fmt: skip
 
 

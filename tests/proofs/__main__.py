@@ -1,4 +1,4 @@
-"""`python -m resumable.testing COMMAND`: each command is a module that exports `add_command(commands)`."""
+"""`python -m tests.proofs COMMAND`: each command is a module that exports `add_command(commands)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from resumable.testing import kill, simulate
+from tests.proofs.kills import command as kill
+from tests.proofs.simulation import command as simulate
 
 __all__ = ["main"]
 
@@ -19,11 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises `SystemExit` as argparse does, for arguments that it does not know.
 
     >>> main([])  # doctest: +ELLIPSIS
-    usage: python -m resumable.testing [-h] ...
+    usage: python -m tests.proofs [-h] ...
     2
     """
     parser = argparse.ArgumentParser(
-        prog="python -m resumable.testing",
+        prog="python -m tests.proofs",
         description="Proves that a run goes on with the exact next sample. Exit code: 0 where it does, 1 where it does "
         "not, 2 for wrong use.",
     )

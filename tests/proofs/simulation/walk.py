@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from resumable.protocols import Order
-from resumable.testing.chains import Setup
+from tests.proofs.simulation.chains import Setup
 
 __all__ = ["LoaderPosition", "Round", "first_place", "settled", "size_at", "walk"]
 
@@ -58,7 +58,7 @@ class Round:
 def size_at(setup: Setup, consumed: int, /) -> int:
     """Samples of the step that begins at *consumed*.
 
-    >>> from resumable.testing.sizes import Sizes
+    >>> from tests.proofs.simulation.sizes import Sizes
     >>> setup = Setup(sizes=Sizes("steps", ((0, 4), (20, 8))))
     >>> size_at(setup, 19), size_at(setup, 20)
     (4, 8)

@@ -20,7 +20,7 @@ BREAKS = {
 
 def kill(*arguments: str, first: str = "") -> tuple[int, str]:
     """The exit code of the command, and what it printed."""
-    main = f"{first}import sys; from resumable.testing.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    main = f"{first}import sys; from tests.proofs.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", main, "kill", *arguments],
         cwd=ROOT,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from resumable.testing.walk import LoaderPosition
+from tests.proofs.simulation.walk import LoaderPosition
 
 __all__ = ["Checkpoint", "Counts", "Entry", "Failure", "Log", "counted"]
 

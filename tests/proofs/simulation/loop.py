@@ -8,10 +8,10 @@ from typing import Any
 
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.saved.snapshot import KEYS
-from resumable.testing.chains import Chain, Session
-from resumable.testing.log import Checkpoint, Entry, Failure, Log
-from resumable.testing.ranks import Rank
-from resumable.testing.walk import LoaderPosition, Round, settled, walk
+from tests.proofs.simulation.chains import Chain, Session
+from tests.proofs.simulation.log import Checkpoint, Entry, Failure, Log
+from tests.proofs.simulation.ranks import Rank
+from tests.proofs.simulation.walk import LoaderPosition, Round, settled, walk
 
 __all__ = ["Loop", "check", "order_of"]
 

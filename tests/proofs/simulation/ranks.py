@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from resumable.loader import ResumableLoader
-from resumable.testing.chains import Chain, Setup
+from tests.proofs.simulation.chains import Chain, Setup
 
 __all__ = ["Rank", "drawn_ahead"]
 
@@ -20,7 +20,7 @@ class Rank(ResumableLoader[list[int]]):
     Everything else is the loader's own. The loop that accumulates tells its ledger how many batches make a step, as
     Lightning's does.
 
-    >>> from resumable.testing.chains import Session
+    >>> from tests.proofs.simulation.chains import Session
     >>> list(Rank(Chain(5, (Session(Setup()),), shuffle=False), Setup(2, 1), 1))
     [[1], [3], [0]]
     """

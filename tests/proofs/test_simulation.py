@@ -1,4 +1,4 @@
-"""The simulator of `resumable.testing`: drawn chains that must be exact, and broken parts that it must not let pass."""
+"""The simulator of `tests.proofs`: drawn chains that must be exact, and broken parts that it must not let pass."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from resumable.saved.ledger import Ledger
 from resumable.state import ResumptionState, tracker_of
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.schedules import StepSchedule
-from resumable.testing.__main__ import main
-from resumable.testing.chains import Chain, Session, Setup, chain_of, draw_chain
-from resumable.testing.log import Counts, Entry, counted
-from resumable.testing.loop import order_of
-from resumable.testing.ranks import drawn_ahead
-from resumable.testing.simulate import parts, play_part, simulate
-from resumable.testing.simulation import play
-from resumable.testing.sizes import Sizes
-from resumable.testing.walk import first_place, walk
+from tests.proofs.__main__ import main
+from tests.proofs.simulation.chains import Chain, Session, Setup, chain_of, draw_chain
+from tests.proofs.simulation.command import parts, play_part, simulate
+from tests.proofs.simulation.log import Counts, Entry, counted
+from tests.proofs.simulation.loop import order_of
+from tests.proofs.simulation.play import play
+from tests.proofs.simulation.ranks import drawn_ahead
+from tests.proofs.simulation.sizes import Sizes
+from tests.proofs.simulation.walk import first_place, walk
 from tests.reference import Setup as ReferenceSetup
 from tests.reference import numbers, run_of
 
@@ -370,7 +370,7 @@ class Noting(Sampler[int]):
 
 def test_the_same_in_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chains are named by their numbers: one process or two play the same, in the same order."""
-    monkeypatch.setattr("resumable.testing.simulate._PART", 15)
+    monkeypatch.setattr("tests.proofs.simulation.command._PART", 15)
     alone, shared = list(parts(3, 40, 1)), list(parts(3, 40, 2))
     assert alone == shared
     assert [15, 15, 10] == [part.tally["chains"] for part in alone]
@@ -387,7 +387,7 @@ def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
         code = left.code
     assert 2 == code
     out, err = capsys.readouterr()
-    assert "usage: python -m resumable.testing" in out + err
+    assert "usage: python -m tests.proofs" in out + err
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Real runs of DistributedDataParallel, killed by SIGKILL again and again: command ──► session ──► training."""

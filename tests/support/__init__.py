@@ -1,0 +1,1 @@
+"""What several test files share: harnesses, references, stand-ins and the killing of processes."""

@@ -171,16 +171,24 @@ def test_a_schedule_that_only_its_program_knows() -> None:
         loaded.consumed_samples_at(4)
 
 
-def test_an_empty_ledger_counts_nothing() -> None:
-    """Before the first stretch there is neither a step nor a sample."""
-    assert (0, 0, 0) == (len(Ledger()), Ledger().consumed_samples_at(5), Ledger().global_step_at(5))
+def test_an_empty_ledger_knows_where_the_run_begins_and_nothing_more() -> None:
+    """Step 0 is sample 0; any other is unknown, and 0 would be wrong in silence."""
+    assert (0, 0, 0) == (len(Ledger()), Ledger().consumed_samples_at(0), Ledger().global_step_at(0))
+    with pytest.raises(StateError, match=r"global_step:\s+5"):
+        Ledger().consumed_samples_at(5)
+    with pytest.raises(StateError, match=r"consumed_samples:\s+5"):
+        Ledger().global_step_at(5)
 
 
-def test_a_ledger_that_begins_later_counts_nothing_before() -> None:
-    """A run whose beginning nobody noted is 0 until its first stretch."""
+def test_a_ledger_that_begins_later_answers_from_there_on() -> None:
+    """What was trained before its first stretch is unknown."""
     ledger = Ledger().note(Stretch(step=10, sample=80, epoch=0, offset=80, length=1000, micro_batch_size=8))
-    assert [0, 80, 96] == [ledger.consumed_samples_at(step) for step in (9, 10, 12)]
-    assert [0, 10, 12] == [ledger.global_step_at(sample) for sample in (79, 80, 96)]
+    assert [0, 80, 96] == [ledger.consumed_samples_at(step) for step in (0, 10, 12)]
+    assert [0, 10, 12] == [ledger.global_step_at(sample) for sample in (0, 80, 96)]
+    with pytest.raises(StateError, match="step 10, sample 80"):
+        ledger.consumed_samples_at(9)
+    with pytest.raises(StateError, match="step 10, sample 80"):
+        ledger.global_step_at(79)
 
 
 def test_steps_of_a_trillion_samples_are_computed() -> None:

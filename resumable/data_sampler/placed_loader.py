@@ -1,15 +1,15 @@
-"""A Megatron-style train loader, whose passes begin where the training stands, in any epoch.
+"""A Megatron-style train loader whose passes begin at the trained position, in any epoch.
 
 Megatron's batch samplers take their first sample from `consumed_samples` when they are built. So later epochs of a
 resumed run skip what was consumed before it, a run that is resumed in a later epoch finds no samples left, and their
-length is that of what remains. Here they are built at 0, and told at each pass where it begins.
+length is that of what remains. Here they are built at 0, and each pass begins where a source says.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
@@ -20,17 +20,17 @@ from resumable.saved.resolve import refuse_or_warn
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["PassStarts", "SeekableSampler", "TransformHook", "check_begins", "known_order", "placed"]
+__all__ = ["PositionSource", "SeekableSampler", "TransformHook", "check_begins", "known_order", "seekable"]
 
 _TRANSFORM = "transform_dataloader"
 _MEGATRONS = ("consumed_samples", "total_samples", "__len__")
 
 
-class PassStarts(Protocol):
-    """Who knows where the train loader's next pass begins."""
+class PositionSource(Protocol):
+    """Knows where the train loader's next pass begins."""
 
     def place(self, sampler: SeekableSampler, /) -> None:
-        """A train loader is there, that yields what *sampler* does."""
+        """A train loader with the batches of *sampler* is there."""
         ...
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
@@ -39,22 +39,23 @@ class PassStarts(Protocol):
 
 
 class SeekableSampler:
-    """The batches of a sampler that begins at its `consumed_samples`, from where *source* says at each pass.
+    """The batches of a sampler that begins at its `consumed_samples`; *source* says at each pass where that is.
 
-    *is_cyclic*: the sampler takes all epochs as one stream, as Megatron's "cyclic" does; else its count is the offset.
+    *is_cyclic*: the sampler takes all epochs as one stream, as Megatron's "cyclic" does; otherwise its count is the
+    offset.
     """
 
-    def __init__(self, sampler: Any, source: PassStarts, *, samples_per_batch: int, is_cyclic: bool) -> None:
+    def __init__(self, sampler: Any, source: PositionSource, *, samples_per_batch: int, is_cyclic: bool) -> None:
         self.sampler = sampler
+        self.source = source
         self.samples_per_batch = samples_per_batch
         self.is_cyclic = is_cyclic
         self.total_samples: int = sampler.total_samples
-        self._source = source
         self.drop_last = bool(getattr(sampler, "drop_last", True))
         self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
-        # NeMo's samplers tell batches, some with a last one that is dropped; Megatron-LM's tell samples
-        told, whole = len(_at(sampler, 0)), BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
-        self._batches = told if self._is_padded else min(told, whole)
+        # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
+        length, whole = len(_at(sampler, 0)), BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
+        self._batches = length if self._is_padded else min(length, whole)
 
     @property
     def identity(self) -> Identity:
@@ -80,8 +81,8 @@ class SeekableSampler:
         return self._batches
 
     def __iter__(self) -> Iterator[Any]:
-        # the place is read here and not at the first draw, since workers draw ahead and others may be told meanwhile
-        epoch, offset = self._source.start_of(self)
+        # read here and not at the first draw, since workers draw ahead and the position may move meanwhile
+        epoch, offset = self.source.start_of(self)
         size = self.samples_per_batch
         start = epoch * (self.total_samples - self.total_samples % size) + offset if self.is_cyclic else offset
         left = self._batches_left(offset)
@@ -94,7 +95,7 @@ class SeekableSampler:
         return BatchPlan(self.total_samples, size, self.drop_last, self._batches).batches_left(offset)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle has nobody who places it: it is the sampler, from its own count on."""
+        """A pickle has no source: it is the sampler, from its own count on."""
         return copy.copy, (self.sampler,)
 
     def __getattr__(self, name: str) -> Any:
@@ -103,29 +104,30 @@ class SeekableSampler:
         return getattr(self.sampler, name)
 
 
-def placed(loader: Any, sampler: Any, source: PassStarts, /) -> Any:
-    """*loader*, its passes begun by *source*, if it has a batch sampler with a count; else as it is.
+def seekable(loader: Any, sampler: Any, source: PositionSource, /) -> Any:
+    """*loader*, its passes begun where *source* says, if it has a batch sampler with a count; otherwise as it is.
 
     *sampler* is the data sampler that made it: its `dataloader_type` says how to count.
     """
     batches: Any = getattr(loader, "batch_sampler", None)
     if isinstance(batches, SeekableSampler):
-        source.place(batches)
+        batches.source = source
+    elif all(hasattr(batches, name) for name in _MEGATRONS):
+        kind = getattr(sampler, "dataloader_type", "single")
+        # a batch of the "batch" kind is a global one, of the others a micro batch of each rank
+        size = sampler.global_batch_size if kind == "batch" else batches.micro_batch_times_data_parallel_size
+        batches = SeekableSampler(batches, source, samples_per_batch=int(size), is_cyclic=kind == CYCLIC)
+        # torch refuses to set this after __init__; between two passes the one attribute that is iterated is exchanged.
+        # The position is saved with the datamodule, not with the loader.
+        vars(loader).update(batch_sampler=batches, state_dict=dict, load_state_dict=_ignore)
+    else:
         return loader
-    if not all(hasattr(batches, name) for name in _MEGATRONS):
-        return loader
-    kind = getattr(sampler, "dataloader_type", "single")
-    # a batch of the "batch" kind is a global one, of the others a micro batch of each rank
-    size = sampler.global_batch_size if kind == "batch" else batches.micro_batch_times_data_parallel_size
-    own = SeekableSampler(batches, source, samples_per_batch=int(size), is_cyclic=kind == CYCLIC)
-    # torch refuses to set this after __init__; between two passes the one attribute that is iterated is exchanged
-    vars(loader).update(batch_sampler=own, state_dict=_nothing, load_state_dict=_ignore)
-    source.place(own)
+    source.place(batches)
     return loader
 
 
 def known_order(saved: Identity | None, current: Identity, /) -> Identity | None:
-    """*saved*, with what older states did not tell of a cyclic order taken from *current*."""
+    """*saved*, with what older states did not say of a cyclic order taken from *current*."""
     if saved is not None and saved.kind == CYCLIC and current.kind.startswith(CYCLIC):
         return replace(current, length=saved.length)
     return saved
@@ -144,33 +146,34 @@ def check_begins(sampler: SeekableSampler, offset: int, /) -> None:
 
 
 class TransformHook:
-    """A data sampler's `transform_dataloader`, kept from building samplers in mid-data. A copy or pickle is plain."""
+    """The train loaders of a data sampler: those that its `transform_dataloader` makes, and others.
+
+    It takes that method's place in the instance, where there is one, and builds no sampler in mid-data. Each loader is
+    made seekable once, and *finish* returns what is used in place of it. Copies and pickles lose the hook.
+    """
 
     def __init__(
         self,
         sampler: Any,
-        method: Callable[..., Any],
-        source: PassStarts | None,
-        finish: Callable[[Any], Any] | None = None,
+        method: Any,
+        source: PositionSource | None = None,
+        finish: Callable[[Any], Any] = lambda loader: loader,
     ) -> None:
         self.sampler = sampler
         self.method = self.__wrapped__ = method  # whoever asks for its signature sees the method's
         self._is_building = False
         self._source = source
         self._finish = finish
-        self._ours: WeakSet[Any] = WeakSet()
+        self._train_loaders: WeakSet[Any] = WeakSet()
+        self._finished: WeakSet[Any] = WeakSet()
 
     @classmethod
-    def of(cls, sampler: Any, source: PassStarts, finish: Callable[[Any], Any]) -> TransformHook | None:
-        """Take the method's place in the instance; None where there is no such method.
-
-        *finish* gets each train loader that is placed, and gives what is returned for it.
-        """
+    def of(cls, sampler: Any, source: PositionSource, finish: Callable[[Any], Any]) -> TransformHook:
+        """The hook of *sampler*, in place of an earlier one."""
         method = getattr(sampler, _TRANSFORM, None)
-        if method is None or not hasattr(sampler, "__dict__"):
-            return None
         own = cls(sampler, method.method if isinstance(method, TransformHook) else method, source, finish)
-        vars(sampler)[_TRANSFORM] = own
+        if method is not None and hasattr(sampler, "__dict__"):
+            vars(sampler)[_TRANSFORM] = own
         return own
 
     @contextmanager
@@ -182,12 +185,17 @@ class TransformHook:
         finally:
             self._is_building = False
 
-    def note(self, loader: Any) -> None:
-        """This is a train loader, which somebody will transform later: NeMo's strategy does."""
-        self._ours.add(loader)
+    def take(self, loader: Any) -> Any:
+        """What is used in place of *loader*, a train loader, which a strategy may transform later, as NeMo's does."""
+        _remember(self._train_loaders, loader)
+        if self._source is None or loader in self._finished:
+            return loader
+        finished = self._finish(seekable(loader, self.sampler, self._source))
+        _remember(self._finished, finished)
+        return finished
 
     def __call__(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the method makes of *dataloader*, begun at 0, and placed if it is a train loader."""
+        """What the method makes of *dataloader*, begun at 0, and taken if it is a train loader."""
         if self._source is None:
             return self.method(dataloader, *args, **kwargs)
         count = self.sampler.init_consumed_samples
@@ -196,24 +204,22 @@ class TransformHook:
             made = self.method(dataloader, *args, **kwargs)
         finally:
             self.sampler.init_consumed_samples = count
-        is_ours = self._is_building and getattr(dataloader, "mode", "train") == "train"
-        if not is_ours and dataloader not in self._ours:
-            return made
-        own = placed(made, self.sampler, self._source)
-        return own if self._finish is None else self._finish(own)
+        is_train = self._is_building and getattr(dataloader, "mode", "train") == "train"
+        return self.take(made) if is_train or dataloader in self._train_loaders else made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TransformHook, (self.sampler, self.method, None)
+        return TransformHook, (self.sampler, self.method)
+
+
+def _remember(loaders: WeakSet[Any], loader: Any) -> None:
+    with suppress(TypeError):  # a list has no weak references
+        loaders.add(loader)
 
 
 def _at(sampler: Any, consumed_samples: int) -> Any:
     own = copy.copy(sampler)
     own.consumed_samples = consumed_samples
     return own
-
-
-def _nothing() -> dict[str, Any]:
-    return {}
 
 
 def _ignore(state_dict: object) -> None:

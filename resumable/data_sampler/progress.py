@@ -1,8 +1,8 @@
-"""Counting with a sampler of NeMo's shape and a trainer: the mixin's arithmetic, without the mixin.
+"""Progress of a run whose data sampler, of NeMo's shape, counts the samples: the mixin's arithmetic without the mixin.
 
     count at the base ──► + what the steps since then took
                             seen       the size that the calculator had when the step began
-                            scheduled  where it was not seen: in closed form
+                            scheduled  in closed form, where the step was not seen
                             counted    without a schedule: the sampler's own `compute_consumed_samples`
 
 The rule is that of BioNeMo's `MegatronDataModule` (sub-packages/bionemo-llm, data/datamodule.py), with step and count
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from typing_extensions import override
 
-from resumable.checks import whole_count
+from resumable.checks import as_int, whole_count
 from resumable.data_sampler.calculators import calculator_in_use, find_calculator
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
 from resumable.errors import StateError, explain, warn
@@ -27,8 +27,11 @@ from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
-from resumable.saved.resolve import compare, refuse_or_warn
+from resumable.saved.ledger import Stretch
+from resumable.saved.resolve import compare, refuse_or_warn, regrouped
+from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, ledger_schedule
 from resumable.saved.snapshot import Snapshot
+from resumable.steps.batch_plan import UNBOUNDED
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup
 from resumable.verdict import OnMismatch, Verdict
 
@@ -40,39 +43,44 @@ ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_sample
 
 
 class DataSamplerProgress(Progress):
-    """The progress that a sampler and a trainer's steps tell.
+    """The samples that a data sampler counts over the trained steps.
 
-    *trainer* gives the trainer, or None while there is none: then the last known count stands. *calculator* gives
-    whoever has to be told where the run stands, and knows what a step takes; None where nobody has. *judge* is told
-    how exactly a load goes on, once a train loader shows its order.
+    *trainer* returns the trainer, or None while there is none: the last known count stands then. *steps* returns how
+    many steps are trained; without it, these are the trainer's. *calculator* returns the calculator, which is told
+    where the run is and knows what a step takes; None where there is none. *judge* gets the verdict on a load, once a
+    train loader shows its order.
     """
 
     order: Identity | None = None
     init_global_step: int = 0
+    knows_epochs: bool = False
+    accumulation: int = 1
 
     def __init__(
         self,
         sampler: DataSampler,
         trainer: Callable[[], Trainer | None],
         *,
+        steps: Callable[[], int | None] | None = None,
         schedule: BatchSchedule | None = None,
         calculator: Callable[[], MicrobatchCalculator | None] = lambda: None,
         on_mismatch: OnMismatch = "error",
         judge: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         self.sampler = sampler
-        self._on_mismatch: OnMismatch = on_mismatch
-        self._judge = judge
-        self.init_global_step = 0
         self._trainer = trainer
+        self._steps = self._trainer_step if steps is None else steps
         self._schedule = schedule
         self._calculator = calculator
+        self._on_mismatch: OnMismatch = on_mismatch
+        self._judge = judge
+        self._saved = Snapshot()
         self._base = (whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
-        self._last = self._base
+        self._start = self._last = self._base
+        self._stretch: Stretch | None = None
         self._seen: dict[int, int] = {}
         self._untold: int | None = None
         self._awaited: _Restore | None = None
-        self._loaded: tuple[int, int | None] = (0, None)
         self._is_judged = True
 
     # -- the progress, as the state asks for it
@@ -85,72 +93,101 @@ class DataSamplerProgress(Progress):
     @property
     def consumed_samples(self) -> int:
         """Samples whose optimizer step has completed, over all ranks."""
-        step = self.steps()
+        return self._counted(self._steps())
+
+    def _counted(self, step: int | None) -> int:
         if step is None:
             return self._last[0]
         if self._awaited is not None:
             self._settle_restore(self._awaited, step)
-        count = self.count(step)
-        self._last = (count, step)
-        return count
+        if step != self._last[1]:
+            self._last = (self.count(step), step)
+        return self._last[0]
 
-    @property
-    def global_step(self) -> int | None:
-        """The trainer's step count at the position, which tells training from a trainer's restore behind the load."""
-        consumed, step = self._loaded
-        return step if step is not None and consumed == self.consumed_samples else self._trainer_step()
+    @override
+    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
+        at, saved = self.position, self._saved
+        epoch, offset = (at.epoch, at.offset) if self.knows_epochs else (None, None)
+        # the saved step count, where nothing was trained since, shows a trainer that is restored after the load
+        at_saved = saved.global_step is not None and saved.consumed_samples == at.consumed_samples
+        step = saved.global_step if at_saved else self._trainer_step()
+        ledger = ledger_at(self.stretch, at.consumed_samples)
+        return Snapshot(at.consumed_samples, epoch, offset, self.order, ledger=ledger, global_step=step)
 
     def _trainer_step(self) -> int | None:
         trainer = self._trainer()
         return None if trainer is None else trainer.global_step
 
-    @override
-    def read(self, ledger_at: LedgerAt, /) -> Snapshot:
-        consumed = self.consumed_samples
-        ledger = ledger_at(None, consumed)
-        return Snapshot(consumed, None, None, self.order, ledger=ledger, global_step=self.global_step)
+    @property
+    def stretch(self) -> Stretch | None:
+        """What the steps take since the load, once one is trained; None if the size of a step is unknown.
+
+        Without a loader whose epochs are known, the steps run on across the ends of epochs, as the count does.
+        """
+        if self._stretch is None and self._last[0] > self._start[0]:
+            known, (sample, step) = self._configuration(self._saved), self._start
+            self._stretch = known and replace(
+                known, step=step, sample=sample, epoch=0, offset=0, length=UNBOUNDED, drop_last="carry", limit=None
+            )
+        return self._stretch
 
     def load(self, saved: Snapshot, /) -> Verdict:
-        """Write the saved count where the mixin writes it; after an error all is as it was."""
-        consumed, step = saved.consumed_samples, self.steps()
+        """Go on from *saved*; what a train loader shows is judged later. After an error all is as it was."""
+        differences = regrouped(saved, self._configuration(saved))
+        self._take(saved)
+        return Verdict("regrouped", differences) if differences else Verdict()
+
+    def _take(self, saved: Snapshot) -> None:
+        """Write the saved count where the mixin writes it."""
+        consumed, step = saved.consumed_samples, self._steps()
         with unchanged_on_error(self.sampler):
             self.sampler.init_consumed_samples = consumed
             self.sampler.prev_consumed_samples = consumed
             self._tell(consumed)
             self.sampler.if_first_step = 1
-            self._set_base(consumed)
+            self._set_base(consumed, step)
         self._awaited = None if step else _Restore(saved.global_step)
-        self._loaded, self.order = (consumed, saved.global_step), saved.order
-        self._is_judged = False
-        return Verdict()
+        self._saved, self.order = saved, saved.order
+        self._start, self._stretch, self._is_judged = self._base, None, False
 
     def rebase(self) -> None:
-        """Move the step baseline and the count together, so that calling this at any time changes nothing."""
-        step = self.steps()
+        """Move the first step and the count together, so that calling this at any time changes nothing.
+
+        A calculator that was not yet initialized at the load is told now.
+        """
+        step = self._steps()
         if self._awaited is not None and self._awaited.global_step is None and step is not None:
-            self._awaited, consumed = None, self._base[0]  # BioNeMo's rule: the first call behind a load sets the step
+            self._awaited, consumed = None, self._base[0]  # BioNeMo's rule: the first call after a load sets the step
+            self._start = (consumed, step)
         else:
-            consumed = self.consumed_samples
-        seen, trained = self._seen, self.steps() or 0
+            consumed = self._counted(step)
+        if self._untold is not None:
+            self._tell(self._untold)
         self.sampler.init_consumed_samples = consumed
-        self._set_base(consumed)
-        self._seen = {number: size for number, size in seen.items() if number >= trained}  # of an open window
+        seen = self._seen
+        self._set_base(consumed, step)
+        self._seen = {number: size for number, size in seen.items() if number >= self._base[1]}  # of an open window
 
     # -- the loader
 
     def place(self, sampler: SeekableSampler, /) -> None:
-        """See at the first look behind a load whether *sampler*'s order is the saved one.
+        """Compare *sampler*'s order with the saved one, at the first loader after a load.
 
         Raises:
-            MismatchError: if it is not and the policy is "error", or no batch of it begins at the count.
+            MismatchError: if it differs and the policy is "error", or no batch of it begins at the count.
         """
         if not self._is_judged:
-            order, offset = sampler.identity, self.start_of(sampler)[1]
-            verdict = compare(known_order(self.order, order) or order, order, offset=offset)
-            refuse_or_warn(verdict, self._on_mismatch)
+            offset = self.start_of(sampler)[1]
+            verdict = self._compared(sampler, offset, self._configuration(self._saved, sampler))
             check_begins(sampler, offset)
             self._judge(verdict)
         self._is_judged, self.order = True, sampler.identity
+
+    def _compared(self, sampler: SeekableSampler, offset: int, current: Stretch | None) -> Verdict:
+        order, saved = sampler.identity, known_order(self._saved.order, sampler.identity)
+        verdict = compare(saved or order, order, offset=offset, regrouped=regrouped(self._saved, current))
+        refuse_or_warn(verdict, self._on_mismatch)
+        return verdict
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
         """Epoch and offset, if every epoch is as long as *sampler*'s."""
@@ -158,27 +195,22 @@ class DataSamplerProgress(Progress):
 
     # -- the steps
 
-    def steps(self) -> int | None:
-        """Steps that are trained; None while nobody counts any."""
-        return self._trainer_step()
-
     def step_starts(self, step: int) -> None:
-        """Note what the step that begins when *step* others are trained takes, if the sizes vary and it can be told."""
+        """Note what the step takes that follows *step* trained ones, if the sizes vary and the calculator knows."""
         calculator = self._calculator_of_sizes()
         if calculator is None:
             return
         self._awaited = None if step == 0 else self._awaited  # a trainer that trains its first step is not restored
-        consumed = self.consumed_samples
-        trained = self.steps() or 0
-        self._base = (consumed, trained)
-        self._seen = {seen: size for seen, size in self._seen.items() if seen >= trained}
+        trained = self._steps()
+        self._base = (self._counted(trained), trained or 0)
+        self._seen = {seen: size for seen, size in self._seen.items() if seen >= self._base[1]}
         self._seen[step] = self._seen.get(step, 0) + calculator.current_global_batch_size
 
     def set_calculator(self, step: int) -> None:
-        """Let the step that begins when *step* others are trained have the size of its place, whatever has moved it.
+        """Give the step that follows *step* trained ones the size of its position, whatever has moved the calculator.
 
         NeMo's sampler lets the calculator lag by the first batch in a fresh session and not in a resumed one, and moves
-        it behind validation steps: a resumed run would divide the same samples into other batches.
+        it after validation steps: a resumed run would divide the same samples into other batches.
         """
         calculator = self._calculator_of_sizes()
         if calculator is not None:
@@ -193,17 +225,14 @@ class DataSamplerProgress(Progress):
         """The batch sizes to come, where they vary: as given, by the calculator, by the sampler's `rampup_batch_size`."""
         if self._schedule is not None:
             return self._schedule
-        calculator = calculator_in_use() if self._calculator is find_calculator else self._calculator()
-        varying: BatchSchedule | None = getattr(calculator, "schedule", None)
+        varying: BatchSchedule | None = getattr(self._calculator_in_use(), "schedule", None)
         ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
         if varying is not None or not ramp:
             return varying
         return LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
 
-    def tell_calculator(self) -> None:
-        """Tell the calculator where a loaded run stands, if it could not hear it when that was loaded."""
-        if self._untold is not None:
-            self._tell(self._untold)
+    def _calculator_in_use(self) -> MicrobatchCalculator | None:
+        return calculator_in_use() if self._calculator is find_calculator else self._calculator()
 
     def _tell(self, consumed: int) -> None:
         calculator = self._calculator()
@@ -226,12 +255,12 @@ class DataSamplerProgress(Progress):
         return schedule.samples_after(step - at, consumed)
 
     def _own_count(self, steps: int) -> int:
-        """The sampler's count; NeMo's gives 0 where it does not know, without a trainer of NeMo's."""
+        """The sampler's count; NeMo's returns 0 where it does not know, without a trainer of NeMo's."""
         count = whole_count(self.sampler.compute_consumed_samples(steps), _COUNT)
         if count == 0:
-            size = getattr(self.sampler, "global_batch_size", None)
-            if isinstance(size, int) and size > 0:
-                return ConstantBatchSize(size).samples_after(steps, self._base[0])
+            size = _size(self.sampler, "global_batch_size")
+            if size:
+                return self._base[0] + steps * size
             if self._last[0]:
                 warn(f"{_COUNT} gave 0 after {steps} steps; the last known count, {self._last[0]}, is kept.")
             return self._last[0]
@@ -247,19 +276,72 @@ class DataSamplerProgress(Progress):
         return count
 
     def _settle_restore(self, awaited: _Restore, step: int) -> None:
-        """A trainer that leaps to the step of the saved state, or beyond, was restored: those steps are no training."""
+        """A trainer that leaps to the step of the saved state, or past it, was restored: those steps are no training."""
         if step == 0:
             return
         if awaited.global_step is not None and 0 < awaited.global_step <= step:
-            self._set_base(self._base[0], awaited.global_step)
+            self._set_base(self._base[0], awaited.global_step, awaited.global_step)
+            self._start = self._base
         self._awaited = None
 
-    def _set_base(self, consumed: int, step: int | None = None) -> None:
-        now = self.steps() or 0 if step is None else step
-        self.init_global_step = (self._trainer_step() or 0) if step is None else step
+    def _set_base(self, consumed: int, step: int | None, trainer_step: int | None = None) -> None:
+        self.init_global_step = (self._trainer_step() or 0) if trainer_step is None else trainer_step
         self.sampler.init_global_step = self.init_global_step
-        self._base = self._last = (consumed, now)
+        self._base = self._last = (consumed, step or 0)
         self._seen = {}
+
+    # -- what a step takes
+
+    def _configuration(self, saved: Snapshot, loader: SeekableSampler | None = None) -> Stretch | None:
+        """What a step takes, as the loader, the sampler and the calculator know it; None if its size is unknown.
+
+        What none of them knows is taken to be as it was when *saved* was saved.
+        """
+        sizes = self._sizes(loader)
+        if sizes is None:
+            return None
+        last = saved.ledger.stretches[-1] if saved.ledger.stretches else Stretch()
+        micro = _size(loader, "micro_batch_size") or _size(self.sampler, "micro_batch_size")
+        per_round = _size(loader, "micro_batch_times_data_parallel_size")
+        ranks = per_round // micro if per_round and micro else None
+        ranks = ranks or _size(self.sampler, "data_parallel_size") or self._calculators_ranks()
+        return replace(
+            last,
+            micro_batch_size=micro or last.micro_batch_size,
+            data_parallel_size=ranks or last.data_parallel_size,
+            accumulation=1,
+            num_workers=0,
+            schedule=sizes,
+        )
+
+    def _sizes(self, loader: SeekableSampler | None) -> LedgerSchedule | None:
+        """The sizes of the optimizer steps, each of which accumulates as many of the sampler's steps."""
+        times, schedule = self.accumulation, self.schedule
+        if schedule is not None:
+            return ledger_schedule(schedule) if times == 1 else UserSchedule(f"{times} x {ledger_schedule(schedule)}")
+        size = self._step_size()
+        if size is None and loader is not None:
+            size = loader.samples_per_batch
+        return None if size is None else ConstantBatchSize(times * size)
+
+    def _step_size(self) -> int | None:
+        """Samples of each of the sampler's steps, where they do not vary: by its own count, where that can be asked."""
+        calculator, size = self._calculator_in_use(), _size(self.sampler, "global_batch_size")
+        if size is not None if calculator is None else not calculator.is_initialized:
+            return size
+        counted = whole_count(self.sampler.compute_consumed_samples(1), _COUNT) - self._base[0]
+        return counted if counted > 0 else size
+
+    def _calculators_ranks(self) -> int | None:
+        calculator = self._calculator_in_use()
+        is_ready = calculator is not None and calculator.is_initialized
+        return _size(calculator, "data_parallel_size") if is_ready else None
+
+
+def _size(source: object, name: str) -> int | None:
+    """The attribute *name* of *source*, if it is a number of samples or ranks."""
+    size = as_int(getattr(source, name, None))
+    return size if size is not None and size > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypeIs
 
-from resumable.data_sampler.placed_loader import TransformHook, placed
+from resumable.data_sampler.placed_loader import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import TrainerAdapter
@@ -73,21 +73,11 @@ def attach_sampled(
     """
     progress = trainer.follow_sampler(tracker, sampler, options)
     _check_options(options, sampler)
-    transforming = TransformHook.of(sampler, progress, _shielded)
     progress.rebase()  # a loader that is built in mid-training begins there
-
-    def take(loader: Any) -> Any:
-        if transforming is not None:
-            transforming.note(loader)
-        return _shielded(placed(loader, sampler, progress))
-
-    if transforming is None:
+    loaders = TransformHook.of(sampler, progress, _shielded)
+    with loaders.building():
         returned = build()
-    else:
-        with transforming.building():
-            returned = build()
-    returned, _ = _replaced(returned, take)
-    progress.tell_calculator()
+    returned, _ = _replaced(returned, loaders.take)
     trainer.connect_sampled(tracker)
     return returned
 

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+from resumable.errors import StateError, explain
 from resumable.position import Position
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
 from resumable.steps.batch_plan import BatchPlan, DropLast
@@ -138,13 +139,14 @@ class Ledger:
     def going_on(self, stretch: Stretch, /) -> Ledger:
         """The ledger of a run that goes on as *stretch* says, its first step counted from what is known here.
 
-        Where the run was trained by a schedule of which nobody knows more than the name, and goes on with another,
-        steps are counted from the beginning of that one's stretch.
+        If nothing is known before *stretch*, its own first step stands. Where the run was trained by a schedule that is
+        known by its name alone, and goes on with another, steps are counted from the beginning of that one's stretch.
         """
         ledger = self._knowing(stretch.schedule)
         before = [s for s in ledger if s.sample <= stretch.sample][-1:]
-        is_known = not before or not before[0].is_unknown
-        step = ledger.global_step_at(stretch.sample) if is_known else before[0].step
+        step = stretch.step
+        if before:
+            step = before[0].step if before[0].is_unknown else ledger.global_step_at(stretch.sample)
         return ledger.note(replace(stretch, step=step))
 
     def _knowing(self, schedule: LedgerSchedule | None) -> Ledger:
@@ -183,11 +185,12 @@ num_workers 0, drop_last False, limit None, schedule None
         """Samples consumed when *global_step* optimizer steps were complete.
 
         Raises:
-            StateError: within a stretch whose schedule is known by its name alone, as does `global_step_at`.
+            StateError: before the first stretch, of which nothing is known, and within a stretch whose schedule is
+                known by its name alone; `global_step_at` raises it as well.
         """
         at = bisect_right(self.stretches, global_step, key=lambda stretch: stretch.step) - 1
         if at < 0:
-            return 0
+            return self._before_the_first("global_step", global_step)
         stretch = self.stretches[at]
         consumed = stretch.position_after(global_step - stretch.step).consumed_samples
         following = self.stretches[at + 1 : at + 2]
@@ -197,11 +200,25 @@ num_workers 0, drop_last False, limit None, schedule None
         """Optimizer steps that were complete when *consumed_samples* samples were consumed."""
         at = bisect_right(self.stretches, consumed_samples, key=lambda stretch: stretch.sample) - 1
         if at < 0:
-            return 0
+            return self._before_the_first("consumed_samples", consumed_samples)
         stretch = self.stretches[at]
         step = stretch.step + stretch.steps_within(consumed_samples - stretch.sample)
         following = self.stretches[at + 1 : at + 2]
         return min(step, *(s.step for s in following)) if following else step
+
+    def _before_the_first(self, name: str, number: int) -> int:
+        """0 at the run's beginning; from there to the first stretch nothing is known."""
+        if number > 0:
+            first = self.stretches[0] if self.stretches else None
+            begins = "nowhere yet" if first is None else f"step {first.step}, sample {first.sample}"
+            raise StateError(
+                explain(
+                    "The ledger does not know this part of the run.",
+                    [(name, number), ("it begins at", begins)],
+                    "Ask from there on. The run has trained nothing yet, or was saved by an older version.",
+                )
+            )
+        return 0
 
 
 STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))

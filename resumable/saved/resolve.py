@@ -12,7 +12,7 @@ from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, OnMismatch, Verdict
 
-__all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "resolve", "with_canary"]
+__all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "regrouped", "resolve", "with_canary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, 
     plan = stretch.plan
     position = saved.position
     verdict = compare(
-        then or order, order, offset=0 if position is None else position.offset, regrouped=_regrouped(saved, stretch)
+        then or order, order, offset=0 if position is None else position.offset, regrouped=regrouped(saved, stretch)
     )
     refuse_or_warn(verdict, policy.on_mismatch)
     return ResumePoint(
@@ -74,8 +74,9 @@ def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, 
     )
 
 
-def _regrouped(saved: Snapshot, current: Stretch) -> tuple[Difference, ...]:
-    if not saved.ledger.stretches:
+def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, ...]:
+    """What *current* groups in another way than the last stretch of *saved*; nothing where one of them is unknown."""
+    if current is None or not saved.ledger.stretches:
         return ()
     last = saved.ledger.stretches[-1]
     same = _kept(last, current)

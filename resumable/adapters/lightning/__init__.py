@@ -27,6 +27,7 @@ from resumable.loader import ResumableLoader
 from resumable.loading.map_loader import TrainLoader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
+from resumable.saved.ledger import Ledger
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
@@ -150,7 +151,8 @@ class Adapter:
         """Set the trainer's loops to the place where the sampler's count goes on."""
         hooks = hooks_of(self.trainer, tracker)
         if isinstance(hooks.progress, LightningSamplerProgress):
-            _place(hooks, hooks.progress, tracker.snapshot())
+            # the loops' counters are those of the saved batches, whatever size those had
+            _place(hooks, hooks.progress, tracker.snapshot()._replace(ledger=Ledger()))
 
 
 def _place(hooks: Hooks, progress: TrainerProgress, saved: Snapshot) -> None:

@@ -1,4 +1,4 @@
-"""Optional packages: the extra that brings a missing one, and an import that makes no noise."""
+"""Optional packages: the extra that installs a missing one, and an import without warnings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _EXTRA: Final = {
 
 @contextmanager
 def naming_the_extra() -> Generator[None, None, None]:
-    """Imports inside the block that fail for want of an optional package say which extra brings it.
+    """Name the extra to install if an import inside the block lacks an optional package.
 
-    Raises `MissingExtraError` for what an extra of this package installs; every other error passes as it is.
+    Raises `MissingExtraError` for a package that an extra installs; other errors are left as they are.
 
     >>> with naming_the_extra():
     ...     raise ModuleNotFoundError("No module named 'rich'", name="rich.table")
@@ -52,10 +52,10 @@ def naming_the_extra() -> Generator[None, None, None]:
 
 @contextmanager
 def quietly(package: str, /) -> Generator[None, None, None]:
-    """Imports inside the block give no warning, and what *package* logs is heard from ERROR upward only.
+    """Suppress warnings inside the block, and what *package* logs below ERROR.
 
-    For an import that the user did not write: what a framework says of the user's machine while it is imported is
-    then this package's noise. Filters and level are as before behind the block.
+    For imports that the user did not write, so that a framework's remarks on the user's machine do not appear to come
+    from this package. The block ends with the filters and the level restored.
 
     >>> with quietly("megatron"):
     ...     warnings.warn("Transformer Engine is not installed.")

@@ -1,11 +1,11 @@
-"""One framework, one module: each file here imports its framework at the top and is imported on first need.
+"""One framework, one file. Each imports its framework at the top and is itself imported on first use.
 
-    from resumable.adapters import lightning    # where Lightning is missing, the error names the extra to install
+    from resumable.adapters import lightning    # if Lightning is missing, the error names the extra to install
 
-All modules here export the same few names, so that the next adapter is written by copying the smallest:
+All files export the same few names, so that the next adapter is written by copying the smallest:
 
     Ranks         which part of the data this process loads     distributed  device_mesh  megatron  lightning
-    AllGather     what all ranks have to say                     distributed
+    AllGather     the records of all ranks                       distributed
     Calculator    how many micro batches a step takes            megatron  apex
     Adapter       a framework's trainer, for `@resumable`        lightning
 """
@@ -29,9 +29,7 @@ TRAINERS: Final = {
 
 
 def framework_of(thing: object, /) -> str | None:
-    """The adapter's name for the framework that defines *thing*, a class or a function; None for all others.
-
-    No framework is imported.
+    """The adapter's name for the framework that defines *thing*, a class or a function; None if no framework here does.
 
     >>> framework_of(dict) is None
     True

@@ -29,7 +29,7 @@ __all__ = ["LoopAdapter", "is_map_style"]
 
 @dataclass(frozen=True, slots=True)
 class LoopAdapter:
-    """The loop that trains with *datamodule*: a `TrainerAdapter`. A position counts what its one train loader yields."""
+    """The loop that trains with *datamodule*: a `TrainerAdapter`. Its position counts one train loader's batches."""
 
     datamodule: object
     shard: Shard = Shard()
@@ -37,11 +37,11 @@ class LoopAdapter:
     follows_at_once: ClassVar[bool] = True
 
     def before_load(self, tracker: Tracker, /) -> bool:
-        """True: whoever loads by hand means to train."""
+        """Always True: a loop loads a state in order to train."""
         return True
 
     def before_build(self, tracker: Tracker, /) -> None:
-        """A loop counts its epochs by itself."""
+        """Nothing to correct: a loop counts its own epochs."""
 
     def check_loader(self, loader: Any, number: int, /) -> None:
         """Raise `DecorationError` for a further loader, and for a stream."""
@@ -79,10 +79,10 @@ class LoopAdapter:
         tracker.switch_to(progress, later=True)
 
     def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> DataSamplerProgress:
-        """Let *sampler* count the steps of the trainer that there is at the time, if there is one."""
+        """Let *sampler* count the steps of the datamodule's trainer, as soon as it has one."""
         counting = tracker.progress
         if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
-            return cast("DataSamplerProgress", counting)  # otherwise a loader, from before there was a sampler
+            return cast("DataSamplerProgress", counting)  # or a loader's, built before there was a sampler
         progress = DataSamplerProgress(
             sampler,
             lambda: getattr(self.datamodule, "trainer", None),
@@ -99,9 +99,9 @@ class LoopAdapter:
         return progress
 
     def connect_sampled(self, tracker: Tracker, /) -> None:
-        """The loaders ask the sampler's count where they start: no loop of a trainer's has to be set."""
+        """Nothing to set: the loaders read the sampler's count when they start."""
 
 
 def is_map_style(loader: object) -> TypeGuard[DataLoader[Any]]:
-    """Whether *loader* is a DataLoader whose dataset has a place for each index."""
+    """Whether *loader* is a DataLoader over a dataset that takes an index."""
     return is_dataloader(loader) and not isinstance(loader.dataset, IterableDataset)

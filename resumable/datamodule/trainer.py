@@ -46,7 +46,7 @@ class TrainerAdapter(Protocol):
         ...
 
     def check_loader(self, loader: Any, number: int, /) -> None:
-        """Raise `DecorationError` if no count of this trainer's can follow *loader*, its *number*-th from 0."""
+        """Raise `DecorationError` if this trainer's batches of *loader*, the *number*-th from 0, cannot be counted."""
         ...
 
     def connect(
@@ -74,7 +74,7 @@ class TrainerAdapter(Protocol):
 
 
 def adapter_of(datamodule: object, /) -> TrainerAdapter:
-    """The adapter of the trainer that *datamodule* has now; its framework is known by the trainer's class."""
+    """The adapter of the trainer that *datamodule* has now, chosen by the trainer's class."""
     trainer = getattr(datamodule, "trainer", None)
     for base in type(trainer).__mro__:
         name = adapters.framework_of(base) if base.__name__ == "Trainer" else None

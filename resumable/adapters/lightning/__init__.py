@@ -148,7 +148,7 @@ class Adapter:
         return progress
 
     def connect_sampled(self, tracker: Tracker, /) -> None:
-        """Set the trainer's loops to the place where the sampler's count goes on."""
+        """Set the trainer's loops to the sampler's position."""
         hooks = hooks_of(self.trainer, tracker)
         if isinstance(hooks.progress, LightningSamplerProgress):
             # the loops' counters are those of the saved batches, whatever size those had

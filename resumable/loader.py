@@ -1,10 +1,11 @@
-"""`ResumableLoader`: a torch DataLoader that goes on where the training stopped, in a loop of one's own."""
+"""`ResumableLoader`: a torch DataLoader for loops without Lightning, which goes on where the training stopped."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
@@ -14,7 +15,7 @@ from resumable.feeds.feed import ResumableSampler
 from resumable.feeds.order_feed import OrderFeed, ShardedFeed
 from resumable.loading.arguments import (
     check_in_order,
-    check_no_sampler,
+    check_options,
     length_of,
     order_of,
     rank_of,
@@ -119,7 +120,7 @@ class ResumableLoader(SeekableLoader[T]):
         **options: Unpack[LoaderOptions],
     ) -> None:
         policy = Policy(seed is not None or order is not None, on_mismatch)
-        check_no_sampler(options)
+        check_options(options, signature(ResumableLoader.__init__).parameters)
         check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)

@@ -27,7 +27,6 @@ __all__ = ["LedgerAt", "Progress", "Tracker"]
 
 _LOG: Final = logging.getLogger("resumable")
 
-
 LedgerAt: TypeAlias = Callable[[Stretch | None, int], Ledger]
 """The ledger of a run that trains in a stretch, None where that is not known, and has consumed so many samples."""
 
@@ -129,12 +128,12 @@ class Tracker:
             self._noted = (stretch, self._saved.ledger.going_on(stretch))
         return self._noted[1]
 
-    def snapshot(self) -> Snapshot:
-        """The state as a value."""
+    def snapshot(self, ledger_at: LedgerAt | None = None) -> Snapshot:
+        """The state as a value, its ledger as *ledger_at* gives it; without one, the run's own."""
         saved = self._saved
         if self.progress is None:
             return saved
-        now = self.progress.read(self._ledger)
+        now = self.progress.read(ledger_at or self._ledger)
         if now.epoch is None and now.consumed_samples == saved.consumed_samples:  # nothing was trained since the load
             return now._replace(epoch=saved.epoch, offset=saved.offset)
         return now
@@ -156,10 +155,10 @@ class Tracker:
 
     def describe(self) -> str:
         """The position and the verdict in one line; see `ResumptionState.describe`."""
-        saved = self.snapshot()
-        return ", ".join(
-            [*saved.ledger.words_at(saved.position), f"{saved.consumed_samples} samples", str(self.verdict)]
-        )
+        loaded = self._saved.ledger
+        saved = self.snapshot(lambda stretch, _: loaded if stretch is None else Ledger((stretch,)))
+        verdict = str(self.verdict).partition("\n")[0]
+        return ", ".join([*saved.ledger.words_at(saved.position), f"{saved.consumed_samples} samples", verdict])
 
     def judge(self, verdict: Verdict, /) -> None:
         """Take over how exactly the loaded state goes on, where it shows only after the load."""

@@ -240,7 +240,7 @@ def test_what_later_versions_add_is_passed_over() -> None:
 @pytest.mark.parametrize("state", [None, 7, "state", [1], [("consumed_samples", 1)], {1}, torch.zeros(1)])
 def test_no_mapping(state: Any) -> None:
     """What is no mapping is told apart from an empty one."""
-    with pytest.raises(StateError, match="A saved position is a mapping") as caught:
+    with pytest.raises(StateError, match="A saved position must be a mapping") as caught:
         parse(state)
     assert f"got:      '{type(state).__name__}'" in str(caught.value)
 
@@ -306,7 +306,7 @@ def test_numbers_that_contradict_each_other(consumed: int, epoch: int, offset: i
 
 def test_an_offset_behind_the_end_of_its_own_order() -> None:
     """A place behind the end of the epoch that it was saved in is no place."""
-    with pytest.raises(StateError, match="The saved offset lies behind the end of its epoch") as caught:
+    with pytest.raises(StateError, match="The saved offset is past the end of its epoch") as caught:
         parse({**GOOD, "consumed_samples": 65, "epoch": 0, "offset": 65})
     assert "offset: 65\n  length: 64" in str(caught.value)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, cast
 
 from torch import distributed
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.checks import check_members, check_schedule, whole_number
 from resumable.errors import ConfigurationError, ResumptionError, explain
@@ -19,7 +21,7 @@ from resumable.steps.batch_plan import DropLast
 from resumable.steps.schedules import LinearRampup
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 
-__all__ = ["check_in_order", "check_no_sampler", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
+__all__ = ["check_in_order", "check_options", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
 
 
 def length_of(dataset: Any, /) -> int:
@@ -189,11 +191,26 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
     return ledger_schedule(DivisibleSchedule(schedule, per_round))
 
 
-def check_no_sampler(options: Mapping[str, Any], /) -> None:
-    """Refuse a sampler: the batches come from an order.
+def check_options(options: Mapping[str, Any], own: Collection[str], /) -> None:
+    """Refuse a sampler, since the batches come from an order, and what is neither an option of *own* nor of DataLoader's.
 
-    >>> check_no_sampler({"num_workers": 2})
+    >>> check_options({"num_worker": 2}, ["seed"])
+    Traceback (most recent call last):
+    resumable.errors.ConfigurationError: A ResumableLoader has no option 'num_worker'.
+      num_worker: 2
+      nearest:    'num_workers'
+    Pass num_workers=, or leave the option out.
     """
+    known = {*own, *signature(DataLoader.__init__).parameters}
+    for name in options.keys() - known:
+        nearest = next(iter(get_close_matches(name, known, 1, 0.0)))
+        raise ConfigurationError(
+            explain(
+                f"A ResumableLoader has no option {name!r}.",
+                [(name, options[name]), ("nearest", nearest)],
+                f"Pass {nearest}=, or leave the option out.",
+            )
+        )
     for name in ("sampler", "batch_sampler"):
         if options.get(name) is not None:
             raise ConfigurationError(

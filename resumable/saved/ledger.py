@@ -46,7 +46,7 @@ class Stretch:
 
     @property
     def begins(self) -> Position:
-        """The stretch's first place."""
+        """The position where the stretch begins."""
         return Position(self.sample, self.epoch, self.offset)
 
     @property
@@ -142,15 +142,15 @@ class Ledger:
         If nothing is known before *stretch*, its own first step stands. Where the run was trained by a schedule that is
         known by its name alone, and goes on with another, steps are counted from the beginning of that one's stretch.
         """
-        ledger = self._knowing(stretch.schedule)
+        ledger = self._with_schedule(stretch.schedule)
         before = [s for s in ledger if s.sample <= stretch.sample][-1:]
         step = stretch.step
         if before:
             step = before[0].step if before[0].is_unknown else ledger.global_step_at(stretch.sample)
         return ledger.note(replace(stretch, step=step))
 
-    def _knowing(self, schedule: LedgerSchedule | None) -> Ledger:
-        """The same, with *schedule* in the place of its name."""
+    def _with_schedule(self, schedule: LedgerSchedule | None) -> Ledger:
+        """This ledger with *schedule* in place of its saved name."""
         if not isinstance(schedule, UserSchedule) or not any(s.is_unknown and s.schedule == schedule for s in self):
             return self
         return Ledger(tuple(replace(s, schedule=schedule) if s.schedule == schedule else s for s in self))
@@ -197,7 +197,11 @@ num_workers 0, drop_last False, limit None, schedule None
         return min(consumed, *(s.sample for s in following)) if following else consumed
 
     def global_step_at(self, consumed_samples: int, /) -> int:
-        """Optimizer steps that were complete when *consumed_samples* samples were consumed."""
+        """Optimizer steps that were complete when *consumed_samples* samples were consumed.
+
+        Raises:
+            StateError: as `consumed_samples_at`.
+        """
         at = bisect_right(self.stretches, consumed_samples, key=lambda stretch: stretch.sample) - 1
         if at < 0:
             return self._before_the_first("consumed_samples", consumed_samples)

@@ -1,4 +1,4 @@
-"""The saved form of a position: a small dict of JSON types, versioned, read with care.
+"""The saved form of a position: a small dict of JSON types, versioned, and checked when it is read.
 
     {"format": 3,
      "consumed_samples": 12800, "epoch": 1, "offset": 2800,     what old code reads too
@@ -6,11 +6,11 @@
      "order": ["shuffled", 10000, 0],                           what the order depends on: kind, length, seed
      "commits": false,                                          whether the loop commits its steps itself
      "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
-     "loaders": [],                                             further places, where there are several loaders
+     "loaders": [],                                             the positions of several loaders
      "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration
 
-Below the top there are lists alone: torch.distributed.checkpoint takes dicts apart, also within lists, and asks a file for
-every key that the present state has, so that a state could not load one of another shape.
+Below the top there are only lists. torch.distributed.checkpoint takes dicts apart, within lists too, and asks a file
+for every key that the present state has: with dicts, a state could not load one of another shape.
 
 A bare `{"consumed_samples": n}`, as NeMo's and BioNeMo's datamodules save it, is read as well, and the older formats: 2,
 which had dicts in place of those lists, and 1, which had neither `global_step` nor `canary`, and no `schedule`.
@@ -55,11 +55,6 @@ __all__ = [
 FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
 
-KEYS = (
-    "format", "consumed_samples", "epoch", "offset", "global_step", "order", "commits", "canary", "loaders", "ledger",
-)  # fmt: skip
-"""The keys of a saved state, always all of them."""
-
 _ORDER = ("kind", "length", "seed")
 _PLACE = ("epoch", "offset", "order", "state")
 LONGEST_CANARY = 32
@@ -68,7 +63,7 @@ LONGEST_CANARY = 32
 
 @dataclass(frozen=True, slots=True)
 class LoaderPosition:
-    """Where one of several loaders stands: *epoch* passes and *offset* samples of the next lie behind.
+    """The position of one of several loaders: *epoch* completed passes, and *offset* samples of the next.
 
     *state* is what an iterable dataset gave as its own `state_dict`.
     """
@@ -135,6 +130,10 @@ def dump_ledger(ledger: Ledger, /) -> list[list[Any]]:
     ]
 
 
+KEYS = tuple(dump(Snapshot()))
+"""The keys of a saved state, always all of them."""
+
+
 def copy_ledger(rows: list[list[Any]], /) -> list[list[Any]]:
     """A copy of what `dump_ledger` gave that shares no list with it.
 
@@ -148,7 +147,7 @@ def parse(state: object, /) -> Snapshot:
     """Read a saved state, of this format or older, or a bare `{"consumed_samples": n}`.
 
     Raises:
-        StateError: if it is no mapping, empty, of a newer format, or has missing or impossible values.
+        StateError: if it is not a mapping, is empty, of a newer format, or has missing or impossible values.
 
     >>> parse({"consumed_samples": 12}) == Snapshot(12, epoch=None, offset=None)
     True
@@ -156,7 +155,7 @@ def parse(state: object, /) -> Snapshot:
     if not isinstance(state, Mapping):
         raise StateError(
             explain(
-                "A saved position is a mapping.",
+                "A saved position must be a mapping.",
                 [("expected", "a mapping with the key 'consumed_samples'"), ("got", type(state).__name__)],
                 START_AGAIN,
             )
@@ -205,7 +204,7 @@ def _check_place(saved: Snapshot) -> None:
     if order is not None and offset > order.length:
         raise StateError(
             explain(
-                "The saved offset lies behind the end of its epoch.",
+                "The saved offset is past the end of its epoch.",
                 [("offset", offset), ("length", order.length)],
                 START_AGAIN,
             )

@@ -234,9 +234,9 @@ def test_a_running_size_of_0_is_refused_where_it_would_run() -> None:
     """With more ranks than the first sizes feed, a run that has left them behind goes on."""
     ramp = LinearRampup(4, 16, 4, 30, divisor=8)
     assert (8, 16, 96) == (ramp.batch_size_at(10), ramp.batch_size_at(31), ramp.samples_after(5, 40 - 16))
-    with pytest.raises(ConfigurationError, match=r"size is 0\.\n  batch size: 4\n  divisor:    8\nUse"):
+    with pytest.raises(ConfigurationError, match=r"empty\.\n  global batch size: +4\n  micro_batch_size .*: 8\nUse"):
         ramp.batch_size_at(9)
-    with pytest.raises(ConfigurationError, match=r"  batch size: 16\n  divisor:    17\n"):
+    with pytest.raises(ConfigurationError, match=r"  global batch size: +16\n  micro_batch_size .*: 17\n"):
         LinearRampup(4, 16, 4, 30, divisor=17)
 
 
@@ -343,7 +343,7 @@ def test_texts_are_read_as_megatron_reads_them(text: str, seq_length: int | None
         ("-5:768 0:8", r"first threshold.*'-5:768'"),
         ("0:768 1M:0", r"at least one sample.*'1M:0'"),
         ("0:768 1M:-2", r"at least one sample.*'1M:-2'"),
-        ("0:768 1K:8 1000:9", r"do not increase.*'1K:8'.*'1000:9'.*\(1000, 1000\)"),
+        ("0:768 1K:8 1000:9", r"must increase.*'1K:8'.*'1000:9'.*\(1000, 1000\)"),
     ],
 )
 def test_what_is_no_schedule_is_refused_with_its_part(text: str, named: str) -> None:
@@ -354,7 +354,7 @@ def test_what_is_no_schedule_is_refused_with_its_part(text: str, named: str) -> 
 
 def test_thresholds_that_tokens_floor_to_one_sample_are_refused() -> None:
     """The message shows the entries, and the samples that they fall on."""
-    with pytest.raises(ConfigurationError, match=r"(?s)do not increase.*'8200:2'.*'9K:3'.*\(2, 2\)"):
+    with pytest.raises(ConfigurationError, match=r"(?s)must increase.*'8200:2'.*'9K:3'.*\(2, 2\)"):
         StepSchedule.parse("0:1 8200:2 9K:3", seq_length=4096)
 
 
@@ -400,11 +400,11 @@ def test_a_number_that_is_no_double_has_no_text(steps: tuple[tuple[int, int], ..
         (lambda: StepSchedule(((5, 8),)), r"first threshold .*\n  first step: .*\(5, 8\)"),
         (
             lambda: StepSchedule(((0, 8), (9, 9), (4, 9))),
-            r"do not increase.\n  step: .*\(9, 9\)\n  next step: .*\(4, 9\)",
+            r"must increase.\n  step: .*\(9, 9\)\n  next step: .*\(4, 9\)",
         ),
         (lambda: StepSchedule(((0, 8), (4, 0))), r"at least one sample.\n  step: .*\(4, 0\)"),
-        (lambda: StepSchedule(5), r"are pairs.\n  steps: .*5"),  # type: ignore[arg-type]  # the point
-        (lambda: StepSchedule((0, 8)), r"are pairs.\n  steps: .*\(0, 8\)"),  # type: ignore[arg-type]  # the point
+        (lambda: StepSchedule(5), r"must be pairs.\n  steps: .*5"),  # type: ignore[arg-type]  # the point
+        (lambda: StepSchedule((0, 8)), r"must be pairs.\n  steps: .*\(0, 8\)"),  # type: ignore[arg-type]  # the point
         (lambda: StepSchedule(((0, 8.0),)), r"a batch size must be a whole number"),  # type: ignore[arg-type]  # the point
         (lambda: StepSchedule.parse("0:8", seq_length=0), r"seq_length is too small"),
         (lambda: ConstantBatchSize(8).batch_size_at(-1), r"consumed_samples is too small"),

@@ -539,7 +539,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a ramp-up rounded down to nothing": (
         {"schedule": LinearRampup(1, 3, 1, 9), "decrease_batch_size_if_needed": True},
-        "The running batch size is 0.\n  batch size: 3\n  divisor:    4\n",
+        "A global batch that is rounded down to whole micro batches is empty.\n  global batch size:                     3\n",
     ),
     "rounding what nobody knows": (
         {"schedule": Squares(), "decrease_batch_size_if_needed": True},

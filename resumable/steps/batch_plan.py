@@ -1,8 +1,8 @@
-"""How an epoch falls into batches, and where a number of batches leads: closed forms over whole numbers.
+"""How an epoch falls into batches, and where a number of batches leads, in closed form.
 
     offset 0          offset            length
       |  b  |  b  |  b  | · · ·  |  b  |tail|        the tail is a short batch, or dropped,
-                                       |  b  |       or filled with the beginning of the next epoch ("carry")
+                                       |  b  |       or filled from the next epoch ("carry")
 
 A batch is what all data-parallel ranks load at once: micro batch size times data-parallel size.
 """
@@ -18,23 +18,26 @@ from resumable.position import Position
 __all__ = ["BatchPlan", "DropLast", "UNBOUNDED", "no_batch"]
 
 UNBOUNDED = 2**62
-"""The length of a stream whose end nobody knows."""
+"""The length of a stream whose end is unknown."""
 
 DropLast: TypeAlias = bool | Literal["carry"]
-"""What becomes of an epoch's tail that fills no batch: a short batch, nothing, or a part of the next epoch's first."""
+"""What happens to an epoch's tail that fills no batch: trained as a short batch, dropped, or carried into the next epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """The batches of an epoch of *length* samples.
 
-    *limit* is the most batches that an epoch may have (Lightning's `limit_train_batches`); None means all.
+    *limit* is the largest number of batches in an epoch (Lightning's `limit_train_batches`); None means no limit.
 
-    >>> BatchPlan(length=10, batch_size=4).batches
-    3
-    >>> BatchPlan(length=10, batch_size=4, drop_last=True).batches
-    2
-    >>> BatchPlan(length=10, batch_size=4, drop_last="carry").advance(Position(8, 0, 8), 1)
+    >>> plan = BatchPlan(length=10, batch_size=4)
+    >>> plan.batches, plan.batches_left(5), BatchPlan(10, 4, drop_last=True).batches
+    (3, 2, 2)
+    >>> plan.canonical(Position(10, epoch=0, offset=10))
+    Position(consumed_samples=10, epoch=1, offset=0)
+    >>> plan.advance(Position(), 4) == plan.position_at(14) == Position(14, epoch=1, offset=4)
+    True
+    >>> BatchPlan(10, 4, drop_last="carry").advance(Position(8, 0, 8), 1)
     Position(consumed_samples=12, epoch=1, offset=2)
     """
 
@@ -44,18 +47,12 @@ class BatchPlan:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size < 1 or self.length < 1:
             raise ConfigurationError(
                 explain(
-                    "A batch needs at least one sample.", [("batch_size", self.batch_size)], "Pass batch_size >= 1."
-                )
-            )
-        if self.length < 1:
-            raise ConfigurationError(
-                explain(
-                    "An empty dataset has no order to go on with.",
-                    [("length", self.length)],
-                    "Pass a dataset with at least one sample.",
+                    "A batch and a dataset need at least one sample.",
+                    [("batch_size", self.batch_size), ("length", self.length)],
+                    "Pass batch_size >= 1 and a dataset that is not empty.",
                 )
             )
 
@@ -71,19 +68,14 @@ class BatchPlan:
 
     @property
     def reach(self) -> int:
-        """Samples of an epoch's order that a limit leaves."""
+        """Samples of an epoch that the limit leaves."""
         return self.length if self.limit is None else min(self.length, self.limit * self.batch_size)
 
     def batches_left(self, offset: int, /) -> int:
         """Batches of the epoch that follow *offset*.
 
-        A limit counts from the start of the epoch in batches of the present size, so what lies behind in
-        batches of another size is counted by its samples.
-
-        >>> BatchPlan(length=64, batch_size=10).batches_left(24)
-        4
-        >>> BatchPlan(length=64, batch_size=8, limit=5).batches_left(24)
-        2
+        A limit counts from the start of the epoch in batches of the current size: what was trained in batches of
+        another size counts by its samples.
         """
         if self.carries:
             return -(-max(0, self.reach - offset) // self.batch_size)
@@ -94,15 +86,11 @@ class BatchPlan:
         return min(left, -(-max(0, self.limit * self.batch_size - offset) // self.batch_size))
 
     def offset_after(self, offset: int, batches: int, /) -> int:
-        """Offset when *batches* batches of the same epoch have followed *offset*."""
+        """The offset *batches* batches after *offset*, in the same epoch."""
         return min(offset + min(batches, self.batches_left(offset)) * self.batch_size, self.length)
 
     def canonical(self, position: Position, /) -> Position:
-        """The same place, an epoch without a batch left written as the start of the next.
-
-        >>> BatchPlan(length=10, batch_size=4).canonical(Position(10, epoch=0, offset=10))
-        Position(consumed_samples=10, epoch=1, offset=0)
-        """
+        """The same position; where its epoch has no batch left, written as the start of the next."""
         if self.carries and position.offset >= self.reach > 0:
             epochs, offset = divmod(position.offset, self.reach)
             return Position(position.consumed_samples, position.epoch + epochs, offset)
@@ -111,11 +99,7 @@ class BatchPlan:
         return position
 
     def advance(self, position: Position, batches: int, /) -> Position:
-        """Where *batches* batches lead from *position*, across any number of epochs.
-
-        >>> BatchPlan(length=10, batch_size=4).advance(Position(), 4)
-        Position(consumed_samples=14, epoch=1, offset=4)
-        """
+        """The position *batches* batches after *position*, over any number of epochs."""
         consumed, epoch, offset = position.consumed_samples, position.epoch, position.offset
         after = offset + batches * self.batch_size
         if self.limit is None and after + self.batch_size <= self.length:  # a whole batch follows: the same epoch
@@ -134,17 +118,13 @@ class BatchPlan:
         return Position(consumed + after - offset, epoch, after)
 
     def position_at(self, consumed_samples: int, /) -> Position:
-        """The position of a run that has trained *consumed_samples* with this batching from its first sample.
-
-        >>> BatchPlan(length=10, batch_size=4).position_at(14)
-        Position(consumed_samples=14, epoch=1, offset=4)
-        """
+        """The position of a run that has trained *consumed_samples* by this plan from its first sample."""
         self._refuse_empty_epochs()
         epoch, offset = divmod(consumed_samples, self.offset_after(0, self.batches))
         return self.canonical(Position(consumed_samples, epoch, offset))
 
     def step_batches(self, position: Position, /) -> int:
-        """Without a schedule each batch is a step by itself: 1, wherever it begins."""
+        """1: without a schedule each batch is a step."""
         return 1
 
     def _refuse_empty_epochs(self) -> None:

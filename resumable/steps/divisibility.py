@@ -1,4 +1,4 @@
-"""Whether every step that is still to come falls into whole rounds: told before the run begins, not when it is met."""
+"""Whether every step to come falls into whole rounds: found before the run begins, not when it gets there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from resumable.steps.step_plan import StepPlan
 __all__ = ["check_for_ever", "check_from"]
 
 _LAST: Final = 2**63 - 1
-"""The largest count that a state can hold: a schedule's last stage lies before it, or is never reached."""
+"""The largest count that a state can hold: a schedule's last stage begins before it, or is never reached."""
 
 
 def check_from(run: StepPlan, position: Position, /) -> None:
-    """See that every step of *run* from *position* on falls into whole rounds.
+    """Check that every step of *run* from *position* on falls into whole rounds.
 
-    A schedule whose stages are not known is looked at where a step begins, here at the first.
+    Where the stages of the schedule are unknown, only the first step is checked; later ones are checked as they begin.
 
     Raises:
-        ConfigurationError: if one does not, with the sizes that would do, or if an epoch has no step.
+        ConfigurationError: if one does not, with sizes that do, or if an epoch has no step.
 
     >>> from resumable.steps.schedules import StepSchedule
     >>> run = StepPlan(length=100, micro_batch_size=8, schedule=StepSchedule(((0, 12), (24, 16))))
@@ -46,13 +46,13 @@ def check_from(run: StepPlan, position: Position, /) -> None:
 
 
 def check_for_ever(run: StepPlan, /) -> bool:
-    """Whether every step of *run* from the first sample on falls into whole rounds, where it may be loaded yet.
+    """Whether every step of *run* from the first sample on falls into whole rounds.
 
-    What lies behind a saved position need not fit: a run may come to more ranks when it has left its small batches
-    behind.
+    If not, a state may still be loaded, since what it has already trained need not fit: a run may get more ranks after
+    its small batches.
 
     Raises:
-        ConfigurationError: if the sizes that every such run comes to do not fit.
+        ConfigurationError: if the sizes that every such run reaches do not fit.
 
     >>> from resumable.steps.schedules import StepSchedule
     >>> check_for_ever(StepPlan(length=100, micro_batch_size=8, schedule=StepSchedule(((0, 12), (24, 16)))))
@@ -74,7 +74,7 @@ def _all_fit(run: StepPlan, stages: Iterator[Stage]) -> bool:
 
 
 def _reached(run: StepPlan, at: Position, schedule: PiecewiseSchedule) -> Iterator[tuple[int, int]]:
-    """Where the first step of each size begins, and its size; a short stage may be leapt over."""
+    """Where the first step of each size begins, and its size; a short stage may be skipped."""
     if run.drop_last == "carry":
         yield from _begun(schedule, at.consumed_samples, None)
         return
@@ -84,7 +84,7 @@ def _reached(run: StepPlan, at: Position, schedule: PiecewiseSchedule) -> Iterat
 
 
 def _begun(schedule: PiecewiseSchedule, place: int, end: int | None) -> Iterator[tuple[int, int]]:
-    """The same for the steps that follow each other from *place* on and are complete at *end*, if that is not None."""
+    """The same for the steps from *place* on that are complete at *end*; None means no end."""
     for size, stop in schedule.stages_from(place):
         if end is not None and place + size > end:
             return

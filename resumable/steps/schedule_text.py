@@ -1,13 +1,12 @@
-"""Step schedules as text, the way newer Megatron-LM writes them: "0:768 250B:1536 500B:3072".
+"""Step schedules as text, as newer Megatron-LM writes them: "0:768 250B:1536 500B:3072".
 
     schedule = entry { (space | comma) entry }
-    entry    = number ":" number              consumed from which it holds : global batch size
-    number   = decimal [ K | M | B | T ]      times 1e3, 1e6, 1e9, 1e12; small letters too; what follows the point
-                                              of the product is cut off
+    entry    = number ":" number              threshold, from which it holds : global batch size
+    number   = decimal [ K | M | B | T ]      times 1e3, 1e6, 1e9, 1e12, in small letters too; the product is
+                                              truncated to a whole number
     unit     samples; with a sequence length the thresholds are tokens, divided by it and floored to samples
 
-Entries may stand in any order. A number goes through a double on its way, here as there, so above 2**53 it is
-the nearest double that counts.
+Entries may come in any order. Here as there each number is read as a double: above 2**53, as the nearest one.
 
 Source: NVIDIA/Megatron-LM, pull request 4411 (merged in April 2026, after megatron-core 0.16.1),
 `StepBatchsizeNumMicroBatchesCalculator` in megatron/core/num_microbatches_calculator.py.
@@ -28,10 +27,10 @@ _EXAMPLE: Final = 'Write it like "0:768 250B:1536 500B:3072": thresholds and bat
 
 
 def read_steps(text: str, seq_length: int | None = None) -> tuple[tuple[int, int], ...]:
-    """The pairs (threshold in samples, batch size) that *text* means, by rising threshold.
+    """The pairs (threshold in samples, batch size) of *text*, by increasing threshold.
 
-    *seq_length* >= 1 is in tokens for each sample; None means that the thresholds are samples. Raises
-    ConfigurationError with the offending part.
+    *seq_length* >= 1 is the tokens of a sample; None means that the thresholds are samples. Raises ConfigurationError
+    with the wrong part.
 
     >>> read_steps("0:768, 250B:1.5k", seq_length=4096)
     ((0, 768), (61035156, 1500))
@@ -45,7 +44,7 @@ def read_steps(text: str, seq_length: int | None = None) -> tuple[tuple[int, int
 
 
 def check_steps(steps: Sequence[tuple[int, int]], parts: Sequence[object]) -> None:
-    """Refuse *steps* that are no schedule, with the one of *parts* that is to blame: the step as the user wrote it.
+    """Refuse *steps* that make no schedule; the error shows the wrong one of *parts*, the steps as the user wrote them.
 
     >>> check_steps([(0, 8), (20, 16)], ["0:8", "20:16"])
     """
@@ -54,9 +53,9 @@ def check_steps(steps: Sequence[tuple[int, int]], parts: Sequence[object]) -> No
     if steps[0][0] != 0:
         raise ConfigurationError(
             explain(
-                "The first threshold of a step schedule is not 0.",
+                "The first threshold of a step schedule must be 0.",
                 [("first step", parts[0]), ("threshold in samples", steps[0][0])],
-                "Add a step from 0 on.",
+                "Add a step that begins at 0.",
             )
         )
     for at, (threshold, size) in enumerate(steps):
@@ -71,22 +70,22 @@ def check_steps(steps: Sequence[tuple[int, int]], parts: Sequence[object]) -> No
         if at and threshold <= steps[at - 1][0]:
             raise ConfigurationError(
                 explain(
-                    "The thresholds of a step schedule do not increase.",
+                    "The thresholds of a step schedule must increase.",
                     [
                         ("step", parts[at - 1]),
                         ("next step", parts[at]),
                         ("thresholds in samples", (steps[at - 1][0], threshold)),
                     ],
-                    "Let each step begin at a later sample than the one before it.",
+                    "Begin each step at a later sample than the one before it.",
                 )
             )
 
 
 def write_steps(steps: Sequence[tuple[int, int]], seq_length: int | None = None) -> str:
-    """*steps* as text, each threshold with the largest suffix that says it.
+    """*steps* as text, each threshold with the largest suffix that gives it.
 
-    With *seq_length* a threshold is written as any number of tokens that is floored to it. Raises ConfigurationError
-    for a step that no text means.
+    With *seq_length* a threshold is written as a number of tokens that is floored to it. Raises ConfigurationError for a
+    step that no text gives.
 
     >>> write_steps([(0, 768), (61035156, 1536)], seq_length=4096)
     '0:768 250B:1536'
@@ -120,7 +119,7 @@ def _unreadable(what: str, entry: str, part: str) -> ConfigurationError:
 
 def _written(threshold: int, size: int, length: int) -> str:
     first, after = threshold * length, (threshold + 1) * length
-    # The last choice is the next double, where the exact number of tokens is none.
+    # the last choice is the next double, where the exact number of tokens is not one
     for suffix, unit in (*_UNITS.items(), ("", 1), ("", 1 << max(0, first.bit_length() - 53))):
         count = -(-first // unit)
         text = f"{count}{suffix}:{size}" if suffix and count else f"{count * unit}:{size}"
@@ -128,8 +127,8 @@ def _written(threshold: int, size: int, length: int) -> str:
             return text
     raise ConfigurationError(
         explain(
-            "Megatron-LM reads numbers as doubles, and none stands for this step.",
+            "Megatron-LM reads numbers as doubles, and none gives this step.",
             [("threshold in samples", threshold), ("batch size", size), ("tokens for each sample", length)],
-            "Let the step begin at another sample, or take another batch size: up to 2**52 all can be said.",
+            "Begin the step at another sample, or use another batch size. Up to 2**52 every number can be written.",
         )
     )

@@ -4,8 +4,8 @@
     LinearRampup(start, end, increment, rampup_samples)   Megatron's `rampup_batch_size`
     StepSchedule.parse("0:768 250B:1536")                 its successor, `step_batch_size_schedule`
 
-Sizes are global batch sizes: samples over all data-parallel ranks and all micro batches of the step. What each
-can answer is told in `resumable.steps.stages`.
+Sizes are global batch sizes: samples over all data-parallel ranks and all micro batches of the step. The methods that
+all of them share are in `resumable.steps.stages`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from typing_extensions import override
+
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError, explain
 from resumable.steps.schedule_text import check_steps, read_steps, write_steps
-from resumable.steps.stages import PiecewiseSchedule, Stage
+from resumable.steps.stages import PiecewiseSchedule, Stage, rounded_down
 
 __all__ = ["ConstantBatchSize", "LinearRampup", "StepSchedule"]
 
-_FLOATS_END: Final = 1 << 1023  # up to here no double that the ramp-up's rule goes through overflows
+_FLOATS_END: Final = 1 << 1023  # up to here no double of the ramp-up's rule overflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class ConstantBatchSize(PiecewiseSchedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size, least=1))
 
+    @override
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """The one stage that there is."""
         yield Stage(self.batch_size, None)
 
 
@@ -47,20 +49,20 @@ class ConstantBatchSize(PiecewiseSchedule):
 class LinearRampup(PiecewiseSchedule):
     """The batch size grows from *start* to *end* by *increment*, in equal parts of *rampup_samples*.
 
-    While consumed <= rampup_samples it is `start + int(consumed / samples_per_increment) * increment` with
-    `samples_per_increment = rampup_samples / increments`, later it is *end*. Both divisions round to doubles, which
-    moves some of the boundaries by a sample, and by more above 2**52 samples; here they are where the calculator has
-    them. From 2**1023 samples on, where its doubles give out, the same rule holds in exact numbers.
+    While consumed <= rampup_samples the size is `start + int(consumed / samples_per_increment) * increment` with
+    `samples_per_increment = rampup_samples / increments`; after that it is *end*. Both divisions round to doubles, which
+    moves some boundaries by a sample, and by more above 2**52 samples. Here every boundary is where Megatron's
+    calculator has it. From 2**1023 samples on, where doubles overflow, the same rule holds in exact numbers.
 
-    Two ramps that it cannot build (it divides by zero) mean what their numbers say: with start == end the size is
-    constant, and with rampup_samples == 0 it is *end* from the first sample on.
+    The calculator divides by zero for two ramps. They are valid here: with start == end the size is constant, and with
+    rampup_samples == 0 it is *end* from the first sample on.
 
-    *divisor* is micro_batch_size * data_parallel_size where `decrease_batch_size_if_needed` is set. The size that runs,
-    and that Megatron-LM counts as consumed, is then rounded down to a multiple of it. A place where that would be 0
-    is refused when it is asked about, not before: a run may come to more ranks when it has left such places behind.
+    *divisor* is micro_batch_size * data_parallel_size where `decrease_batch_size_if_needed` is set. Each size is then
+    rounded down to a multiple of it, and that is what Megatron-LM counts as consumed. A size that would become 0 is
+    refused only when it is reached: a run may get more ranks after it has trained its small batches.
 
     All are whole numbers: start, increment and divisor >= 1, end = start + n * increment with n >= 0, end >= divisor,
-    rampup_samples >= 0, anything else a ConfigurationError.
+    rampup_samples >= 0. Anything else raises ConfigurationError.
 
     Source: megatron-core 0.16.1, megatron/core/num_microbatches_calculator.py,
     `RampupBatchsizeNumMicroBatchesCalculator`.
@@ -87,29 +89,28 @@ class LinearRampup(PiecewiseSchedule):
                     "Pass end = start + a whole number of increments.",
                 )
             )
-        if self.end < self.divisor:
-            raise self._nothing_runs(self.end)
+        rounded_down(self.end, self.divisor)  # raises where no size is left
 
     @classmethod
     def from_megatron(
         cls, rampup_batch_size: Sequence[int | str], global_batch_size: int, divisor: int = 1
     ) -> LinearRampup:
-        """The ramp-up that Megatron's arguments mean.
+        """The ramp-up of Megatron's arguments.
 
-        *rampup_batch_size* is [start, increment, samples], as ints or as the strings that a command line gives.
-        Raises ConfigurationError where it is not, or where no ramp-up has these numbers.
+        *rampup_batch_size* is [start, increment, samples], as ints or as strings from a command line. Anything else,
+        and numbers that make no ramp-up, raise ConfigurationError.
 
         >>> LinearRampup.from_megatron(["16", "8", "300000"], global_batch_size=1024).batch_size_at(150_000)
         520
         """
         try:
-            # A string is a sequence too, of its characters.
+            # a string is a sequence of its characters
             given = () if isinstance(rampup_batch_size, str) else tuple(rampup_batch_size)
             start, increment, samples = (int(each) if isinstance(each, str) else each for each in given)
         except (TypeError, ValueError):
             raise ConfigurationError(
                 explain(
-                    "rampup_batch_size is not a list of three whole numbers.",
+                    "rampup_batch_size must be a list of three whole numbers.",
                     [("rampup_batch_size", rampup_batch_size), ("expected", "[start, increment, samples]")],
                     "Pass the list that Megatron takes, or ConstantBatchSize(global_batch_size) for None.",
                 )
@@ -119,17 +120,10 @@ class LinearRampup(PiecewiseSchedule):
     def to_steps(self) -> StepSchedule:
         """The step schedule with the same size at every consumed count.
 
-        Newer Megatron-LM ignores `rampup_batch_size`; `to_steps().to_string(seq_length)` is the
-        `step_batch_size_schedule` with which it goes on with a run that was begun with a ramp-up. Sizes are already
-        rounded down to *divisor*, which a step schedule there does not do. Raises ConfigurationError where that leaves
-        nothing of the first sizes.
+        Newer Megatron-LM ignores `rampup_batch_size`. To go on there with a run that began with a ramp-up, pass it
+        `to_steps().to_string(seq_length)` as `step_batch_size_schedule`. The sizes are already rounded down to
+        *divisor*, since step schedules there are not. Raises ConfigurationError where a rounded size is 0.
 
-        >>> LinearRampup(start=4, end=16, increment=4, rampup_samples=30, divisor=8).to_steps()
-        Traceback (most recent call last):
-        resumable.errors.ConfigurationError: The running batch size is 0.
-          batch size: 4
-          divisor:    8
-        Use a smaller micro_batch_size * data_parallel_size, or a larger batch size.
         >>> str(LinearRampup(start=8, end=20, increment=4, rampup_samples=30, divisor=8).to_steps())
         '0:8 20:16'
         """
@@ -145,8 +139,8 @@ class LinearRampup(PiecewiseSchedule):
     def _all_increments(self) -> int:
         return (self.end - self.start) // self.increment
 
+    @override
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """One stage for each increment that is still to come, and the one without an end."""
         increments, last = self._increments_at(consumed_samples), self._all_increments
         while increments < last:
             stop = self._first_with(increments + 1)
@@ -155,24 +149,12 @@ class LinearRampup(PiecewiseSchedule):
         yield Stage(self._running(last), None)
 
     def _running(self, increments: int) -> int:
-        size = self.start + increments * self.increment
-        if size < self.divisor:
-            raise self._nothing_runs(size)
-        return size - size % self.divisor
-
-    def _nothing_runs(self, size: int) -> ConfigurationError:
-        return ConfigurationError(
-            explain(
-                "The running batch size is 0.",
-                [("batch size", size), ("divisor", self.divisor)],
-                "Use a smaller micro_batch_size * data_parallel_size, or a larger batch size.",
-            )
-        )
+        return rounded_down(self.start + increments * self.increment, self.divisor)
 
     def _increments_at(self, consumed: int) -> int:
         """How often the size has grown by *consumed* samples: the calculator's own arithmetic, doubles included.
 
-        Only with more than 2**51 increments can it round to more than there are.
+        It can round to more increments than there are only above 2**51 of them.
         """
         samples, increments = self.rampup_samples, self._all_increments
         if not increments or not samples or consumed > samples:
@@ -184,7 +166,7 @@ class LinearRampup(PiecewiseSchedule):
     def _first_with(self, increments: int) -> int:
         """The first consumed count at which the size has grown *increments* times.
 
-        Three roundings, each by at most one part in 2**53, cannot move it further from the exact place than is searched.
+        Three roundings, each by at most one part in 2**53, move it no further from the exact place than is searched.
         """
         exact = -(-increments * self.rampup_samples // self._all_increments)
         room = 2 + (exact >> 50)
@@ -202,8 +184,7 @@ class LinearRampup(PiecewiseSchedule):
 class StepSchedule(PiecewiseSchedule):
     """From each threshold on, in consumed samples, a batch size: *steps* is ((0, size), (threshold, size), ...).
 
-    The first threshold is 0, each further one is larger than that before it, and sizes are >= 1; anything else is a
-    ConfigurationError.
+    The first threshold is 0, the thresholds increase, and sizes are >= 1. Anything else raises ConfigurationError.
 
     >>> StepSchedule(((0, 768), (1000, 1536))).samples_after(3)
     3072
@@ -218,7 +199,7 @@ class StepSchedule(PiecewiseSchedule):
         except (TypeError, ValueError):
             raise ConfigurationError(
                 explain(
-                    "The steps of a schedule are pairs.",
+                    "The steps of a schedule must be pairs.",
                     [("steps", self.steps), ("expected", "((0, batch size), (threshold, batch size), ...)")],
                     'Pass pairs, or read a text like "0:768 250B:1536" with StepSchedule.parse.',
                 )
@@ -232,7 +213,7 @@ class StepSchedule(PiecewiseSchedule):
 
     @classmethod
     def parse(cls, text: str, seq_length: int | None = None) -> StepSchedule:
-        """The schedule that newer Megatron-LM reads out of *text*; the grammar is told in `resumable.steps.schedule_text`.
+        """The schedule that newer Megatron-LM reads from *text*; see `resumable.steps.schedule_text` for the grammar.
 
         With *seq_length* >= 1, in tokens, thresholds are tokens and are floored to samples; without it they are samples.
         Raises ConfigurationError with the part of *text* that is wrong.
@@ -243,11 +224,11 @@ class StepSchedule(PiecewiseSchedule):
         return cls(read_steps(text, seq_length))
 
     def to_string(self, seq_length: int | None = None) -> str:
-        """The text that newer Megatron-LM, told the same *seq_length* >= 1, reads as this schedule.
+        """The text that newer Megatron-LM, with the same *seq_length* >= 1, reads as this schedule.
 
-        `parse(to_string(seq_length), seq_length)` is the same schedule. A threshold or batch size above 2**52 of which
-        no number in the text could be read, since numbers are read as doubles, is refused with a ConfigurationError.
-        `str` writes the thresholds in samples and in full, whatever they are.
+        `parse(to_string(seq_length), seq_length)` is the same schedule. Numbers are read as doubles: a threshold or
+        batch size above 2**52 that no double gives raises ConfigurationError. `str` writes every threshold in samples
+        and in full.
 
         >>> StepSchedule(((0, 768), (61035156, 1536))).to_string(seq_length=4096)
         '0:768 250B:1536'
@@ -257,8 +238,8 @@ class StepSchedule(PiecewiseSchedule):
     def __str__(self) -> str:
         return " ".join(f"{threshold}:{size}" for threshold, size in self.steps)
 
+    @override
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """One stage for each step of the schedule that is not left behind."""
         at = bisect_right(self.steps, consumed_samples, key=lambda step: step[0]) - 1
         for (_, size), (stop, _) in zip(self.steps[at:], self.steps[at + 1 :], strict=False):
             yield Stage(size, stop)

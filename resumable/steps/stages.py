@@ -1,12 +1,12 @@
-"""Batch sizes that change at known places of the consumed samples, and where a number of steps leads from there.
+"""Batch sizes that change at known consumed samples, and where a number of steps leads.
 
     consumed samples   0 ──────────────── 20 ─────── 30 ───────────────────►
     batch size         │ 8                │ 16       │ 24
     steps begin at     0       8      16      24         40          64 ...
 
-A step takes the size of the place where it begins. So the step that begins at 16 reaches beyond the boundary at
-20, the next one beyond that at 30, and a short stage may be leapt over. Every count below follows from one
-division for each stage, in whole numbers of any size.
+The place where a step begins decides its size. So the step that begins at 16 reaches past the boundary at 20, the next
+one past that at 30, and a short stage may be skipped. Every count below takes one division for each stage, in whole
+numbers of any size.
 
 A *round* is one micro batch on each rank: micro_batch_size * data_parallel_size samples. A global batch is a whole number
 of rounds.
@@ -19,48 +19,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError, explain
 
-__all__ = ["DivisibleSchedule", "Stage", "PiecewiseSchedule", "not_divisible", "steps_that_begin"]
+__all__ = ["DivisibleSchedule", "Stage", "PiecewiseSchedule", "not_divisible", "rounded_down", "steps_that_begin"]
 
 
 class Stage(NamedTuple):
-    """A batch size, and the first consumed count for which it holds no more: None in the last stage."""
+    """A batch size, and the consumed samples from which it no longer holds: None in the last stage."""
 
     size: int
     stop: int | None
 
 
 class PiecewiseSchedule(ABC):
-    """What every schedule can answer that knows its stages."""
+    """A schedule whose stages are known: a `BatchSchedule` that any number of steps leads through in closed form.
+
+    >>> from resumable.steps.schedules import StepSchedule
+    >>> schedule = StepSchedule(((0, 8), (20, 16), (30, 24)))
+    >>> [schedule.batch_size_at(consumed) for consumed in (0, 19, 20, 10**18)]
+    [8, 8, 16, 24]
+    >>> [schedule.samples_after(steps) for steps in range(6)], schedule.samples_after(10**12, 40)
+    ([0, 8, 16, 24, 40, 64], 24000000000040)
+    >>> [schedule.steps_between(0, later) for later in (0, 7, 8, 39, 40)]
+    [0, 0, 1, 3, 4]
+    """
 
     __slots__ = ()
 
     @abstractmethod
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """The stage that *consumed_samples* >= 0 lies in and all that follow, each of at least one sample."""
+        """The stage that *consumed_samples* >= 0 lies in and all later ones, each of at least one sample."""
 
     def batch_size_at(self, consumed_samples: int, /) -> int:
-        """Global batch size of the step that begins at *consumed_samples* >= 0, in samples over all ranks.
-
-        >>> from resumable.steps.schedules import StepSchedule
-        >>> schedule = StepSchedule(((0, 8), (20, 16), (30, 24)))
-        >>> [schedule.batch_size_at(consumed) for consumed in (0, 19, 20, 10**18)]
-        [8, 8, 16, 24]
-        """
+        """Global batch size of the step that begins at *consumed_samples* >= 0, in samples over all ranks."""
         return next(self.stages_from(whole_number("consumed_samples", consumed_samples))).size
 
     def samples_after(self, steps: int, consumed: int = 0, /) -> int:
-        """Consumed samples when *steps* >= 0 further steps have followed *consumed* >= 0 samples.
-
-        >>> from resumable.steps.schedules import StepSchedule
-        >>> schedule = StepSchedule(((0, 8), (20, 16), (30, 24)))
-        >>> [schedule.samples_after(steps) for steps in range(6)]
-        [0, 8, 16, 24, 40, 64]
-        >>> schedule.samples_after(10**12, 40)
-        24000000000040
-        """
+        """Consumed samples *steps* >= 0 steps after *consumed* >= 0 samples."""
         steps, place = whole_number("steps", steps), whole_number("consumed", consumed)
         for size, stop in self.stages_from(place):
             taken = steps if stop is None else min(steps, steps_that_begin(place, stop, size))
@@ -71,23 +69,12 @@ class PiecewiseSchedule(ABC):
         return place
 
     def steps_between(self, consumed: int, later: int, /) -> int:
-        """Steps that lead from *consumed* >= 0 to *later* >= *consumed* samples.
-
-        Where *later* lies within a step, that step does not count: the answer is the largest number of steps with
-        `samples_after(steps, consumed) <= later`.
-
-        >>> from resumable.steps.schedules import StepSchedule
-        >>> schedule = StepSchedule(((0, 8), (20, 16), (30, 24)))
-        >>> [schedule.steps_between(0, later) for later in (0, 7, 8, 39, 40)]
-        [0, 0, 1, 3, 4]
-        """
+        """The largest number of steps with `samples_after(steps, consumed) <= later`, for *later* >= *consumed* >= 0."""
         place, later = whole_number("consumed", consumed), whole_number("later", later)
         if later < place:
             raise ConfigurationError(
                 explain(
-                    "Steps lead forward only.",
-                    [("consumed", place), ("later", later)],
-                    "Pass the smaller count first.",
+                    "Steps lead forward only.", [("consumed", place), ("later", later)], "Pass the smaller count first."
                 )
             )
         steps = 0
@@ -103,7 +90,7 @@ class PiecewiseSchedule(ABC):
 
 
 def steps_that_begin(place: int, stop: int, size: int) -> int:
-    """How many steps of *size* begin at *place* or later and before *stop*: 0 where the stage was leapt over.
+    """How many steps of *size* begin from *place* on and before *stop*; 0 where the stage is skipped.
 
     >>> steps_that_begin(16, 20, 8), steps_that_begin(24, 20, 8)
     (1, 0)
@@ -113,10 +100,10 @@ def steps_that_begin(place: int, stop: int, size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DivisibleSchedule(PiecewiseSchedule):
-    """The sizes of *schedule*, each rounded down to a multiple of *divisor*; where that is 0 it is refused when asked.
+    """The sizes of *schedule*, each rounded down to a multiple of *divisor*; a size of 0 is refused when it is reached.
 
-    Stages stay where *schedule* has them in consumed samples, and what a rounded step takes is what it consumes, as
-    with megatron-core 0.16.1's `decrease_batch_size_if_needed` (num_microbatches_calculator.py), whatever the schedule.
+    Stages stay where *schedule* has them in consumed samples, and a step consumes its rounded size, as with
+    megatron-core 0.16.1's `decrease_batch_size_if_needed` (num_microbatches_calculator.py), whatever the schedule.
 
     >>> from resumable.steps.schedules import StepSchedule
     >>> DivisibleSchedule(StepSchedule(((0, 10), (30, 15))), divisor=4).samples_after(5)
@@ -126,24 +113,33 @@ class DivisibleSchedule(PiecewiseSchedule):
     schedule: PiecewiseSchedule
     divisor: int
 
+    @override
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
-        """The schedule's stages, with the sizes that run."""
         for size, stop in self.schedule.stages_from(consumed_samples):
-            if size < self.divisor:
-                raise ConfigurationError(
-                    explain(
-                        "A global batch that is rounded down to whole micro batches is empty.",
-                        [("global batch size", size), ("micro_batch_size * data_parallel_size", self.divisor)],
-                        "Use a smaller micro batch or fewer ranks, or larger global batches.",
-                    )
-                )
-            yield Stage(size - size % self.divisor, stop)
+            yield Stage(rounded_down(size, self.divisor), stop)
+
+
+def rounded_down(size: int, divisor: int, /) -> int:
+    """The largest multiple of *divisor* that is at most *size*; ConfigurationError if that is 0.
+
+    >>> rounded_down(20, 8)
+    16
+    """
+    if size < divisor:
+        raise ConfigurationError(
+            explain(
+                "A global batch that is rounded down to whole micro batches is empty.",
+                [("global batch size", size), ("micro_batch_size * data_parallel_size", divisor)],
+                "Use a smaller micro batch or fewer ranks, or larger global batches.",
+            )
+        )
+    return size - size % divisor
 
 
 def not_divisible(
     size: int, consumed_samples: int, micro_batch_size: int, data_parallel_size: int, /
 ) -> ConfigurationError:
-    """The error for a global batch of *size* samples that leaves a part of a round over, with the sizes that would do.
+    """The error for a global batch of *size* samples that does not fall into whole rounds, with sizes that do.
 
     >>> print(not_divisible(20, 0, 4, 2))
     A global batch does not fall into whole micro batches on each rank.

@@ -1,12 +1,12 @@
-"""Optimizer steps of a schedule's sizes, cut into micro batches: where each begins and ends, in closed forms.
+"""The optimizer steps of a schedule, cut into micro batches: where each begins and ends, in closed form.
 
     a step                │ round │ round │ round │      a round is one micro batch on each rank
     at an epoch's end     │ round │ rou│                 the last step is short (drop_last=False),
                                        │                 left out (True),
                           │ round │ rou│nd │ round │     or reaches into the next epoch ("carry")
 
-Steps begin anew with each epoch, but for "carry", where they follow each other without end. A pass of a loader always
-begins and ends where a step does.
+Each epoch begins with a new step, except with "carry", where steps follow each other without end. A pass of a loader
+always begins and ends where a step does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Step(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """Equal epochs in a row, or one epoch or its rest: *steps* steps over *samples* samples, *times* times."""
+    """Equal epochs in a row, or one epoch or its rest: *steps* steps over *samples* samples, *times* times.
+
+    *times* is None for a leg without end; *steps_before* counts the steps of all earlier legs.
+    """
 
     begins: Position
     samples: int
@@ -42,29 +45,37 @@ class Leg(NamedTuple):
     steps_before: int
 
     def has_step(self, step: int) -> bool:
-        """Whether the step that *step* others lie before is one of these, if it is none of the legs before."""
+        """Whether step number *step* of the run, counted from 0, is in this leg, given that no earlier leg has it."""
         return self.times is None or step < self.steps_before + self.steps * self.times
 
     def has_sample(self, consumed_samples: int) -> bool:
-        """Whether the place behind *consumed_samples* lies here, if it lies in none of the legs before."""
+        """Whether the sample after *consumed_samples* is in this leg, given that no earlier leg has it."""
         return self.times is None or consumed_samples < self.begins.consumed_samples + self.samples * self.times
 
     def epoch(self, number: int) -> Position:
-        """Where the leg's epoch begins that *number* others lie before."""
+        """Where epoch *number* of this leg begins, counted from 0."""
         at = self.begins
         return Position(at.consumed_samples + number * self.samples, at.epoch + number, 0) if number else at
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The steps of a run over epochs of *length* samples whose global batch sizes *schedule* tells.
+    """The steps of a run over epochs of *length* samples, with the global batch sizes of *schedule*.
 
-    *limit* is the most rounds that an epoch may have; None means all.
+    *limit* is the largest number of rounds in an epoch; None means no limit.
 
     >>> from resumable.steps.schedules import StepSchedule
     >>> run = StepPlan(length=20, micro_batch_size=4, schedule=StepSchedule(((0, 4), (8, 8))))
     >>> [(step.begins.offset, step.batches) for step in run.steps(Position())]
     [(0, 1), (4, 1), (8, 2), (16, 1)]
+    >>> run.advance(Position(), 3)
+    Position(consumed_samples=8, epoch=0, offset=8)
+    >>> run.after(Position(), 5)
+    Position(consumed_samples=28, epoch=1, offset=8)
+    >>> run.steps_within(Position(), 28)
+    5
+    >>> StepPlan(10, 2, StepSchedule(((0, 4),)), drop_last=True).position_at(12)
+    Position(consumed_samples=12, epoch=1, offset=4)
     """
 
     length: int
@@ -76,12 +87,12 @@ class StepPlan:
 
     @property
     def rounds(self) -> BatchPlan:
-        """How the epochs fall into rounds, whatever the schedule says."""
+        """How the epochs fall into rounds, whatever the schedule."""
         return BatchPlan(self.length, self.per_round, self.drop_last, self.limit)
 
     @property
     def reach(self) -> int:
-        """Samples of an epoch's order that a limit leaves."""
+        """Samples of an epoch that the limit leaves."""
         return self.length if self.limit is None else min(self.length, self.limit * self.per_round)
 
     @property
@@ -93,7 +104,7 @@ class StepPlan:
         """The steps of the pass that begins at *position*, one by one.
 
         Raises:
-            ConfigurationError: where a step begins whose size does not divide into rounds, or an epoch has no step.
+            ConfigurationError: at a step whose size does not fall into whole rounds, or at an epoch without a step.
         """
         at, reach = self.canonical(position), self.reach
         size = self._size_at(at.consumed_samples)
@@ -129,10 +140,10 @@ class StepPlan:
         return (self.schedule.samples_after(steps, begins) - begins) // self.per_round
 
     def carried_batches(self, position: Position, origin: Position, /) -> int:
-        """Micro batches that the pass of *position* has behind it, in a stream that runs on since *origin*.
+        """Micro batches that the pass of *position* has already trained, in a stream that began at *origin*.
 
-        The pass began with the first step in its epoch; what was trained of that epoch before *origin* counts in
-        batches of the present size.
+        The pass began with the first step in its epoch. What was trained of that epoch before *origin* counts in
+        batches of the current size.
         """
         epoch_begins = position.consumed_samples - position.offset
         begins = origin.consumed_samples
@@ -144,17 +155,12 @@ class StepPlan:
         return (position.consumed_samples - begins) // self.per_round
 
     def canonical(self, position: Position, /) -> Position:
-        """The same place, an epoch without a step left written as the start of the next.
-
-        >>> from resumable.steps.schedules import ConstantBatchSize
-        >>> StepPlan(10, 2, ConstantBatchSize(4), drop_last=True).canonical(Position(8, 0, 8))
-        Position(consumed_samples=8, epoch=1, offset=0)
-        """
+        """The same position; where its epoch has no step left, written as the start of the next."""
         is_dropped = self.drop_last is True and position.offset
         return self._settled(position, self._size_at(position.consumed_samples) if is_dropped else 1)
 
     def _settled(self, at: Position, size: int) -> Position:
-        """The canonical form of a place where a step of *size* samples would begin."""
+        """The canonical form of *at*, where a step of *size* samples would begin."""
         if self.drop_last == "carry":
             return self.rounds.canonical(at)
         reach = self.reach
@@ -162,12 +168,7 @@ class StepPlan:
         return Position(at.consumed_samples, at.epoch + 1, 0) if is_over else at
 
     def advance(self, position: Position, batches: int, /) -> Position:
-        """Where the whole steps among *batches* micro batches lead, in the pass that begins at *position*.
-
-        >>> from resumable.steps.schedules import ConstantBatchSize
-        >>> StepPlan(10, 2, ConstantBatchSize(4)).advance(Position(), 3)
-        Position(consumed_samples=4, epoch=0, offset=4)
-        """
+        """Where the whole steps among *batches* micro batches lead, in the pass that begins at *position*."""
         at, reach = self.canonical(position), self.reach
         if not batches:
             return at
@@ -178,17 +179,12 @@ class StepPlan:
         return self._within(at, steps)
 
     def _within(self, at: Position, steps: int) -> Position:
-        """*steps* steps behind *at*, if none of them is cut by the end of the epoch."""
+        """The position *steps* steps after *at*, if the epoch's end cuts none of them."""
         consumed = self.schedule.samples_after(steps, at.consumed_samples)
         return self.canonical(Position(consumed, at.epoch, at.offset + consumed - at.consumed_samples))
 
     def after(self, position: Position, steps: int, /) -> Position:
-        """Where *steps* optimizer steps lead from *position*, over any number of epochs.
-
-        >>> from resumable.steps.schedules import ConstantBatchSize
-        >>> StepPlan(10, 2, ConstantBatchSize(4)).after(Position(), 4)
-        Position(consumed_samples=14, epoch=1, offset=4)
-        """
+        """The position *steps* optimizer steps after *position*, over any number of epochs."""
         at = self.canonical(position)
         if self.drop_last == "carry":
             return self._within(at, steps)
@@ -197,12 +193,7 @@ class StepPlan:
         return self._within(leg.epoch(epochs), rest)
 
     def steps_within(self, position: Position, samples: int, /) -> int:
-        """Optimizer steps that *samples* samples behind *position* complete.
-
-        >>> from resumable.steps.schedules import ConstantBatchSize
-        >>> StepPlan(10, 2, ConstantBatchSize(4)).steps_within(Position(), 14)
-        4
-        """
+        """Optimizer steps that the *samples* samples after *position* complete."""
         at = self.canonical(position)
         place = at.consumed_samples + samples
         if self.drop_last == "carry":
@@ -213,12 +204,7 @@ class StepPlan:
         return leg.steps_before + epochs * leg.steps + self.schedule.steps_between(begins, place)
 
     def position_at(self, consumed_samples: int, /) -> Position:
-        """The position of a run that has trained *consumed_samples* with this schedule from its first sample.
-
-        >>> from resumable.steps.schedules import ConstantBatchSize
-        >>> StepPlan(10, 2, ConstantBatchSize(4), drop_last=True).position_at(12)
-        Position(consumed_samples=12, epoch=1, offset=4)
-        """
+        """The position of a run that has trained *consumed_samples* by this plan from its first sample."""
         if self.drop_last is not True:
             return Position(consumed_samples, *divmod(consumed_samples, self.reach))
         leg = next(leg for leg in self.legs(Position()) if leg.has_sample(consumed_samples))
@@ -226,9 +212,9 @@ class StepPlan:
         return self.canonical(Position(consumed_samples, leg.begins.epoch + epochs, offset))
 
     def legs(self, at: Position, /) -> Iterator[Leg]:
-        """The run from *at* on, epochs of one stage taken together; the last leg of a staged schedule has no end.
+        """The run from *at* on, equal epochs taken together. With known stages the last leg has no end.
 
-        Where steps run across the ends of epochs there are no legs.
+        There are no legs with "carry", where steps run across the ends of epochs.
         """
         reach, steps_before = self.reach, 0
         while True:
@@ -248,7 +234,7 @@ class StepPlan:
             at, steps_before = leg.epoch(leg.times), steps_before + leg.steps * leg.times
 
     def _equal_epochs(self, at: Position, steps_before: int) -> Leg | None:
-        """The whole epochs from *at* on whose steps all have the size of the first; None where no stages are known."""
+        """The whole epochs from *at* on whose steps all have the same size; None where the stages are unknown."""
         if not isinstance(self.schedule, PiecewiseSchedule):
             return None
         size, stop = next(self.schedule.stages_from(at.consumed_samples))
@@ -260,11 +246,11 @@ class StepPlan:
         return Leg(at, samples, -(-samples // size), times, steps_before)
 
     def _size_at(self, consumed_samples: int) -> int:
-        """What the schedule says; somebody else's is looked at more closely."""
+        """The schedule's batch size; a user-defined schedule's is checked."""
         size = self.schedule.batch_size_at(consumed_samples)
         return size if isinstance(self.schedule, PiecewiseSchedule) else whole_number("batch_size_at()", size, least=1)
 
     def check_size(self, size: int, consumed_samples: int, /) -> None:
-        """Raise ConfigurationError unless the step of *size* samples that begins there falls into whole rounds."""
+        """Raise ConfigurationError unless the step of *size* samples at *consumed_samples* falls into whole rounds."""
         if size % self.per_round:
             raise not_divisible(size, consumed_samples, self.micro_batch_size, self.data_parallel_size)

@@ -334,7 +334,7 @@ REFUSED: dict[str, tuple[Scenario, str]] = {
     ),
     "another of the loader's": (
         loading(lambda s: ResumableLoader[Any](numbers(22), s.batch_size, schedule=StepSchedule(((0, 8),)))),
-        "The schedule is told twice",
+        "The schedule is given twice",
     ),
 }
 

@@ -53,9 +53,11 @@ def resumption_of(datamodule: SupportsTraining, /) -> ResumptionState:
             )
         )
     state = _state_in(datamodule)
-    sampler = sampler_of(datamodule)
-    if sampler is not None and (trainer := adapter_of(datamodule)).follows_at_once:
-        trainer.follow_sampler(tracker_of(state), sampler, datamodule.__resumable_options__)
+    sampler, tracker = sampler_of(datamodule), tracker_of(state)
+    if sampler is not None and getattr(tracker.progress, "sampler", None) is not sampler:
+        trainer = adapter_of(datamodule)
+        if trainer.follows_at_once:
+            trainer.follow_sampler(tracker, sampler, datamodule.__resumable_options__)
     return state
 
 

@@ -288,7 +288,7 @@ def test_places_outside_the_epoch_are_refused(order: Order) -> None:
         with pytest.raises(ConfigurationError) as caught:
             order.indices(0, start, stop)
         assert str(caught.value) == (
-            f"These places do not lie in the epoch.\n  start: {start}\n  stop:  {stop}\n  n:     {n}\n"
+            f"These places are not in the epoch.\n  start: {start}\n  stop:  {stop}\n  n:     {n}\n"
             "Pass 0 <= start <= stop <= n; what follows an epoch's end is the start of the next."
         )
     with pytest.raises(ConfigurationError) as caught:

@@ -1,12 +1,11 @@
 """A canary: a short digest of the indices that come next, saved with the position and computed again on a resume.
 
-    order   ··· 17  4 │ 9  2  23 ··· 8 │ 11 ···        the 64 indices behind the position, on into the next epoch
-                      └──── canary ────┘               the CRC-32 of them as little-endian int64, in hexadecimal
+    order   ··· 17  4 │ 9  2  23 ··· 8 │ 11 ···        the 64 indices that follow the position, on into the next epoch
+                      └──── canary ────┘               their CRC-32 as little-endian int64, in hexadecimal
 
-What the saved order's kind, length and seed cannot tell shows in it: a library that shuffles otherwise since its update,
-a sampler or an order of one's own that has changed, another epoch. It is the same on every rank, whatever the batch
-size. A sampler that is replayed cannot be asked for a place: its canary is of the first draws of the epoch, and is there
-once the epoch has begun.
+A canary shows what the order's kind, length and seed cannot: a library that shuffles differently since its update, a
+changed sampler or order of the user's, another epoch. It is the same on every rank, whatever the batch size. A replayed
+sampler cannot start at a position: its canary is of the first indices of the epoch, and exists once the epoch has begun.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ AHEAD: Final = 64
 """How many indices a canary looks ahead, at most."""
 
 _FIRST_BLOCK, _BLOCK = 256, 16_384
-
 _BYTES: Final = 8
 
 
 def digest_of(indices: list[Any], /) -> str | None:
-    """The canary of *indices*: whole numbers, or texts. None for anything else, and for an empty list.
+    """The canary of *indices*: whole numbers, or strings. None for anything else, and for an empty list.
 
     >>> digest_of([3, 1, 2]), digest_of(["a", "b"]), digest_of([object()])
     ('1792f5e4', '15e87871', None)
@@ -51,7 +49,7 @@ def _digest(raw: bytes) -> str:
 
 
 class Canaries:
-    """The canaries of an order that can be entered anywhere, drawn in blocks: a state may be saved after every batch.
+    """The canaries of an order, drawn in blocks, since a state may be saved after every batch.
 
     >>> from resumable.orders.orders import Shuffled
     >>> canaries, order = Canaries(Shuffled(100, seed=1)), Shuffled(100, seed=1)
@@ -68,17 +66,17 @@ class Canaries:
         self._epoch, self._from, self._stop = -1, 0, 0
 
     def at(self, epoch: int, offset: int, /) -> str | None:
-        """The canary at *offset* of *epoch*; None where the order cannot tell its indices there."""
+        """The canary at *offset* of *epoch*; None where the order has no indices there."""
         end = min(offset + AHEAD, self._length + self._next)
         if epoch != self._epoch or offset < self._from or end > self._stop:
             try:
                 self._draw(epoch, offset)
-            except Exception:  # noqa: BLE001  # an order of somebody else's may have no such epoch, and nobody may train it
+            except Exception:  # noqa: BLE001  # a user-defined order may end before this epoch, which may never be trained
                 return None
         return _digest(self._block[(offset - self._from) * _BYTES : (end - self._from) * _BYTES])
 
     def _draw(self, epoch: int, offset: int) -> None:
-        """Take the block that begins at *offset*, a long one where it follows the last one."""
+        """Draw the block that begins at *offset*, a long one where it follows the last block."""
         goes_on = epoch == self._epoch and self._from <= offset <= self._stop
         stop = min(offset + (_BLOCK if goes_on else _FIRST_BLOCK), self._length)
         block = _raw(self._order.indices(epoch, offset, stop))

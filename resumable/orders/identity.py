@@ -1,4 +1,4 @@
-"""What a saved state says of an order: enough to tell it from another one."""
+"""What a saved state holds of an order: enough to distinguish it from another one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 __all__ = ["CYCLIC", "Identity"]
 
 CYCLIC = "cyclic"
-"""How the kind of Megatron's shuffled order begins; what it depends on follows."""
+"""The beginning of the kind of Megatron's shuffled order; the sizes that it depends on follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an order depends on, beside epoch and offset."""
+    """What an order depends on, besides epoch and offset."""
 
     kind: str
     length: int

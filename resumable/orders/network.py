@@ -1,17 +1,17 @@
-"""A Feistel network: a permutation of 0 .. length-1 of which any part is computed by itself, in blocks.
+"""A Feistel network: a permutation of 0 .. length-1, any part of which is computed alone, in blocks.
 
 A place is written as (high, low) on Z_a x 2^r with r = bits(length - 1) // 2 and a = ceil(length / 2^r). Rounds
-alternate; the fewer than 2^r values at or above the length are sent through again until they fall below it:
+alternate. Fewer than 2^r values end at or above the length; they go through again until they fall below it:
 
     round 0, 2, 4, ...    high = (high + (F(low, key) * a >> 32)) mod a
     round 1, 3, 5, ...    low  =  low ^ (F(high, key) >> (32 - r))
     F(x, key)             h = (x ^ key) * 0x9E3779B1;  h = (h ^ h >> 15) * 0x85EBCA77     in 32 bits
 
-The keys of the rounds are the high halves of splitmix64's outputs. What orders make of it, and why it has as many
-rounds, stands in `resumable.orders.permutation`.
+The keys of the rounds are the high halves of splitmix64's outputs. `resumable.orders.permutation` explains how orders
+use the network and why it has this many rounds.
 
-Every call of NumPy reads and writes a whole block, so a block is as long as a core's cache bears, and a round takes as
-few calls as it can.
+Every call of NumPy reads and writes a whole block, so a block fits into a core's cache, and a round takes as few calls as
+possible.
 """
 
 from __future__ import annotations
@@ -24,55 +24,53 @@ import numpy as np
 from resumable.orders.splitmix import outputs
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from numpy.typing import NDArray
 
     Halves: TypeAlias = NDArray[np.uint32]
     Words: TypeAlias = NDArray[np.uint64]
+    _Word = TypeVar("_Word", np.uint32, np.uint64)
 
 __all__ = ["BLOCK", "EIGHT_ROUNDS_LENGTHS", "Network"]
 
 EIGHT_ROUNDS_LENGTHS: Final = 1 << 20
 """Up to this length the network takes eight rounds, above it six."""
 
-BLOCK: Final = 16_384  # values that go through the rounds together: the arrays of it stay in a core's second cache
+BLOCK: Final = 16_384  # values that go through the rounds together: their arrays stay in a core's second-level cache
 FEW: Final = 4  # values that walk one by one
-MOST_ENDS: Final = 2048  # ends of walks that a network remembers, in 16 KB
+MOST_ENDS: Final = 2048  # ends of walks that a network keeps, in 16 KB
 _LOW_32: Final = (1 << 32) - 1
 
 
 def _halves(*values: int) -> list[Halves]:
-    """Read-only arrays of no dimension: as operands they are converted once, NumPy's scalars in every call."""
-    array = np.array(values, dtype=np.uint32)
-    array.flags.writeable = False
-    return [array[place, ...] for place in range(len(values))]
+    return _constants(np.array(values, dtype=np.uint32))
 
 
 def _words(*values: int) -> list[Words]:
-    array = np.array(values, dtype=np.uint64)
+    return _constants(np.array(values, dtype=np.uint64))
+
+
+def _constants(array: NDArray[_Word]) -> list[NDArray[_Word]]:
+    """Read-only arrays without dimension. As operands they are converted once, NumPy's scalars in every call."""
     array.flags.writeable = False
-    return [array[place, ...] for place in range(len(values))]
+    return [array[place, ...] for place in range(len(array))]
 
 
 _FIRST_FACTOR, _FOLD, _SECOND_FACTOR = _halves(0x9E3779B1, 15, 0x85EBCA77)
-
 (_HALF_WORD,) = _words(32)
-
 _PLACES: Final = np.arange(BLOCK, dtype=np.uint32)
-
 _PLACES.flags.writeable = False
 
 _IDLE: Final[list[Halves]] = []
-"""Working arrays at rest, of shape (4, BLOCK): new ones would cost a page fault for every 4 KB in each call.
+"""Idle working arrays, of shape (4, BLOCK): new ones would cost a page fault for every 4 KB in each call.
 
-A call takes one out, so that a thread or a signal handler that comes between finds another or makes its own.
+A call takes one out, so that a thread or a signal handler that interrupts it finds another or makes its own.
 """
 
 
 class Network:
-    """The network of *length* > 2 whose round keys are drawn from *key*; *rounds* other than 0 is for tests.
-
-    It is never changed. Its constants are arrays without dimension.
-    """
+    """The network of *length* > 2 with round keys drawn from *key*, never changed; *rounds* other than 0 is for tests."""
 
     def __init__(self, length: int, key: int, rounds: int = 0) -> None:
         rounds = rounds or (8 if length <= EIGHT_ROUNDS_LENGTHS else 6)
@@ -114,7 +112,7 @@ class Network:
         return values.view(np.int64)
 
     def _walk(self, values: Words) -> None:
-        """Send what lies at or above the length through again. The cycles are finite, so all come back below it."""
+        """Send values at or above the length through again. The cycles are finite, so all come back below it."""
         if not self._excess:
             return
         outside = np.flatnonzero(values >= self._wide_length)
@@ -128,8 +126,8 @@ class Network:
     def _ends(self) -> Words:
         """Where the walk from each value at or above the length comes back below it.
 
-        Every turn doubles the steps, so there are few. What is outside after all of them goes round on a cycle there,
-        to which no walk from below the length leads.
+        Every turn doubles the steps, so there are few. What is still outside then is on a cycle that no walk from below
+        the length reaches.
         """
         ends = np.arange(self._length, self._length + self._excess, dtype=np.uint64)
         self._send_again(ends, np.empty((4, ends.size), dtype=np.uint32))
@@ -141,7 +139,7 @@ class Network:
         return ends
 
     def _walked(self, value: int) -> int:
-        """The walk of one value: NumPy's calls would take as long for it as for hundreds."""
+        """The walk of one value: NumPy would take as long for it as for hundreds."""
         keys, high_size = [int(key) for key in self._keys], int(self._high_size)
         high, low = divmod(value, 1 << self._low_bits)
         while value >= self._length:
@@ -165,7 +163,7 @@ class Network:
         self._send_through(high, low, hashed, spare, values)
 
     def _send_through(self, high: Halves, low: Halves, hashed: Halves, spare: Halves, values: Words) -> None:
-        """Turn (high, low) through every round and join them in *values*. All five arrays are worked in."""
+        """Send (high, low) through every round and join them in *values*. All five arrays are overwritten."""
         for number, key in enumerate(self._keys):
             np.bitwise_xor(high if number % 2 else low, key, out=hashed)
             hashed *= _FIRST_FACTOR

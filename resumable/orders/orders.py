@@ -1,4 +1,4 @@
-"""Orders: which dataset index comes at which place of an epoch, pure functions that can be entered anywhere.
+"""Orders: which dataset index comes at which place of an epoch, pure functions that start anywhere.
 
     Sequential(n)        0, 1, 2, ...                    the same in every epoch
     Shuffled(n, seed)    a permutation for each epoch    see `resumable.orders.permutation`
@@ -28,9 +28,9 @@ __all__ = ["Sequential", "Shuffled", "identity_of"]
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """The indices 0 to *n* - 1 as they come, in every epoch.
+    """The indices from 0 to *n* - 1, in this order in every epoch.
 
-    *n* is a whole number from 1 to 2**60, anything else a ConfigurationError.
+    *n* is a whole number from 1 to 2**60. Anything else raises ConfigurationError.
 
     >>> Sequential(10).indices(epoch=0, start=3, stop=6)
     array([3, 4, 5])
@@ -60,10 +60,10 @@ class Sequential:
 
 @dataclass(frozen=True, slots=True)
 class Shuffled:
-    """Every index below *n* once an epoch, in an order of that epoch's own, the same on every machine.
+    """Every index below *n* once in an epoch, in another order in each epoch, the same on every machine.
 
-    *n* is a whole number from 1 to 2**60, *seed* one from 0 to 2**64 - 1, anything else a ConfigurationError. Orders
-    of neighbouring seeds or epochs have nothing to do with each other.
+    *n* is a whole number from 1 to 2**60, *seed* one from 0 to 2**64 - 1. Anything else raises ConfigurationError.
+    Orders of neighbouring seeds or epochs are unrelated.
 
     >>> order = Shuffled(6, seed=1)
     >>> [order.indices(epoch, 0, 6).tolist() for epoch in range(2)]
@@ -85,12 +85,11 @@ class Shuffled:
     def indices(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Dataset indices at the places *start* to *stop* of *epoch*, int64 of shape (stop - start,).
 
-        Time and memory follow stop - start alone, beside a constant of some tens of microseconds: take blocks of a
+        Time and memory grow with stop - start alone, after a constant of some tens of microseconds: take blocks of a
         thousand or more and slice them. Raises ConfigurationError unless epoch >= 0 and 0 <= start <= stop <= n.
 
-        >>> order = Shuffled(10**12, seed=1)
-        >>> order.indices(0, 10**11, 10**11 + 3).tolist() == order.indices(0, 10**11 - 1, 10**11 + 3).tolist()[1:]
-        True
+        >>> Shuffled(10**12, seed=1).indices(0, 10**11, 10**11 + 1).shape
+        (1,)
         """
         epoch, start, stop = _places(self.n, epoch, start, stop)
         return permuted(self.n, self.seed, epoch, start, stop)
@@ -117,7 +116,7 @@ def _places(n: int, epoch: object, start: object, stop: object) -> tuple[int, in
     if not 0 <= start <= stop <= n:
         raise ConfigurationError(
             explain(
-                "These places do not lie in the epoch.",
+                "These places are not in the epoch.",
                 [("start", start), ("stop", stop), ("n", n)],
                 "Pass 0 <= start <= stop <= n; what follows an epoch's end is the start of the next.",
             )
@@ -126,7 +125,7 @@ def _places(n: int, epoch: object, start: object, stop: object) -> tuple[int, in
 
 
 def identity_of(order: Order, /) -> Identity:
-    """What *order* depends on: its `kind` (else its class's name), its length and its `seed` (else None).
+    """What *order* depends on: its `kind` (by default its class's name), its length and its `seed` (by default None).
 
     >>> identity_of(Shuffled(10, seed=3))
     Identity(kind='shuffled', length=10, seed=3)

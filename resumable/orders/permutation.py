@@ -1,16 +1,16 @@
-"""A permutation of 0 .. length-1 that can be entered anywhere, a pure function of (length, seed, epoch).
+"""A permutation of 0 .. length-1 that starts anywhere, a pure function of (length, seed, epoch).
 
     length <= 2,048        sort unique hash keys once, keep the last few results         a true shuffle
-    length <= 1,048,576    Feistel network of eight rounds, walking the cycle            any slice by itself
+    length <= 1,048,576    Feistel network of eight rounds, walking the cycle            any slice alone
     length  > 1,048,576    the same with six rounds                                      (see `resumable.orders.network`)
 
 A sort's hashes, or in their high halves a network's round keys, are splitmix64's outputs from `stream_key` on.
 Everything is unsigned integer arithmetic of 32 or 64 bits, so the order is the same on every machine and with every
-release of NumPy, and takes nothing from anybody's random stream. It can never change: saved runs depend on it.
+release of NumPy, and uses no random generator of the user's. It can never change: saved runs depend on it.
 
 Why these numbers. No number of rounds is uniform at length <= 10, so short orders are sorted. A sort of 2,048 takes
 20 to 70 µs, with or without vector instructions; one of 16,384 takes up to 650 µs, too long for the first batch after a
-resume. What betrays a network is the difference of values 2^r places apart: with 2k + 2 rounds it is off by about
+resume. A network shows in the difference of values 2^r places apart: with 2k + 2 rounds it is off by about
 2^-(k r), which takes some 25 * 2^((2k - 1) r) samples to see. Six rounds show it at 2,049 and 4,097 (z of 19 and 30 from
 1.2e8 samples) and at 65,537 (5 from 1.6e8), not at 262,145 or 1e6; eight rounds show nothing at 2,049, 4,097 or 10,000.
 Just above either limit it would take 2.7e10 samples: 13 million epochs of 2,049, or 25,000 of 1,048,577.
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "permuted", "permuted_at", "stream_key"]
 
 MAX_LENGTH: Final = 1 << 60
-"""Longest permutation. The arithmetic of a round would bear 2**62; int64 indices leave room above it."""
+"""The longest permutation. A round's arithmetic allows 2**62, and int64 indices more."""
 
 SORTED_LENGTHS: Final = 2048
-"""Up to this length the order comes from a sort."""
+"""Up to this length a sort makes the order."""
 
 
 def stream_key(length: int, seed: int, epoch: int) -> int:
     """The 64-bit state from which the order of *epoch* draws, for a *seed* below 2**64 and any *epoch* >= 0.
 
-    Each part goes through a bijection before the next joins, so that two seeds, or two epochs below 2**64, never
-    share a key, and exchanging seed and epoch gives another one. The length joins too: the orders of two
-    data sets of unlike length have nothing to do with each other.
+    Each part goes through a bijection before the next joins, so that two seeds, or two epochs below 2**64, never share
+    a key, and exchanging seed and epoch gives another one. The length joins too: orders of different lengths are
+    unrelated.
 
     >>> stream_key(10, seed=1, epoch=2) == stream_key(10, seed=2, epoch=1)
     False
@@ -85,8 +85,8 @@ def _network(length: int, seed: int, epoch: int) -> Network:
 def permuted(length: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
     """The values at the places *start* to *stop* of the permutation, shape (stop - start,).
 
-    The arguments are taken as they are: `resumable.orders.orders` checks them. Time and memory follow stop - start, beside a
-    constant. Safe to call from several threads.
+    `resumable.orders.orders` checks the arguments. Time and memory grow with stop - start alone, after a constant. Safe
+    to call from several threads.
 
     >>> sorted(permuted(5, seed=0, epoch=0, start=0, stop=5).tolist())
     [0, 1, 2, 3, 4]
@@ -101,7 +101,7 @@ def permuted(length: int, seed: int, epoch: int, start: int, stop: int) -> NDArr
 def permuted_at(length: int, seed: int, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """The values at any *places* of the permutation, each from 0 to length - 1, in their order.
 
-    They are those of `permuted`. Time and memory follow the number of places, wherever they lie.
+    They are those of `permuted`. Time and memory grow with the number of places alone.
 
     >>> permuted_at(10**12, seed=0, epoch=3, places=np.array([10**11 + 2, 10**11])).tolist()
     [120587108905, 971005872648]

@@ -1,4 +1,4 @@
-"""splitmix64: the 64-bit words that orders draw, whole or by number."""
+"""splitmix64: the 64-bit words that orders draw."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ WORD: Final = (1 << 64) - 1
 """The largest word; a mask for the arithmetic of 64 bits."""
 
 GAMMA: Final = 0x9E3779B97F4A7C15
-"""What the state goes up by from one output to the next."""
+"""The increase of the state from one output to the next."""
 
 MIX: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-"""Shift and factor of the two steps that make an output of a state; a shift by 31 follows."""
+"""Shift and factor of the two steps from a state to its output; a shift by 31 follows."""
 
 
 def mixed(state: int, /) -> int:

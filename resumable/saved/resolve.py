@@ -1,4 +1,4 @@
-"""From a saved state and the present configuration to the place to go on from, or an error that says why not."""
+"""From a saved state and the present configuration to the position to go on from, or an error that says why there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "regrouped", "r
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where to go on, in which order, and how exactly."""
+    """The position to go on from, in which order, and how exactly."""
 
     position: Position
     order: Identity
@@ -48,13 +48,13 @@ class Policy:
 
 
 def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, /) -> ResumePoint:
-    """The place in *order* where a run that saved *saved* goes on.
+    """The position in *order* at which a run that saved *saved* goes on.
 
     A saved seed is taken over unless the present one was given on purpose. Under "adopt" the saved seed and kind win
     even then; what cannot be taken over, a dataset of another length, is gone on with under a warning.
 
     Raises:
-        MismatchError: if the resume cannot be exact and the policy is "error", or there is no place to go on from.
+        MismatchError: if the resume cannot be exact and the policy is "error", or there is no position to go on from.
     """
     then = saved.order
     if then is not None and then.kind == order.kind and not policy.seed_is_given:
@@ -99,7 +99,7 @@ def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, 
 
 
 def _kept(saved: Stretch, current: Stretch) -> str:
-    """What another grouping keeps: all, unless epochs leave a tail out, which is another one in other batches."""
+    """What another grouping keeps: everything, unless epochs leave out a tail, which depends on the batches."""
     leaves_out = saved.drop_last is True and current.drop_last is True
     if leaves_out and (saved.schedule or current.schedule or _trained(saved.batching) != _trained(current.batching)):
         return "The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
@@ -112,10 +112,10 @@ def _trained(batching: BatchPlan) -> int:
 
 
 def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mismatch: OnMismatch, /) -> Verdict:
-    """*verdict* on an order that is the same by its name, once the indices that come next are compared as well.
+    """*verdict* on an order that is the same by its name, once the indices that come next are compared too.
 
     Raises:
-        MismatchError: if they are others and *on_mismatch* is "error".
+        MismatchError: if they differ and *on_mismatch* is "error".
 
     >>> with_canary(Verdict(), "5eed0f1e", "5eed0f1e", "error").outcome
     'exact'
@@ -135,10 +135,10 @@ def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mis
 
 
 def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
-    """Nothing for an exact verdict; else what the policy says.
+    """Return on an exact verdict; otherwise raise or warn, as the policy says.
 
     Raises:
-        MismatchError: under "error", and always where there is no place to go on from.
+        MismatchError: under "error", and always where there is no position to go on from.
     """
     if verdict.is_exact:
         return
@@ -158,47 +158,24 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
     >>> compare(Identity("shuffled", 100, 1), Identity("shuffled", 50, 1), offset=60).outcome
     'refused'
     """
-    found: list[Difference] = []
-    if saved.kind != current.kind:
-        is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
-        found.append(
-            Difference(
-                "The order is of another kind.",
-                saved.kind,
-                current.kind,
-                'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
-                if is_cyclic
-                else "Pass the sampler, order or shuffle= that the run began with.",
-            )
+    is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
+    kind_advice = "Pass the sampler, order or shuffle= that the run began with."
+    if is_cyclic:
+        kind_advice = (
+            'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
         )
-    if saved.length != current.length:
-        found.append(
-            Difference(
-                "The dataset has another length.",
-                saved.length,
-                current.length,
-                "Give the run the dataset that it began with, or begin a new run.",
-            )
-        )
-    if saved.seed != current.seed and saved.kind == current.kind:
-        found.append(
-            Difference(
-                "The order has another seed.",
-                saved.seed,
-                current.seed,
-                f"Pass seed={saved.seed}, or pass no seed: the saved one is taken over.",
-            )
-        )
+    seed_advice = f"Pass seed={saved.seed}, or pass no seed: the saved one is taken over."
+    length_advice = "Give the run the dataset that it began with, or begin a new run."
+    rows = [
+        ("The order is of another kind.", saved.kind, current.kind, kind_advice),
+        ("The dataset has another length.", saved.length, current.length, length_advice),
+    ]
+    if saved.kind == current.kind:
+        rows.append(("The order has another seed.", saved.seed, current.seed, seed_advice))
+    found = tuple(Difference(*row) for row in rows if row[1] != row[2])
     if offset > current.length:
-        return Verdict(
-            "refused",
-            (
-                *found,
-                Difference(
-                    "The saved offset lies behind the end.", offset, current.length, "Nothing is left to go on."
-                ),
-            ),
-        )
+        past = Difference("The saved offset is past the end.", offset, current.length, "Nothing is left to go on with.")
+        return Verdict("refused", (*found, past))
     if found:
         return Verdict("inexact", (*found, *regrouped))
     return Verdict("regrouped" if regrouped else "exact", regrouped)

@@ -1,4 +1,4 @@
-"""A data sampler of the shape of NeMo's MegatronDataSampler, made small. The two migration examples use it."""
+"""A small version of NeMo's MegatronDataSampler, with the same members. The two migration examples use it."""
 
 # megatron-core has no types
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # that Transformer Engine and Apex are not inst
 
 
 class GlobalBatches:
-    """Batches in the dataset's order, from the consumed samples on."""
+    """Batches in the dataset's order, from *consumed_samples* on."""
 
     def __init__(self, total_samples: int, consumed_samples: int, global_batch_size: int) -> None:
         self.total_samples = total_samples
@@ -33,7 +33,7 @@ class GlobalBatches:
 
 
 class MegatronDataSampler:
-    """Counts by what the microbatch calculator says, and makes loaders that begin at its count."""
+    """Counts what the microbatch calculator says, and makes loaders that begin at this count."""
 
     dataloader_type = "batch"  # a batch of the loader is a global batch
 

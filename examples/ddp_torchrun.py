@@ -1,6 +1,6 @@
-"""DistributedDataParallel under torchrun: workers may die and come back in another number, each step trains what it would have.
+"""DistributedDataParallel under torchrun: workers may die and come back in another number, and each step trains the same samples.
 
-    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else restarted workers of torch 2.13 look for the dead ones' addresses
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # or restarted workers of torch 2.13 look for the dead ones' addresses
     torchrun --nproc-per-node 2 --max-restarts 3 examples/ddp_torchrun.py ddp.pt
 
 Kill any of it, and run it again with any number of workers, on GPUs where there are some. All must see the checkpoint.
@@ -65,7 +65,7 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
         for name, part in parts.items():
             part.load_state_dict(saved[name])
     if rank == 0:
-        print(f"{size} workers go on behind step {len(trained) // GLOBAL_BATCH_SIZE}", flush=True)
+        print(f"{size} workers go on after step {len(trained) // GLOBAL_BATCH_SIZE}", flush=True)
     parallel, micro_batches = DistributedDataParallel(model), list[Tensor]()
     for _ in range(loader.epoch, EPOCHS):
         for ids, x in loader:
@@ -77,13 +77,13 @@ def train(checkpoint: Path, device: torch.device) -> tuple[dict[str, Tensor], Te
                 continue
             optimizer.step()
             optimizer.zero_grad()
-            loader.state.commit()  # this step's samples are trained
+            loader.commit()  # this step's samples are trained
             trained, micro_batches = torch.cat([trained, in_order(micro_batches)]), []
             stops = agree_to_stop()  # on every worker, or on none
             if rank == 0 and (stops or len(trained) // GLOBAL_BATCH_SIZE % SAVE_EVERY == 0):
                 state = {name: part.state_dict() for name, part in parts.items()}
                 torch.save({**state, "trained": trained}, new := checkpoint.with_suffix(".new"))
-                new.replace(checkpoint)  # at once: whoever dies leaves the old one or the new one
+                new.replace(checkpoint)  # atomic: a kill leaves the old checkpoint or the new one
             if stops:
                 return model.state_dict(), trained
     return model.state_dict(), trained
@@ -102,7 +102,7 @@ def is_exact(weights: dict[str, Tensor], trained: Tensor) -> bool:
 
 
 def main() -> int:
-    stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
+    stop_on()  # SIGTERM: torchrun passes it on, and sends it to change the number of workers
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

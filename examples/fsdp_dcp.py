@@ -1,14 +1,14 @@
-"""FSDP2 with torch.distributed.checkpoint under torchrun: saved by some workers, loaded by more or fewer, exact.
+"""FSDP2 with torch.distributed.checkpoint under torchrun: saved by some workers, loaded by more or fewer, and exact.
 
 Run it, kill any of it by SIGTERM or SIGKILL, and run it again with another number of workers:
 
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nproc-per-node 2 --max-restarts 3 examples/fsdp_dcp.py checkpoints
 
-It takes GPUs where there are some. Every node must see the folder. ddp_torchrun.py says what the variable is for.
+It uses GPUs where there are some. Every node must see the folder. ddp_torchrun.py says what the variable is for.
 """
 
-# torch names these functions nowhere as its own
+# torch exports these functions without naming them public
 # mypy: disable-error-code="attr-defined"
 # pyright: reportPrivateImportUsage=false
 
@@ -84,7 +84,7 @@ def global_batch(
 
 
 def last_in(folder: Path) -> Path | None:
-    """The last checkpoint that is whole: its metadata are written behind all else."""
+    """The last checkpoint that is whole: torch writes its metadata last."""
     return max((path.parent for path in folder.glob("*/.metadata")), default=None)
 
 
@@ -114,16 +114,16 @@ def train(folder: Path, device: torch.device) -> tuple[list[int], list[float]]:
         set_state_dict(model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"])
         trained, losses = saved["trained"], saved["losses"]
     if dist.get_rank() == 0:
-        print(f"{dist.get_world_size()} workers go on behind step {len(losses)}", flush=True)
+        print(f"{dist.get_world_size()} workers go on after step {len(losses)}", flush=True)
 
-    group: Any = dist.new_group(backend="gloo")  # of a thread that saves while the training goes on
+    group: Any = dist.new_group(backend="gloo")  # for a thread that saves while the training goes on
     saving: list[Any] = []
     batches = endless(loader)
     while len(losses) < STEPS:
         ids, loss = global_batch(model, batches, loader.num_microbatches, device)
         optimizer.step()
         optimizer.zero_grad()
-        loader.state.commit()  # this step's samples are trained
+        loader.commit()  # this step's samples are trained
         trained, losses = [*trained, *ids], [*losses, loss]
         stops, place = agree_to_stop(), folder / f"{len(losses):06}"
         if saving and (stops or len(losses) % SAVE_EVERY == 0):
@@ -153,7 +153,7 @@ def is_exact(trained: list[int], losses: list[float]) -> bool:
 
 
 def main() -> int:
-    stop_on()  # SIGTERM, which torchrun passes on, and sends when workers are to be more or fewer
+    stop_on()  # SIGTERM: torchrun passes it on, and sends it to change the number of workers
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""A LightningDataModule: stopped in the middle of an epoch, its training goes on with the exact next sample.
+"""A LightningDataModule: stopped in the middle of an epoch, the training goes on with the exact next sample.
 
 Run it: python examples/lightning_datamodule.py
 """
@@ -43,7 +43,7 @@ class Parabola(L.LightningModule):
 
 
 def train(checkpoint: Path, max_steps: int) -> list[int]:
-    """Train until *max_steps* and save; the ids of the samples, as they were trained."""
+    """Train until *max_steps* and save. Returns the samples' ids, in the order of training."""
     model = Parabola()
     trainer = L.Trainer(
         max_steps=max_steps,

@@ -1,7 +1,7 @@
-"""Megatron-core's GPTModel in a batch-size ramp-up: killed by SIGKILL twice, it ends with the weights of the unbroken run.
+"""Megatron-core's GPTModel in a batch-size ramp-up: killed by SIGKILL twice, it ends with the weights of the uninterrupted run.
 
 Run it: python examples/megatron_gpt.py
-It takes a GPU where there is one. It needs megatron-core: pip install "resumable-training[megatron]"
+It uses a GPU where there is one. It needs megatron-core: pip install "resumable-training[megatron]"
 """
 
 # megatron-core has no types
@@ -41,8 +41,8 @@ with warnings.catch_warnings():  # that Transformer Engine and Apex are not inst
 
 MICRO_BATCH_SIZE, GLOBAL_BATCH_SIZE = 2, 16
 RAMPUP = [4, 4, 60]  # Megatron's rampup_batch_size: from 4 in steps of 4, over 60 samples
-STEPS, SAVE_EVERY, KILLED_IN = 15, 3, (8, 10)  # the ramp ends behind step 10
-WINDOW, WINDOWS = 32, 50  # so few that an epoch ends within step 9
+STEPS, SAVE_EVERY, KILLED_IN = 15, 3, (8, 10)  # the ramp ends after step 10
+WINDOW, WINDOWS = 32, 50  # so few that an epoch ends in step 9
 
 
 class Source(Dataset[tuple[int, Tensor]]):
@@ -82,7 +82,7 @@ def gpt() -> Any:
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
-        cuda_graph_scope=[],  # the default warns of itself
+        cuda_graph_scope=[],  # the default gives a warning
     )
     spec: Any = get_gpt_layer_local_spec()
     spec.submodules.self_attention.submodules.core_attention = Attention
@@ -114,7 +114,7 @@ def initialize() -> torch.device:
 
 
 def micro_batches_of(step: int, loader: ResumableLoader[Any]) -> int:
-    """How many micro batches the step takes, on which loader and megatron-core agree."""
+    """The number of micro batches of *step*, which loader and megatron-core must agree on."""
     update_num_microbatches(loader.state.consumed_samples, consistency_check=False)
     counts = loader.num_microbatches, get_num_microbatches()
     if counts[0] != counts[1]:
@@ -160,17 +160,17 @@ def train(checkpoint: Path, killed_in: int | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)  # between two micro batches
         optimizer.step()
         optimizer.zero_grad()
-        loader.state.commit()  # this step's samples are trained
+        loader.commit()  # this step's samples are trained
         history.append(trained)
         if step % SAVE_EVERY == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
             torch.save({**state, "history": history}, new := checkpoint.with_suffix(".new"))
-            new.replace(checkpoint)  # at once: whoever is killed leaves the old one or the new one
+            new.replace(checkpoint)  # atomic: a kill leaves the old checkpoint or the new one
 
 
 def run(checkpoint: Path, *killed_in: int) -> dict[str, Any]:
-    """What a run saves last whose first processes are killed in these steps."""
-    # forks import megatron-core once; a GPU's driver survives no fork
+    """The last checkpoint of a run whose first processes are killed in the steps *killed_in*."""
+    # a fork imports megatron-core only once, but a GPU's driver does not survive it
     context: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     saved: dict[str, Any] = {}
     for step in (*killed_in, None):

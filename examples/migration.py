@@ -40,7 +40,7 @@ class Parabola(L.LightningModule):
 
 
 def train(data: L.LightningDataModule, checkpoint: Path, max_steps: int) -> list[int]:
-    """Go on until *max_steps* and save; the ids of the samples, as they were trained."""
+    """Go on until *max_steps* and save. Returns the samples' ids, in the order of training."""
     model = Parabola()
     trainer = L.Trainer(
         max_steps=max_steps,

@@ -1,4 +1,4 @@
-"""Before: a base class that counts, and a call that each loader method must not forget. After: migration_after.py."""
+"""Before: a base class that counts, and a call that each loader method must make. After: migration_after.py."""
 
 # megatron-core has no types
 # pyright: reportMissingImports=false, reportUnknownVariableType=false
@@ -49,6 +49,6 @@ class Numbers(MegatronDataModule):
         self.data_sampler = MegatronDataSampler(micro_batch_size=4, global_batch_size=8)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        self.update_init_global_step()  # forgotten, samples are trained twice, in silence
+        self.update_init_global_step()  # if forgotten, samples are trained twice, without a warning
         ids, inputs = torch.arange(512), torch.linspace(-1, 1, 512)
         return self.data_sampler.transform_dataloader(DataLoader(TensorDataset(ids, inputs)))

@@ -1,4 +1,4 @@
-"""A loop of your own: stopped in the middle of an epoch, it goes on with the exact next sample.
+"""A plain training loop: stopped in the middle of an epoch, it goes on with the exact next sample.
 
 Run it: python examples/plain_loop.py
 """
@@ -18,7 +18,7 @@ EPOCHS = 3
 
 
 def train(checkpoint: Path, stop_after: int | None = None) -> list[int]:
-    """Train to the end, or until *stop_after* samples are trained; the ids of the samples, as they were trained."""
+    """Train to the end, or until *stop_after* samples are trained. Returns the samples' ids, in the order of training."""
     ids, inputs = torch.arange(1_000), torch.linspace(-1, 1, 1_000)
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -31,19 +31,19 @@ def train(checkpoint: Path, stop_after: int | None = None) -> list[int]:
         loader.load_state_dict(saved["loader"])
 
     trained: list[int] = []
-    for _ in range(loader.epoch, EPOCHS):  # goes on in the middle of an epoch by itself
+    for _ in range(loader.epoch, EPOCHS):  # a resumed run starts in mid-epoch
         for batch_ids, x in loader:
             if len(trained) == stop_after:
-                return trained  # this batch was loaded, but not trained: it comes again
+                return trained  # this batch was loaded but not trained: it comes again
             loss = (model(x[:, None]) - x[:, None] ** 2).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loader.state.commit()  # these samples are trained
+            loader.commit()  # these samples are trained
             trained += batch_ids.tolist()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
             torch.save(state, new := checkpoint.with_suffix(".new"))
-            new.replace(checkpoint)  # at once: whoever is killed leaves the old one or the new one
+            new.replace(checkpoint)  # atomic: a kill leaves the old checkpoint or the new one
     return trained
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import tomli
 
+import resumable
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^(<!-- continues -->\n+)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -124,6 +126,17 @@ def test_an_index_shows_absolute_links_to_the_same_files() -> None:
     of_files = [link for link in ours if "://" not in link]
     assert sorted(of_files) == sorted(re.findall(r"\]\(([^):]+)\)", README))
     assert [link for link in of_files if not (ROOT / link).is_file()] == []
+
+
+def test_each_file_and_folder_of_the_package_is_in_its_map() -> None:
+    """The section "How it is built" names each file and folder that lies directly in the package, in table and picture."""
+    built = README.partition("## How it is built")[2].partition("## Contribute")[0]
+    table = re.findall(r"`(\w+)(?:/|\.py)`", "".join(re.findall(r"^\|(.*?)\|", built, re.MULTILINE)))
+    picture = re.findall(r"\w+", built.partition("    run by users")[2].partition("\n\n")[0])
+    inside = Path(resumable.__file__).parent
+    names = {path.stem for path in inside.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert set(table) == names - {"__init__", "__main__"}
+    assert names - {"__init__", "__main__"} <= set(picture)
 
 
 def test_the_picture_is_a_picture() -> None:

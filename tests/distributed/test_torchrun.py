@@ -63,7 +63,7 @@ def killed(checkpoint: Path, kills: list[tuple[int, int]], workers: int = 2) -> 
             else:
                 worker.go_on()
         printed = run.printed[0]
-    starts = re.findall(rf"^{workers} workers go on behind step (\d+)$", printed, re.M)
+    starts = re.findall(rf"^{workers} workers go on after step (\d+)$", printed, re.M)
     assert (EXACT, [0], []) == (printed.splitlines()[-1], run.codes, kills)
     return [int(step) for step in starts]
 
@@ -85,7 +85,7 @@ def test_an_agent_dies_and_the_rest_goes_on(tmp_path: Path, rendezvous: list[str
         printed = "\n".join(run.printed)
     assert [2, 1] == run.sizes[-2:]
     assert [-9, 0] == sorted(run.codes)
-    assert "1 workers go on behind step 10\n" in printed
+    assert "1 workers go on after step 10\n" in printed
     assert EXACT in printed.splitlines()
 
 
@@ -102,7 +102,7 @@ def test_a_second_agent_joins(tmp_path: Path, rendezvous: list[str]) -> None:
                 )  # until it is there, who is alone waits for the SIGTERM that announces it, and saves
         printed = "\n".join(run.printed)
     assert [1, 2] == run.sizes[:2]
-    (begun,) = re.findall(r"^2 workers go on behind step (\d+)$", printed, re.M)
+    (begun,) = re.findall(r"^2 workers go on after step (\d+)$", printed, re.M)
     assert int(begun) in (13, 14), "where the SIGTERM came; 14, if torchrun let the first agent begin alone once more"
     assert (EXACT in printed.splitlines(), [0, 0]) == (True, run.codes)
 
@@ -112,7 +112,7 @@ def test_fsdp_over_world_sizes(tmp_path: Path) -> None:
     starts, printed = list[str](), ""
     for size, ending in CUTS:
         printed, code = session(FSDP, tmp_path / "checkpoints", size, ending)
-        starts += [line for line in printed.splitlines() if "go on behind" in line]
+        starts += [line for line in printed.splitlines() if "go on after" in line]
         assert (0 if not ending else -9 if ending == "killed" else 1) == code, printed
         assert ("stopped" in printed) == (ending == "stopped")
     assert [size for size, _ in CUTS] == [int(line[0]) for line in starts]

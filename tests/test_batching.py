@@ -51,7 +51,7 @@ def test_a_stream_that_runs_across_the_ends_of_epochs(batching: BatchPlan, offse
 
 
 def test_a_place_behind_the_end_of_an_epoch_is_in_the_next() -> None:
-    """Where a stream runs on, what a longer epoch left behind is carried over."""
+    """Where a stream runs on, the rest of a longer epoch is carried over."""
     assert Position(25, 2, 5) == BatchPlan(10, 4, "carry").canonical(Position(25, 0, 25))
     assert Position(10, 1, 0) == BatchPlan(10, 4, "carry").canonical(Position(10, 0, 10))
 
@@ -65,7 +65,7 @@ def step(batching: BatchPlan, at: Position) -> Position:
 
 @given(batchings, st.integers(0, 45))
 def test_batches_left_are_those_of_a_walk(batching: BatchPlan, offset: int) -> None:
-    """What is left of an epoch is told by its samples, whatever the size of the batches behind."""
+    """What is left of an epoch follows from its samples, whatever the size of the batches already trained."""
     assert len(rest(batching, offset)) == batching.batches_left(offset)
     assert len(rest(batching, 0)) == batching.batches
 

@@ -1,6 +1,6 @@
-"""Being asked to stop: real signals to real processes, their workers included, and what the handlers leave behind.
+"""Being asked to stop: real signals to real processes, their workers included, and what the handlers leave.
 
-A session is a fork of the test's process in a group of its own. It halts behind each batch until the test lets it go
+A session is a fork of the test's process in a group of its own. It halts after each batch until the test lets it go
 on, so that a signal comes at the batch that a test says, to the process alone or to its whole group.
 """
 
@@ -57,7 +57,7 @@ class Setup:
 
 
 def session(pipe: Connection, path: Path, setup: Setup) -> None:
-    """Resume and train; save and exit with 0 at the first step boundary behind the signal, else at the run's end."""
+    """Resume and train; save and exit with 0 at the first step boundary after the signal, otherwise at the run's end."""
     os.setsid()  # a group of its own
     stop_on(*setup.signals)
     loader = Loader(numbers(N), 3, shuffle=True, seed=5, num_workers=setup.workers, **dict(setup.options))
@@ -114,7 +114,7 @@ def exit_code_of(child: BaseProcess) -> int | None:
 
 
 def exit_code(path: Path, setup: Setup, at: int, send: Send) -> int | None:
-    """That of a session that gets *send*'s signals behind its batch number *at*."""
+    """That of a session that gets *send*'s signals after its batch number *at*."""
     ours, theirs = FORK.Pipe()
     child = FORK.Process(target=session, args=(theirs, path, setup))
     child.start()
@@ -176,7 +176,7 @@ def test_workers_that_stay(tmp_path: Path, persistent: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
 def test_workers_of_other_start_methods(tmp_path: Path, context: str) -> None:
-    """Workers that inherit nothing are told what to ignore."""
+    """Workers that inherit nothing get the list of signals to ignore."""
     setup = Setup(1, 6, options=(("multiprocessing_context", context),))
     check_chain(tmp_path / "run.json", setup, to_the_group(signal.SIGTERM))
 
@@ -488,7 +488,7 @@ def test_python_s_own_answer_to_ctrl_c_waits() -> None:
 
 
 def test_a_second_ctrl_c_is_an_impatient_person_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than a second behind the first request it interrupts; any other signal never does."""
+    """More than a second after the first request it interrupts; any other signal never does."""
     now = 100.0
     monkeypatch.setattr("resumable.stopping.signals.time.monotonic", lambda: now)
     with stop_on(signal.SIGTERM, signal.SIGINT):

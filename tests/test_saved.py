@@ -99,7 +99,7 @@ def test_golden_files_are_read_for_ever(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN[2])
 def test_format_2_is_read_for_ever(name: str) -> None:
-    """It says what format 3 says, with dicts in the place of lists, and is written again as format 3."""
+    """It says what format 3 says, with dicts in place of lists, and is written again as format 3."""
     assert parse(GOLDEN[3][name]) == parse(GOLDEN[2][name])
     assert GOLDEN[3][name] == dump(parse(GOLDEN[2][name]))
     assert set(GOLDEN[3][name]) == set(GOLDEN[2][name])
@@ -126,7 +126,7 @@ def test_below_the_top_there_are_lists_alone(name: str) -> None:
 
 
 def test_what_format_1_did_not_know_is_passed_over() -> None:
-    """A key of format 2 in a state of format 1 is somebody else's."""
+    """A key of format 2 in a state of format 1 is not ours."""
     state = {**GOLDEN[1]["two stretches"], "global_step": "a", "canary": 7}
     assert parse(GOLDEN[1]["two stretches"]) == parse(state)
 
@@ -145,7 +145,7 @@ def test_golden_values() -> None:
 
 
 def test_golden_schedules() -> None:
-    """A schedule of ours comes back as it was, somebody else's as its name."""
+    """A schedule of ours comes back as it was, a user-defined one as its name."""
     expected = [
         ConstantBatchSize(8),
         LinearRampup(8, 32, 8, 96),
@@ -160,7 +160,7 @@ def test_golden_schedules() -> None:
 
 
 class Squares:
-    """A schedule of somebody else's."""
+    """A user-defined schedule."""
 
     def batch_size_at(self, consumed_samples: int, /) -> int:
         """One more with each step."""
@@ -180,7 +180,7 @@ class Squares:
         return steps
 
 
-def test_somebody_elses_schedule_is_its_name() -> None:
+def test_a_user_defined_schedule_is_saved_as_its_name() -> None:
     """It counts as long as its program runs; read from a file, only its name is left, which says so when asked."""
     stretch = Stretch(length=50, schedule=ledger_schedule(Squares()))
     state = {**GOOD, "ledger": [dump(Snapshot(ledger=Ledger((stretch,))))["ledger"][0]]}
@@ -239,7 +239,7 @@ def test_what_later_versions_add_is_passed_over() -> None:
 
 @pytest.mark.parametrize("state", [None, 7, "state", [1], [("consumed_samples", 1)], {1}, torch.zeros(1)])
 def test_no_mapping(state: Any) -> None:
-    """What is no mapping is told apart from an empty one."""
+    """What is not a mapping is distinguished from an empty one."""
     with pytest.raises(StateError, match="A saved position must be a mapping") as caught:
         parse(state)
     assert f"got:      '{type(state).__name__}'" in str(caught.value)
@@ -254,7 +254,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 
 @pytest.mark.parametrize("state", [{}, {"state_dict": {}}, {"Consumed_samples": 1}])
-def test_a_state_of_somebody_else(state: dict[str, Any]) -> None:
+def test_a_state_of_another_object(state: dict[str, Any]) -> None:
     """An empty state, or another object's, never means the first sample."""
     with pytest.raises(StateError, match="lacks 'consumed_samples'") as caught:
         parse(state)
@@ -305,7 +305,7 @@ def test_numbers_that_contradict_each_other(consumed: int, epoch: int, offset: i
 
 
 def test_an_offset_behind_the_end_of_its_own_order() -> None:
-    """A place behind the end of the epoch that it was saved in is no place."""
+    """A position past the end of its epoch is refused."""
     with pytest.raises(StateError, match="The saved offset is past the end of its epoch") as caught:
         parse({**GOOD, "consumed_samples": 65, "epoch": 0, "offset": 65})
     assert "offset: 65\n  length: 64" in str(caught.value)
@@ -390,8 +390,8 @@ NO_SCHEDULES: list[Any] = [
 CONTRADICTORY: dict[str, list[list[Any]]] = {
     "an epoch without a batch": [last(length=3, drop_last=True, offset=0)],
     "a limit of nothing": [last(limit=0)],
-    "an offset behind the end": [last(offset=65)],
-    "a stretch that begins behind the position": [last(sample=121)],
+    "an offset past the end": [last(offset=65)],
+    "a stretch that begins after the position": [last(sample=121)],
     "samples that go backwards": [last(sample=50), last(sample=40)],
     "steps that go backwards": [last(step=11), last(step=10, sample=50)],
     "the same stretch twice": [LAST, LAST],

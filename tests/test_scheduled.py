@@ -243,7 +243,7 @@ def test_an_epoch_without_a_step(foreign: bool) -> None:
 
 
 def test_small_batches_may_lie_behind() -> None:
-    """A run may come to more ranks when its ramp-up has left its small batches behind, but not when none of them fits."""
+    """A run may get more ranks after the small batches of its ramp-up, but not where no size fits."""
     ramp = LinearRampup(start=8, end=32, increment=8, rampup_samples=300)
     wide = StepPlan(1000, 8, ramp, data_parallel_size=4)
     assert not check_for_ever(wide)
@@ -257,7 +257,7 @@ def test_small_batches_may_lie_behind() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -8, 1.5, True, "8"])
-def test_somebody_elses_sizes_are_looked_at(size: Any) -> None:
+def test_the_sizes_of_a_user_defined_schedule_are_checked(size: Any) -> None:
     """A schedule of the user's own that gives no size is named when it does."""
 
     class Wrong(Foreign):

@@ -231,7 +231,7 @@ def test_rounding_leads_to_no_size_above_the_end() -> None:
 
 
 def test_a_running_size_of_0_is_refused_where_it_would_run() -> None:
-    """With more ranks than the first sizes feed, a run that has left them behind goes on."""
+    """With more ranks than the first sizes feed, a run that is past them goes on."""
     ramp = LinearRampup(4, 16, 4, 30, divisor=8)
     assert (8, 16, 96) == (ramp.batch_size_at(10), ramp.batch_size_at(31), ramp.samples_after(5, 40 - 16))
     with pytest.raises(ConfigurationError, match=r"empty\.\n  global batch size: +4\n  micro_batch_size .*: 8\nUse"):

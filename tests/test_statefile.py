@@ -275,7 +275,7 @@ def test_nothing_to_offer(written: Path) -> None:
 
 
 def test_there_is_none(path: Path) -> None:
-    """A first run is told from a damaged file: its error is a FileNotFoundError as well."""
+    """A first run is distinguished from a damaged file: its error is a FileNotFoundError as well."""
     with pytest.raises(FileNotFoundError) as caught:
         ResumptionState.load(path)
     error: Exception = pickle.loads(pickle.dumps(caught.value))
@@ -326,7 +326,7 @@ def test_the_mode_is_that_of_a_plain_open(path: Path, umask: int) -> None:
 
 
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
-    """The file behind the link is written, whether it is there yet or not, and the one before it lies beside it."""
+    """The file that the link points to is written, whether it is there yet or not, and the one before it lies beside it."""
     (tmp_path / "run").mkdir()
     link, file = tmp_path / "latest", tmp_path / "run" / "state.json"
     link.symlink_to(Path("run", "state.json"))
@@ -512,7 +512,7 @@ def program(*given: object, timeout: int = 300) -> Any:
 
 
 def test_killed_at_every_step(tmp_path: Path) -> None:
-    """Killed before, inside or behind any call of a write, a reader finds the old or the new state, or the offered one."""
+    """Killed before, inside or after any call of a write, a reader finds the old or the new state, or the offered one."""
     kills = program("steps", tmp_path)
     assert list(SCENARIOS) == list(kills)
     assert all(found >= 15 for found in kills.values()), kills
@@ -526,7 +526,7 @@ def test_killed_between_any_two_steps_of_python(tmp_path: Path) -> None:
 
 
 def test_killed_at_random(tmp_path: Path) -> None:
-    """A writer that saves in a loop, killed again and again: what it was told is saved is never lost."""
+    """A writer that saves in a loop, killed again and again: what was reported as saved is never lost."""
     report = program("loop", tmp_path, 1, 100)
     assert (100, True) == (report["kills"], report["saves"] > 50)
 

@@ -66,7 +66,7 @@ def test_all_differences_are_named_at_once() -> None:
 
 @pytest.mark.parametrize(("offset", "outcome"), [(90, "inexact"), (100, "inexact"), (101, "refused")])
 def test_an_offset_behind_the_end_is_refused(offset: int, outcome: str) -> None:
-    """Within the present dataset there is a place to go on from; behind its end there is none."""
+    """Within the current dataset there is a position to go on from; past its end there is none."""
     assert outcome == compare(Identity("shuffled", 200, 1), ONE, offset=offset).outcome
 
 
@@ -158,7 +158,7 @@ def test_another_schedule_is_told_with_both_values(what: str) -> None:
 
 
 def test_the_same_schedule_is_exact() -> None:
-    """One of ours by its numbers, somebody else's by its name."""
+    """One of ours by its numbers, a user-defined one by its name."""
     same: list[tuple[LedgerSchedule, LedgerSchedule]] = [
         (LinearRampup(10, 50, 10, 90), LinearRampup(10, 50, 10, 90)),
         (UserSchedule("Mine"), UserSchedule("Mine", ConstantBatchSize(10))),

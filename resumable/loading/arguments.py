@@ -201,7 +201,7 @@ def check_options(options: Mapping[str, Any], own: Collection[str], /) -> None:
       nearest:    'num_workers'
     Pass num_workers=, or leave the option out.
     """
-    known = {*own, *signature(DataLoader.__init__).parameters}
+    known = {*own, *signature(cast("Any", DataLoader.__init__)).parameters}
     for name in options.keys() - known:
         nearest = next(iter(get_close_matches(name, known, 1, 0.0)))
         raise ConfigurationError(

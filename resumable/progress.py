@@ -94,7 +94,7 @@ class Tracker:
     def __init__(self, progress: Progress | None = None, agreement: AllGather | None = None) -> None:
         self.progress = progress
         self.agreement = agreement
-        self.verdict = Verdict()
+        self.verdict: Verdict = Verdict()
         """How exactly the last state that was to be loaded goes on, refused ones included."""
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None

@@ -51,7 +51,7 @@ class SeekableSampler:
         self.samples_per_batch = samples_per_batch
         self.is_cyclic = is_cyclic
         self.total_samples: int = sampler.total_samples
-        self.drop_last = bool(getattr(sampler, "drop_last", True))
+        self.drop_last: bool = bool(getattr(sampler, "drop_last", True))
         self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
         # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
         length, whole = len(_at(sampler, 0)), BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
@@ -160,7 +160,8 @@ class TransformHook:
         finish: Callable[[Any], Any] = lambda loader: loader,
     ) -> None:
         self.sampler = sampler
-        self.method = self.__wrapped__ = method  # whoever asks for its signature sees the method's
+        self.method: Any = method
+        self.__wrapped__: Any = method  # whoever asks for its signature sees the method's
         self._is_building = False
         self._source = source
         self._finish = finish

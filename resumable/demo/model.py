@@ -42,9 +42,9 @@ class ByteModel(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(256, 32)
-        self.recurrent = nn.GRU(32, 64, batch_first=True)
-        self.output = nn.Linear(64, 256)
+        self.embedding: nn.Embedding = nn.Embedding(256, 32)
+        self.recurrent: nn.GRU = nn.GRU(32, 64, batch_first=True)
+        self.output: nn.Linear = nn.Linear(64, 256)
 
     def loss(self, windows: Tensor) -> Tensor:
         """Mean cross-entropy per byte in nats, for *windows* of shape (batch, WINDOW)."""
@@ -65,7 +65,7 @@ class PlainText(L.LightningDataModule):
 
     def __init__(self, samples: int, batch_size: int, num_workers: int) -> None:
         super().__init__()
-        self.windows = Windows(samples)
+        self.windows: Windows = Windows(samples)
         self.options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
 
     def train_dataloader(self) -> DataLoader[tuple[int, Tensor]]:

@@ -96,8 +96,8 @@ class ResumableSampler(Sampler[Any]):
         self.endless = False
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
-        self.batch_size = feed.micro_batch_size
-        self.drop_last = feed.batching.drop_last is True
+        self.batch_size: int = feed.micro_batch_size
+        self.drop_last: bool = feed.batching.drop_last is True
         self._single = single
 
     def __len__(self) -> int:

@@ -50,7 +50,7 @@ class OrderFeed:
     def _set(self, order: Order | ReplayedSampler) -> None:
         self.order = order
         if isinstance(order, ReplayedSampler):
-            self.identity = Identity(order.kind, len(order), order.seed)
+            self.identity: Identity = Identity(order.kind, len(order), order.seed)
             self._draw: Callable[[int, int, int], list[Any] | NDArray[np.int64]] = order.draw
             self._canaries: Canaries | None = None
         else:

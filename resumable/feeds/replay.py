@@ -95,7 +95,7 @@ class ReplayedSampler:
     def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
         self.sampler = sampler
         self.seed = seed
-        self.kind = kind or type(sampler).__qualname__
+        self.kind: str = kind or type(sampler).__qualname__
         self._epochs = Epochs(sampler, seed)
         self._at: tuple[int, int] = (-1, 0)
         self._draws: Iterator[Any] = iter(())

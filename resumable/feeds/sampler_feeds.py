@@ -71,7 +71,7 @@ class RoundRobinFeed:
     def __init__(self, own: BatchSamplerFeed, shard: Shard) -> None:
         self._own = own
         self._shard = shard
-        self.batching = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
+        self.batching: BatchPlan = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
 
     @property
     def micro_batch_size(self) -> int:
@@ -118,10 +118,10 @@ class RankLocalFeed:
         self._own = own
         self._shard = shard
         batching = own.batching
-        self.batching = replace(
+        self.batching: BatchPlan = replace(
             batching, length=batching.length * shard.size, batch_size=batching.batch_size * shard.size
         )
-        self.identity = replace(own.identity, length=self.batching.length)
+        self.identity: Identity = replace(own.identity, length=self.batching.length)
         self._follow(self.identity)
 
     @property
@@ -169,7 +169,7 @@ class BatchSamplerFeed:
 
     def __init__(self, sampler: Iterable[list[Any]], seed: int, batching: BatchPlan) -> None:
         self.batching = batching
-        self.identity = Identity(type(sampler).__qualname__, batching.length, seed)
+        self.identity: Identity = Identity(type(sampler).__qualname__, batching.length, seed)
         self._epochs = Epochs(sampler, seed, batched=True)
 
     @property

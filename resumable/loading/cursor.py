@@ -39,9 +39,9 @@ class Pass:
     __slots__ = ("begun_at", "ended", "is_running", "step", "taken")
 
     def __init__(self, begun_at: Position, /) -> None:
-        self.begun_at = begun_at
-        self.taken = 0
-        self.ended = False
+        self.begun_at: Position = begun_at
+        self.taken: int = 0
+        self.ended: bool = False
         self.step: tuple[Step, int] | None = None
         self.is_running: Callable[[], bool] = _never
 
@@ -73,13 +73,13 @@ class Cursor:
     def __init__(
         self, batching: BatchPlan | StepPlan, position: Position = Position(), /, *, commits: bool = False
     ) -> None:
-        self.batching = batching
+        self.batching: BatchPlan | StepPlan = batching
         self.seek(position, commits=commits)
 
     def seek(self, position: Position, /, *, commits: bool) -> None:
         """Stand at *position*, with nothing read beyond it."""
-        self.commits = commits
-        self.current = Pass(self.batching.canonical(position))
+        self.commits: bool = commits
+        self.current: Pass = Pass(self.batching.canonical(position))
         self._committed = self.current.begun_at
         self._saved_at = -1
         self._looks = 0

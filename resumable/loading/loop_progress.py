@@ -34,9 +34,9 @@ class LoopProgress(Progress):
 
     def __init__(self, feed: Feed, stretch: Stretch, policy: Policy) -> None:
         self.feed = feed
-        self.stretch = stretch
-        self.plan = feed.batching if stretch.schedule is None else stretch.plan
-        self.cursor = Cursor(self.plan)
+        self.stretch: Stretch = stretch
+        self.plan: BatchPlan | StepPlan = feed.batching if stretch.schedule is None else stretch.plan
+        self.cursor: Cursor = Cursor(self.plan)
         self._origin = self.cursor.position
         self._is_checked = _check(self.plan, self._origin)
         self._policy = policy

@@ -10,7 +10,7 @@ from resumable.errors import ConfigurationError, DecorationError, explain
 from resumable.feeds.feed import Feed, RankSampler, ResumableSampler, SequentialRankSampler, Shard
 from resumable.feeds.from_dataloader import feed_of, in_order
 from resumable.loading.arguments import check_in_order
-from resumable.loading.dataloader import Iterate, install, resuming
+from resumable.loading.dataloader import Iterate, SeekableLoader, install, resuming
 from resumable.loading.loop_progress import LoopProgress
 from resumable.orders.identity import Identity
 from resumable.orders.permutation import stream_key
@@ -88,14 +88,16 @@ class MapLoader:
 
     def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard) -> None:
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
+        self.feed: Feed
+        self.shard: Shard
         self.feed, self.shard = feed_of(loader, seed, shard)
         if not self.feed.batching.batches and self.shard.size > 1:
             raise _no_round(self.feed, self.shard)
-        self.num_workers = loader.num_workers
+        self.num_workers: int = loader.num_workers
         self._is_single = loader.batch_sampler is None
         self._sampler = ResumableSampler(self.feed, single=self._is_single)
         self._shown = RankSampler
-        self.loader = resuming(loader)
+        self.loader: SeekableLoader[Any] = resuming(loader)
 
     @property
     def batching(self) -> BatchPlan:

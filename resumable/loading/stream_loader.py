@@ -49,8 +49,8 @@ class StreamLoader:
     identity: Identity | None = None
 
     def __init__(self, loader: Any, shard: Shard) -> None:
-        self.shard = replace(shard, is_drawn=shard.size > 1)
-        self.num_workers = getattr(loader, "num_workers", 0)
+        self.shard: Shard = replace(shard, is_drawn=shard.size > 1)
+        self.num_workers: int = getattr(loader, "num_workers", 0)
         self._keeper: _Keeper | None = None
         if is_dataloader(loader):
             loader = self._with_state(loader)
@@ -62,9 +62,9 @@ class StreamLoader:
         if self._loses_state:
             self._keeper = None
         own = _batching_of(loader)
-        self.micro_batch_size = own.batch_size
+        self.micro_batch_size: int = own.batch_size
         length = own.length if own.length >= UNBOUNDED else own.length * shard.size
-        self.batching = replace(own, length=length, batch_size=own.batch_size * shard.size)
+        self.batching: BatchPlan = replace(own, length=length, batch_size=own.batch_size * shard.size)
         # workers that end with their epoch take their states with them: the next ones get the dataset as it was
         self._begins_afresh = self.num_workers > 0 and not getattr(loader, "persistent_workers", False)
         self._source: LoaderStarts | None = None

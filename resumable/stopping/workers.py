@@ -42,6 +42,8 @@ _IN_FORK_SERVER = "resumable.stopping.fork_server"
 class ShieldLoader(DataLoader[T]):
     """A DataLoader whose workers ignore the signals that the main process answers when they start."""
 
+    worker_init_fn: Callable[[int], None] | None
+
     def _get_iterator(self) -> Any:
         begin: Callable[[], Any] = super()._get_iterator
         signals = answered()

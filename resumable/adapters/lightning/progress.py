@@ -38,11 +38,11 @@ class LightningProgress(Progress):
         self.trainer = trainer
         self._policy = policy
         self._combined = LoaderGroup((), "", 0)
-        self.anchor = Position()
+        self.anchor: Position = Position()
         self._places: tuple[LoaderPosition, ...] = (LoaderPosition(),)
         self._count = BatchCount(trainer)
         self._is_resumed = False
-        self.commits = False
+        self.commits: bool = False
         self.is_running = False
         self.stretch: Stretch | None = None
 

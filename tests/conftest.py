@@ -9,11 +9,7 @@ import pytest
 from hypothesis import settings
 
 # Assertions in the harnesses are explained as those in tests are; before any of them is imported, by each other too.
-pytest.register_assert_rewrite(
-    *(f"tests.lightning.{name}" for name in ("harness", "cuts")),
-    *(f"tests.distributed.{name}" for name in ("harness", "ranks")),
-    "tests.megatron.harness",
-)
+pytest.register_assert_rewrite("tests.support")
 
 # One thread each, in child processes too: sums come out bit-equal, and two cores are enough. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

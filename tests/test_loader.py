@@ -24,7 +24,7 @@ from resumable import (
     ResumptionWarning,
     Sequential,
 )
-from tests.reference import Loader, Reference, batches_of, order_of, whole
+from tests.support.reference import Loader, Reference, batches_of, order_of, whole
 
 N, SIZE, EPOCHS = 11, 4, 3
 """Samples, batch size and epochs of the runs here: three batches an epoch, the last one short."""

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from resumable import Position, ResumptionError, ResumptionState, StateError
 from resumable.saved.ledger import Ledger
 from resumable.saved.snapshot import KEYS
-from tests.reference import COPIES, Loader
+from tests.support.reference import COPIES, Loader
 
 JSON_TYPES = (int, str, bool, list, dict, type(None))
 

@@ -37,8 +37,8 @@ from tests.proofs.simulation.play import play
 from tests.proofs.simulation.ranks import drawn_ahead
 from tests.proofs.simulation.sizes import Sizes
 from tests.proofs.simulation.walk import first_place, walk
-from tests.reference import Setup as ReferenceSetup
-from tests.reference import numbers, run_of
+from tests.support.reference import Setup as ReferenceSetup
+from tests.support.reference import numbers, run_of
 
 CHAINS = 300
 

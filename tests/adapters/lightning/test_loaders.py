@@ -1,0 +1,430 @@
+"""Whatever a train_dataloader may return: samplers and loader classes of one's own, several loaders, streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from resumable import ReplayError, ResumptionWarning
+from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
+from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, resumed, uninterrupted
+
+Loaders = Callable[[Scenario], Any]
+
+CUTS = [
+    (saved_after_step(3),),
+    (saved_after_step(6),),
+    (saved_at_epoch_end(0), raised_in("training_step", (1, 2))),
+    (raised_in("on_train_batch_end", (1, 3)), raised_in("on_train_batch_start", (1, 5))),
+]
+LIMITS = [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 15}]
+every_cut = pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
+some_cuts = pytest.mark.parametrize("cuts", CUTS[2:], ids=lambda cuts: "+".join(map(str, cuts)))
+
+
+def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """The *kinds* as parameters, all but the *quick* ones left to the longer proof."""
+    return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
+def permuted(length: int, generator: torch.Generator | None = None) -> list[int]:
+    """The numbers below *length* in a random order, from torch's global stream if there is no *generator*."""
+    return cast("list[int]", torch.randperm(length, generator=generator).tolist())
+
+
+class EpochSampler(Sampler[int]):
+    """A user's own sampler: its order follows from the epoch that it is told."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.epoch = samples, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(permuted(self.samples, torch.Generator().manual_seed(self.epoch)))
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+class GlobalRandomSampler(EpochSampler):
+    """One that draws from Python's and NumPy's global random streams."""
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.samples))
+        random.shuffle(order)
+        np.random.shuffle(order)  # noqa: NPY002  # the global stream is what this one is about
+        return iter(order)
+
+
+class EvenAndOdd(Sampler[list[int]]):
+    """A batch sampler of one's own, with batches of different sizes and no base class of torch's."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in permuted(len(self)):
+            yield list(range(self.samples))[start :: len(self)]
+
+    def __len__(self) -> int:
+        return 6
+
+
+class NamedLoader(DataLoader[int]):
+    """A subclass whose constructor takes something else."""
+
+    def __init__(self, name: str, dataset: Dataset[int], **options: Any) -> None:
+        self.name = name
+        super().__init__(dataset, **options)
+
+
+def twice(ids: list[int]) -> dict[str, torch.Tensor]:
+    """A collate function of one's own."""
+    return {"ids": torch.tensor(ids), "first": torch.tensor(ids[:1])}
+
+
+MAP_STYLE: dict[str, Loaders] = {
+    "own sampler with set_epoch": lambda s: s.loader(sampler=EpochSampler(s.samples)),
+    "sampler of global random streams": lambda s: s.loader(sampler=GlobalRandomSampler(s.samples)),
+    "WeightedRandomSampler": lambda s: s.loader(sampler=WeightedRandomSampler([1.0] * 11 + [3.0] * 11, 21)),
+    "SubsetRandomSampler": lambda s: s.loader(sampler=SubsetRandomSampler(range(1, 22))),
+    "RandomSampler with replacement": lambda s: s.loader(
+        sampler=RandomSampler(range(9), replacement=True, num_samples=22)
+    ),
+    "RandomSampler with a generator": lambda s: s.loader(
+        sampler=RandomSampler(range(22), generator=torch.Generator().manual_seed(5))
+    ),
+    "SequentialSampler": lambda s: s.loader(sampler=SequentialSampler(range(22))),
+    "a list as sampler": lambda s: s.loader(sampler=list(range(21, -1, -1))),
+    "torch's BatchSampler": lambda s: s.loader(
+        batch_sampler=BatchSampler(RandomSampler(range(s.samples)), s.batch_size, drop_last=False)
+    ),
+    "BatchSampler around an own sampler": lambda s: s.loader(
+        batch_sampler=BatchSampler(EpochSampler(s.samples), s.batch_size, drop_last=False)
+    ),
+    "own batch sampler": lambda s: s.loader(batch_sampler=EvenAndOdd(s.samples)),
+    "subclass with its own __init__": lambda s: s.loader("a", numbers(22), cls=NamedLoader),
+    "Subset of a dataset": lambda s: s.loader(Subset(numbers(50), range(7, 29))),
+    "StatefulDataLoader": lambda s: s.loader(cls=StatefulDataLoader),
+    "shuffled by a generator": lambda s: s.loader(generator=torch.Generator().manual_seed(5)),
+    "collate_fn": lambda s: s.loader(collate_fn=twice),
+}
+SET_VITAL = "ignore:'set_vital' is deprecated:UserWarning"  # torchdata 0.11 under torch 2.13
+
+
+@pytest.fixture(scope="module", params=MAP_STYLE)
+def map_style(request: pytest.FixtureRequest) -> Scenario:
+    """One scenario for each kind, shared by its cuts."""
+    return Scenario(loaders=MAP_STYLE[request.param])
+
+
+@pytest.mark.filterwarnings(SET_VITAL)
+@every_cut
+def test_samplers_and_loaders_of_ones_own(map_style: Scenario, cuts: tuple[Cut, ...]) -> None:
+    """A user's own order is drawn for each epoch from the run's seed, and entered where the training stands."""
+    check(map_style, *cuts)
+
+
+@pytest.mark.filterwarnings(SET_VITAL)
+@pytest.mark.parametrize(
+    "kind", mostly_slow(MAP_STYLE, "own sampler with set_epoch", "WeightedRandomSampler", "own batch sampler")
+)
+def test_samplers_and_loaders_of_ones_own_with_workers(kind: str) -> None:
+    """The same with two workers, under max_steps."""
+    scenario = Scenario(loaders=MAP_STYLE[kind], num_workers=2, trainer={"max_epochs": -1, "max_steps": 15})
+    check(scenario, saved_after_step(3), saved_after_step(6), raised_in("training_step", (1, 2)))
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in MAP_STYLE if "Random" in kind or "random" in kind or "shuffled" in kind]
+)
+@pytest.mark.filterwarnings(SET_VITAL)
+def test_a_random_sampler_draws_other_samples_in_each_epoch(kind: str) -> None:
+    """Seeding for the resume must not make all epochs alike."""
+    run = uninterrupted(Scenario(loaders=MAP_STYLE[kind]))
+    assert 3 == len({tuple(run.ids(epoch)) for epoch in range(3)})
+
+
+def test_a_samplers_own_order_is_the_one_that_is_trained() -> None:
+    """What the sampler says is what is trained: the weights of a WeightedRandomSampler keep their meaning."""
+    only_odd = [float(i % 2) for i in range(22)]
+    run = uninterrupted(Scenario(loaders=lambda s: s.loader(sampler=WeightedRandomSampler(only_odd, 22))))
+    assert {1} == {i % 2 for epoch in range(3) for i in run.ids(epoch)}
+    plain = Scenario(loaders=lambda s: s.loader(sampler=EpochSampler(22)))
+    assert uninterrupted(replace(plain, data=PlainNumbers)).steps == uninterrupted(plain).steps
+
+
+def test_a_sampler_that_does_not_repeat_itself_is_refused() -> None:
+    """A sampler that remembers its last iteration cannot be entered again at its place."""
+
+    class Remembers(EpochSampler):
+        iterations = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.iterations += 1
+            return iter(range(0, self.samples, self.iterations))
+
+    with pytest.raises(ReplayError, match="Remembers does not repeat itself"):
+        uninterrupted(Scenario(loaders=lambda s: s.loader(sampler=Remembers(s.samples))))
+
+
+@also_with_workers
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@every_cut
+def test_single_samples(cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int) -> None:
+    """batch_size=None: the loader yields samples, not batches."""
+    options: dict[str, Any] = {"batch_size": None, "drop_last": False}
+    check(
+        Scenario(samples=6, num_workers=num_workers, loaders=lambda s: s.loader(**options), trainer=limit),
+        *cuts,
+    )
+
+
+@some_cuts
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+def test_persistent_workers(cuts: tuple[Cut, ...], limit: dict[str, int]) -> None:
+    """Workers that live over the epochs' ends, prefetching more than usual."""
+    scenario = Scenario(
+        num_workers=2, loaders=lambda s: s.loader(persistent_workers=True, prefetch_factor=4), trainer=limit
+    )
+    check(scenario, *cuts)
+
+
+SHORT, LONG = numbers(22), numbers(100, 113)
+
+
+def combined(mode: str, other: int, s: Scenario) -> CombinedLoader:
+    """The 22 samples beside so many *other* ones."""
+    return CombinedLoader({"a": s.loader(SHORT), "b": s.loader(numbers(100, 100 + other))}, mode)  # type: ignore[arg-type]  # its four literals
+
+
+SEVERAL: dict[str, Loaders] = {
+    "list": lambda s: [s.loader(SHORT), s.loader(LONG, batch_size=3)],
+    "dict": lambda s: {"a": s.loader(SHORT), "b": s.loader(LONG, batch_size=2)},
+    "nested": lambda s: {"a": [s.loader(SHORT), s.loader(LONG)], "b": s.loader(numbers(200, 205))},
+    "one in a list": lambda s: [s.loader(SHORT)],
+    **{
+        f"{mode}, {name}": partial(combined, mode, other)
+        for mode in ("min_size", "max_size", "max_size_cycle")
+        for name, other in (("shorter", 9), ("equal", 22), ("longer", 31))
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SEVERAL)
+def several(request: pytest.FixtureRequest) -> Scenario:
+    """One scenario for each way to return several loaders."""
+    return Scenario(loaders=SEVERAL[request.param])
+
+
+SEVERAL_CUTS = [
+    (saved_after_step(2),),
+    (raised_in("training_step", (0, 2)), saved_after_step(4)),
+    (saved_at_epoch_end(0), raised_in("on_train_batch_end", (1, 1))),
+]
+
+
+@pytest.mark.parametrize("cuts", SEVERAL_CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
+def test_several_loaders(several: Scenario, cuts: tuple[Cut, ...]) -> None:
+    """Each loader has a place of its own, also where a shorter one is begun again beside a longer one."""
+    check(several, *cuts)
+
+
+@pytest.mark.parametrize("kind", mostly_slow(SEVERAL, "list", "max_size, longer"))
+def test_several_loaders_with_workers(kind: str) -> None:
+    """The same with two workers for each loader, under max_steps."""
+    scenario = Scenario(loaders=SEVERAL[kind], num_workers=2, trainer={"max_epochs": -1, "max_steps": 15})
+    check(scenario, raised_in("training_step", (0, 2)), saved_at_epoch_end(0))
+
+
+@pytest.mark.parametrize("kind", ["list", "max_size, longer", "min_size, shorter"])
+def test_several_loaders_on_an_epochs_last_batch(kind: str) -> None:
+    """A checkpoint on the last batch of an epoch, of which the loaders do not all stand at an end."""
+    scenario = Scenario(loaders=SEVERAL[kind])
+    batches = uninterrupted(scenario).batches(0)
+    check(scenario, saved_after_step(batches))
+    check(scenario, raised_in("on_train_batch_end", (1, batches - 1)))
+
+
+@pytest.mark.parametrize("kind", ["list", "max_size, longer", "min_size, shorter"])
+@pytest.mark.parametrize("limit_train_batches", [3, 0.5])
+def test_several_loaders_with_a_limit(kind: str, limit_train_batches: float) -> None:
+    """The limit cuts each loader's epoch."""
+    check(
+        Scenario(loaders=SEVERAL[kind], trainer={"limit_train_batches": limit_train_batches}),
+        raised_in("training_step", (1, 0)),
+    )
+
+
+class Stream(IterableDataset[int]):
+    """The numbers below *samples*, shared out among the workers."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[int]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        yield from range(first, self.samples, step)
+
+
+class SizedStream(Stream):
+    """The same, with a length."""
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+class StatefulStream(IterableDataset[int]):
+    """One that can say where it is and go on there; it shuffles each pass otherwise. At its end it stays at its end."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.given, self.pass_number, self.reads = samples, 0, 0, 0
+        self.is_loaded = False
+
+    def __iter__(self) -> Iterator[int]:
+        if self.given and not self.is_loaded:
+            self.given, self.pass_number = 0, self.pass_number + 1
+        self.is_loaded = False
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        order = random.Random(self.pass_number).sample(range(self.samples), self.samples)[first::step]
+        while self.given < len(order):
+            self.given, self.reads = self.given + 1, self.reads + 1
+            yield order[self.given - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given, "pass_number": self.pass_number}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given, self.pass_number, self.is_loaded = state["given"], state["pass_number"], True
+
+
+class RewindingStream(StatefulStream):
+    """One that goes back to its beginning by itself when it comes to its end."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from super().__iter__()
+        self.given, self.pass_number = 0, self.pass_number + 1
+
+
+def streaming(cls: Callable[[int], Any], num_workers: int = 0, *, loader: Any = DataLoader, **options: Any) -> Scenario:
+    """A scenario over a stream."""
+    return Scenario(
+        num_workers=num_workers, shuffle=False, loaders=lambda s: s.loader(cls(s.samples), cls=loader), **options
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again", "ignore:Your `IterableDataset` has `__len__`")
+@pytest.mark.parametrize("cls", [Stream, SizedStream])
+@also_with_workers
+@every_cut
+def test_streams_without_a_state(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
+    """What lies behind is read again and dropped: slow, but exact."""
+    check(streaming(cls, num_workers), *cuts)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_a_stream_again_is_said(num_workers: int) -> None:
+    """A resume that must read again says so, once, and why."""
+    with pytest.warns(ResumptionWarning, match="reads the stream again up to its position") as warned:
+        resumed(streaming(Stream, num_workers), saved_after_step(3))
+    assert 1 == sum(warning.category is ResumptionWarning for warning in warned)
+
+
+@pytest.mark.parametrize("cls", [StatefulStream, RewindingStream])
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@every_cut
+def test_streams_with_a_state(cuts: tuple[Cut, ...], limit: dict[str, int], cls: type[StatefulStream]) -> None:
+    """The state of the stream after the last trained batch is saved, whatever was read since."""
+    check(streaming(cls, trainer=limit), *cuts)
+
+
+@pytest.mark.filterwarnings(SET_VITAL)
+@some_cuts
+def test_streams_with_a_state_in_workers(cuts: tuple[Cut, ...]) -> None:
+    """In workers the stream's state is reached through torchdata, for which a stream has to stay at its end."""
+    check(streaming(StatefulStream, 2), *cuts)
+
+
+@pytest.mark.filterwarnings(SET_VITAL, "ignore:This resume reads the stream again")
+@pytest.mark.parametrize("cls", [Stream, StatefulStream])
+@also_with_workers
+@every_cut
+def test_streams_in_torchdatas_loader(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
+    """Where the user's own loader is torchdata's, the state that it saves is carried along."""
+    check(streaming(cls, num_workers, loader=StatefulDataLoader), *cuts)
+
+
+@pytest.mark.parametrize("accumulate_grad_batches", [2, 3])
+@pytest.mark.parametrize("batch", range(6))
+def test_streams_with_a_state_while_accumulating(batch: int, accumulate_grad_batches: int) -> None:
+    """The stream's state goes back to the last optimizer step as well."""
+    scenario = streaming(StatefulStream, trainer={"accumulate_grad_batches": accumulate_grad_batches})
+    check(scenario, raised_in("training_step", (1, batch)))
+
+
+def test_a_stream_with_a_state_is_not_read_again() -> None:
+    """From its state a stream goes on at once."""
+    streams: list[StatefulStream] = []
+
+    def loaders(scenario: Scenario) -> Any:
+        streams.append(StatefulStream(scenario.samples))
+        return scenario.loader(streams[-1])
+
+    resumed(Scenario(shuffle=False, loaders=loaders, trainer={"max_epochs": 1}), saved_after_step(4))
+    assert 22 - 16 == streams[-1].reads
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
+@every_cut
+def test_an_iterable_that_is_no_loader(cuts: tuple[Cut, ...]) -> None:
+    """Lightning trains any iterable; one of batches that saves nothing is read again."""
+
+    class Batches:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            return iter(torch.arange(24).reshape(6, 4))
+
+    check(Scenario(loaders=lambda s: Batches()), *cuts)
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
+@pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (1, 1))], ids=str)
+def test_a_stream_beside_a_map_style_dataset(cut: Cut) -> None:
+    """A stream cycled beside a map-style dataset; each goes on at its own place."""
+    check(
+        Scenario(loaders=lambda s: CombinedLoader([s.loader(), s.loader(Stream(40), shuffle=False)], "min_size")), cut
+    )
+
+
+@also_with_workers
+@pytest.mark.parametrize("cut", [saved_after_step(3), saved_at_epoch_end(0)], ids=str)
+def test_sessions_with_loaders_of_another_class(cut: Cut, num_workers: int) -> None:
+    """From a DataLoader to a subclass of it: the position does not depend on the loader's class."""
+    scenario = Scenario(num_workers=num_workers)
+    then = replace(scenario, loaders=MAP_STYLE["subclass with its own __init__"])
+    assert uninterrupted(scenario) == resumed(scenario, cut, then=then)

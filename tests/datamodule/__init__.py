@@ -1,0 +1,1 @@
+"""One decorated datamodule, without a framework."""

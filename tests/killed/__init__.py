@@ -1,1 +1,0 @@
-"""Training processes that are really killed."""

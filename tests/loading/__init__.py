@@ -1,0 +1,1 @@
+"""DataLoaders that start where they are told."""

@@ -1,0 +1,1 @@
+"""Which index comes at which place."""

@@ -1,0 +1,1 @@
+"""What a run trained, as a table and as a picture."""

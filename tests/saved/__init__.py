@@ -1,0 +1,1 @@
+"""What is saved, its file, and how it is compared."""

@@ -1,0 +1,546 @@
+"""State files: whole at every moment, refused when damaged, and the state before always offered."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable import ConfigurationError, ResumptionState, StateError
+from resumable.errors import MissingStateError
+from resumable.saved.file import read, write
+from resumable.saved.file_text import parse, render
+from resumable.state import tracker_of
+from tests.support.killed_writers import SCENARIOS, Calls, leave_behind, names, number_in, offers, previous_of, state
+from tests.support.reference import Loader
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden" / "statefile_1.json"
+TRICKY: dict[str, Any] = {
+    "consumed_samples": 2**64 - 1, "small": 0.30000000000000004, "large": -1e22, "text": 'é\n"\x1f\ud800', "none": None,
+    "nested": {"yes": True, "list": [], "empty": {}},
+}  # fmt: skip
+"""What JSON writes in more than one way."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of its own in a folder of its own."""
+    return tmp_path / "state.json"
+
+
+@pytest.fixture
+def written(path: Path) -> Path:
+    """A file with state 2, and state 1 before it."""
+    write(path, state(1))
+    write(path, state(2))
+    return path
+
+
+def refused(path: Path) -> str:
+    """The message with which a file is refused: the very text that lies there, not that it is missing."""
+    with pytest.raises(StateError) as caught:
+        read(path)
+    assert StateError is type(caught.value)
+    assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
+    return str(caught.value)
+
+
+# What is written.
+
+
+def test_the_last_state_and_the_one_before_it(path: Path) -> None:
+    """A write leaves the new state, the one before it, and nothing else."""
+    for number in range(4):
+        write(path, state(number))
+        assert state(number) == read(path)
+        if number:
+            assert state(number - 1) == read(previous_of(path))
+    assert ["state.json", "state.json.previous"] == names(path.parent)
+
+
+def test_the_golden_file_is_read_for_ever(path: Path) -> None:
+    """What version 1 wrote is read, and written again to the letter: another text is another version."""
+    assert 120 == ResumptionState.load(GOLDEN).consumed_samples
+    write(path, read(GOLDEN))
+    assert GOLDEN.read_bytes() == path.read_bytes()
+
+
+def test_people_can_read_it(path: Path) -> None:
+    """It is JSON, with a line for each key of the state; the checksum is of the state without spaces, keys sorted."""
+    canonical = b'{"consumed_samples":8,"order":{"kind":"shuffled","seed":1}}'
+    write(path, {"consumed_samples": 8, "order": {"seed": 1, "kind": "shuffled"}})
+    assert path.read_text() == (
+        "{\n"
+        '  "resumable": 1,\n'
+        f'  "sha256": "{hashlib.sha256(canonical).hexdigest()}",\n'
+        '  "state": {\n'
+        '    "consumed_samples": 8,\n'
+        '    "order": {"seed": 1, "kind": "shuffled"}\n'
+        "  }\n"
+        "}\n"
+    )
+    assert read(path) == json.loads(path.read_text())["state"]
+
+
+@pytest.mark.parametrize("held", [{}, state(1), TRICKY])
+def test_what_comes_back(path: Path, held: dict[str, Any]) -> None:
+    """Everything that JSON can hold comes back as it was, in its order."""
+    write(path, held)
+    assert held == read(path)
+    assert list(held) == list(read(path))
+
+
+@pytest.mark.parametrize(
+    ("bad", "where", "what"),
+    [
+        ({"at": (1, 2)}, "['at']", "a tuple"),
+        ({"at": [0, {"rng": b"x"}]}, "['at'][1]['rng']", "a bytes"),
+        ({"at": {3: "x"}}, "['at']", "the key 3, which is not a string"),
+        ({"at": float("nan")}, "['at']", "the number nan"),
+        ({"at": [float("-inf")]}, "['at'][0]", "the number -inf"),
+        ({"at": {1}}, "['at']", "a set"),
+        ({"at": Path()}, "['at']", f"a {type(Path()).__name__}"),
+    ],
+)
+def test_what_json_would_change_is_named(path: Path, bad: dict[str, Any], where: str, what: str) -> None:
+    """A state that would come back as another is not written, and the message says where it lies."""
+    write(path, state(1))
+    with pytest.raises(StateError, match="JSON cannot return unchanged") as caught:
+        write(path, {"loaders": [{"state": bad}]})
+    assert f"where: \"state['loaders'][0]['state']{where}\"" in str(caught.value)
+    assert f"what:  {what!r}" in str(caught.value)
+    assert (state(1), ["state.json"]) == (read(path), names(path.parent))
+
+
+# Loops without a checkpoint library.
+
+
+def loader(**options: Any) -> Any:
+    """A loader of 31 samples."""
+    return Loader(range(31), **{"batch_size": 4, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shuffle": True},
+        {"shuffle": True, "seed": 2**64 - 1, "drop_last": True},
+        {"shuffle": True, "batch_size": 3},
+    ],
+)
+@pytest.mark.parametrize("commits", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 5, 8, 13])
+def test_a_loader_goes_on_from_a_file(path: Path, options: dict[str, Any], commits: bool, steps: int) -> None:
+    """Through a file, a loader goes on with the very state and the very samples that it would have had."""
+    before, after = loader(**options), loader(**options)
+    trained = 0
+    while trained < steps:
+        for _ in islice(before, steps - trained):
+            trained += 1
+            if commits:
+                before.state.commit()
+    before.state.save(path)
+    loaded = ResumptionState.load(path)
+    assert tracker_of(loaded).progress is None
+    assert before.state_dict() == loaded.state_dict() == read(path)
+    after.load_state_dict(loaded.state_dict())
+    assert before.state_dict() == after.state_dict()
+    assert before.state.position == after.state.position == loaded.position
+    rest = [batch.tolist() for _ in range(2) for batch in before]
+    assert rest == [batch.tolist() for _ in range(2) for batch in after]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"consumed_samples": 640},
+        *json.loads((ROOT / "tests" / "golden" / "state_format_1.json").read_text()).values(),
+    ],
+)
+def test_every_state_goes_through_a_file(path: Path, given: dict[str, Any]) -> None:
+    """A bare count, a state of an older format, several loaders, an iterable dataset's own state: all as they were."""
+    known = ResumptionState()
+    known.load_state_dict(given)
+    known.save(path)
+    assert known.state_dict() == ResumptionState.load(path).state_dict() == read(path)
+
+
+def test_a_file_without_a_position(path: Path) -> None:
+    """A whole file whose state is none is refused as any other such state is."""
+    write(path, {"consumed_samples": -1})
+    with pytest.raises(StateError, match="must be a whole number"):
+        ResumptionState.load(path)
+
+
+# What is refused.
+
+
+def test_every_truncation_is_refused(written: Path) -> None:
+    """A file of which any number of bytes is missing at its end is refused, and the one before it is offered."""
+    text = render(state(3))
+    for length in range(len(text)):
+        written.write_bytes(text[:length])
+        assert offers(refused(written), previous_of(written)), length
+    written.write_bytes(text)
+    assert state(3) == read(written)
+
+
+@pytest.mark.parametrize("held", [{}, state(3), TRICKY])
+def test_every_flipped_bit_is_refused(held: dict[str, Any]) -> None:
+    """Also one that leaves the values as they are, as in 1e+22 and 1E+22: the text is not what was written."""
+    text = render(held)
+    whole = parse(text)
+    assert held == whole
+    for place in range(8 * len(text)):
+        flipped = bytearray(text)
+        flipped[place // 8] ^= 1 << place % 8
+        assert not isinstance(parse(bytes(flipped)), dict), place
+
+
+def test_flipped_bits_in_a_file(written: Path) -> None:
+    """In every byte of the file: refused, and the one before it offered."""
+    text = written.read_bytes()
+    for place in range(len(text)):
+        written.write_bytes(text[:place] + bytes([text[place] ^ (1 << place % 8)]) + text[place + 1 :])
+        assert offers(refused(written), previous_of(written)), place
+
+
+REFUSALS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda text: b"", "The state file is torn: its end is missing.\n  path: {path}\n  bytes: 0"),
+    "cut": (lambda text: text[:40], "The state file is torn: its end is missing.\n  path: {path}\n  bytes: 40"),
+    "zeros": (
+        lambda text: bytes(len(text)),
+        "This is not a state file of resumable, or its beginning is destroyed.\n  path: {path}\n  begins with: "
+        + repr(bytes(16)),
+    ),
+    "another count": (
+        lambda text: text.replace(b'"consumed_samples": 2', b'"consumed_samples": 3'),
+        "The state file has changed since it was written.\n  path: {path}\n  sha256 as written: {two}\n"
+        "  sha256 as found: {three}",
+    ),
+    "no JSON": (
+        lambda text: text.replace(b": 2,", b": ,"),
+        "The state file has changed since it was written.\n  path: {path}",
+    ),
+    "newer": (
+        lambda text: text.replace(b'"resumable": 1', b'"resumable": 2'),
+        "A newer version of resumable wrote this state file, or it has been damaged.\n  path: {path}\n"
+        "  its version: 2\n  newest known: 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_refusal_says(written: Path, name: str) -> None:
+    """What is wrong, with both values where there are two; where the one before it lies, and the line to load it."""
+    damage, expected = REFUSALS[name]
+    two, three = (json.loads(render(state(number)))["sha256"] for number in (2, 3))
+    written.write_bytes(damage(written.read_bytes()))
+    expected = expected.format(path=repr(str(written)), two=repr(two), three=repr(three))
+    said = "\n".join(" ".join(line.split()) for line in refused(written).splitlines())
+    assert said == "\n".join(" ".join(line.split()) for line in expected.splitlines()) + (
+        f"\nprevious: {str(previous_of(written))!r}\n"
+        "its consumed_samples: 1\n"
+        "To go on from the state before it, call "
+        f"ResumptionState.load({str(previous_of(written))!r}). Nothing was loaded."
+    )
+    assert 1 == ResumptionState.load(previous_of(written)).consumed_samples
+
+
+def test_nothing_to_offer(written: Path) -> None:
+    """Where the one before it is gone, damaged or cannot be read, the message says so and offers nothing."""
+    written.write_bytes(b"{")
+    previous_of(written).write_bytes(render(state(1))[:-1])
+    said = refused(written)
+    assert "its flaw: 'The state file is torn: its end is missing.'\nThe state before it is damaged too" in said
+    previous_of(written).unlink()
+    assert "previous: None\nThe state before it cannot be read either: load another checkpoint." in refused(written)
+    previous_of(written).mkdir()
+    assert "Is a directory" in refused(written)
+
+
+def test_there_is_none(path: Path) -> None:
+    """A first run is distinguished from a damaged file: its error is a FileNotFoundError as well."""
+    with pytest.raises(FileNotFoundError) as caught:
+        ResumptionState.load(path)
+    error: Exception = pickle.loads(pickle.dumps(caught.value))
+    assert (MissingStateError, True) == (type(error), isinstance(error, StateError))
+    assert str(error) == (
+        f"There is no state file.\n  path: {str(path)!r}\n"
+        "In a first run, begin without a state. Otherwise check the path."
+    )
+
+
+def test_only_the_one_before_is_left(written: Path) -> None:
+    """Then it is no first run: the error is no FileNotFoundError, and the file that is left is offered."""
+    written.unlink()
+    assert offers(refused(written), previous_of(written))
+    previous_of(written).write_bytes(b"")
+    assert "The state before it is damaged too" in refused(written)
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    """Nothing but a regular file is written over, and what cannot be opened says so itself."""
+    for bad in (tmp_path, Path(os.devnull)):
+        with pytest.raises(ConfigurationError, match="A state is saved to a regular file"):
+            write(bad, state(1))
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        write(tmp_path / "nowhere" / "state.json", state(1))
+
+
+# How it is written.
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_mode_is_that_of_a_plain_open(path: Path, umask: int) -> None:
+    """A new file follows the umask, and one that is there keeps its mode."""
+    before = os.umask(umask)
+    try:
+        write(path, state(1))
+        with open(path.with_name("plain"), "w") as plain:
+            plain.write("")
+    finally:
+        os.umask(before)
+    assert path.with_name("plain").stat().st_mode == path.stat().st_mode
+    path.chmod(0o640)
+    write(path, state(2))
+    write(path, state(3))
+    assert [0o640, 0o640] == [stat.S_IMODE(each.stat().st_mode) for each in (path, previous_of(path))]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    """The file that the link points to is written, whether it is there yet or not, and the one before it lies beside it."""
+    (tmp_path / "run").mkdir()
+    link, file = tmp_path / "latest", tmp_path / "run" / "state.json"
+    link.symlink_to(Path("run", "state.json"))
+    for number in (1, 2):
+        write(link, state(number))
+        assert (True, number) == (link.is_symlink(), number_in(file))
+    assert ["state.json", "state.json.previous"] == names(file.parent)
+    assert ["latest", "run"] == names(tmp_path)
+    file.write_bytes(b"")
+    assert offers(refused(link), previous_of(file))
+
+
+def test_text_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is a text or a Path, from the current directory on."""
+    monkeypatch.chdir(tmp_path)
+    ResumptionState().save("state.json")
+    assert ResumptionState().state_dict() == ResumptionState.load("state.json").state_dict()
+    assert ["state.json"] == names(tmp_path)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The calls from here on."""
+    watched = Calls()
+    watched.watch(monkeypatch.setattr)
+    return watched
+
+
+def test_what_is_renamed_is_on_the_disk(written: Path, calls: Calls) -> None:
+    """A power cut finds whole files: text before name, the old one's second name before the new one, names at the end."""
+    write(written, state(3))
+    steps = [name for name in calls.made if name in ("fsync", "link", "replace")]
+    assert ["fsync", "link", "replace", "replace", "fsync"] == steps
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_error_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Whatever the system refuses passes as it is; the old file is as it was, and nothing lies about."""
+    passed: list[str] = []
+    codes: set[int | None] = set()
+    for number in count(1):
+        path = tmp_path / str(number) / "state.json"
+        path.parent.mkdir()
+        write(path, state(1))
+        write(path, state(2))
+        calls = Calls(links=links)
+
+        def fail(made: int, number: int = number) -> None:
+            if made == number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        calls.before = fail
+        with monkeypatch.context() as patch:
+            calls.watch(patch.setattr)
+            try:
+                write(path, state(3))
+            except OSError as error:
+                codes.add(error.errno)
+            else:
+                passed.append(calls.made[number - 1] if number <= len(calls.made) else "all")
+        # at the end, the directory is synced when the file has its new name already
+        assert (3 if calls.renamed == 2 else 2) == number_in(path)
+        assert ["state.json", "state.json.previous"] == names(path.parent)
+        if passed[-1:] == ["all"]:
+            break
+    assert {errno.ENOSPC} == codes
+    assert ["flock", "link", "all"] == passed  # without locks nothing is removed, without links there is a copy
+
+
+def test_a_full_disk(written: Path) -> None:
+    """A write that the system breaks off in its middle leaves the old file, and no other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(written, state(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (2, 1) == (number_in(written), number_in(previous_of(written)))
+    assert ["state.json", "state.json.previous"] == names(written.parent)
+
+
+def test_a_copy_where_there_are_no_hard_links(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it is kept all the same, with its mode."""
+    written.chmod(0o600)
+    calls = Calls(links=False)
+    with monkeypatch.context() as patch:
+        calls.watch(patch.setattr)
+        write(written, state(3))
+    assert ["fsync", "link", "fsync", "replace", "replace", "fsync"] == [
+        name for name in calls.made if name in ("fsync", "link", "replace")
+    ]
+    assert (3, 2) == (number_in(written), number_in(previous_of(written)))
+    assert 0o600 == stat.S_IMODE(previous_of(written).stat().st_mode)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", bytes(400), b"somebody else's"])
+def test_a_damaged_file_is_not_kept(written: Path, calls: Calls, damage: bytes) -> None:
+    """It never takes the place of the whole one before it, which is the last that there is until the new one stands."""
+    written.write_bytes(damage)
+    write(written, state(3))
+    assert (3, 1) == (number_in(written), number_in(previous_of(written)))
+    assert 1 == calls.made.count("replace")
+
+
+def test_two_names_of_one_file(written: Path) -> None:
+    """After a kill between the two renames both names are one file, which rename(2) leaves as it is: nothing stays."""
+    previous_of(written).unlink()
+    os.link(written, previous_of(written))
+    write(written, state(3))
+    assert (3, 2) == (number_in(written), number_in(previous_of(written)))
+    assert ["state.json", "state.json.previous"] == names(written.parent)
+
+
+# Several writers.
+
+
+def test_what_a_killed_writer_left_is_removed(path: Path) -> None:
+    """The next write of the same file removes it, whoever has its process number by now, and of this file alone."""
+    leave_behind(path)
+    leave_behind(path, os.getpid())
+    others = leave_behind(path.with_name("state.json.json")) + leave_behind(path.with_name("stateXjson"))
+    others += ["state.json.41-0123456789abcdef.new.mine", "state.json.new"]
+    for name in others[-2:]:
+        path.with_name(name).touch()
+    write(path, state(1))
+    assert sorted(["state.json", *others]) == names(path.parent)
+
+
+def test_what_cannot_be_removed_costs_no_save(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without locks nobody knows who lives: it stays, and the state is saved."""
+    left = leave_behind(written)
+
+    def no_locks(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    write(written, state(3))
+    assert 3 == number_in(written)
+    assert sorted(["state.json", "state.json.previous", *left]) == names(written.parent)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("moment", ["before", "behind"])
+def test_another_writer_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, links: bool) -> None:
+    """A second write comes to its end inside the first, at each of its steps: both succeed, and both files are whole."""
+    number = 0
+    for number in count(1):
+        path = tmp_path / str(number) / "state.json"
+        path.parent.mkdir()
+        write(path, state(1))
+        calls = Calls(links=links)
+
+        def interrupt(made: int, number: int = number, calls: Calls = calls, path: Path = path) -> None:
+            if made == number:
+                calls.before = calls.behind = lambda number: None
+                write(path, state(3))
+                assert 3 == number_in(path)
+
+        setattr(calls, moment, interrupt)
+        with monkeypatch.context() as patch:
+            calls.watch(patch.setattr)
+            write(path, state(2))
+        assert {number_in(path), number_in(previous_of(path))} <= {1, 2, 3}
+        assert ["state.json", "state.json.previous"] == names(path.parent)
+        if len(calls.made) < number:
+            break
+    assert 12 < number
+
+
+# Writers that are killed.
+
+
+def program(*given: object, timeout: int = 300) -> Any:
+    """What this module reports when it is run as a program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.killed_writers", *map(str, given)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    """Killed before, inside or after any call of a write, a reader finds the old or the new state, or the offered one."""
+    kills = program("steps", tmp_path)
+    assert list(SCENARIOS) == list(kills)
+    assert all(found >= 15 for found in kills.values()), kills
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_steps_of_python(tmp_path: Path) -> None:
+    """The same before each instruction of the interpreter."""
+    kills = program("opcodes", tmp_path, timeout=1800)
+    assert all(found >= 150 for found in kills.values()), kills
+
+
+def test_killed_at_random(tmp_path: Path) -> None:
+    """A writer that saves in a loop, killed again and again: what was reported as saved is never lost."""
+    report = program("loop", tmp_path, 1, 100)
+    assert (100, True) == (report["kills"], report["saves"] > 50)
+
+
+def test_a_crowd_killed_at_random(tmp_path: Path) -> None:
+    """Several writers of one file: what a reader finds is whole at any time, and no writer fails for another."""
+    report = program("crowd", tmp_path, 2, 30)
+    assert (30, True) == (report["kills"], report["reads"] > 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 6))
+def test_killed_at_random_for_long(tmp_path: Path, seed: int) -> None:
+    """Both, a thousand times."""
+    for kind in ("loop", "crowd"):
+        (tmp_path / kind).mkdir()
+        assert 500 == program(kind, tmp_path / kind, seed, 500, timeout=1800)["kills"]

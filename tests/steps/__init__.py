@@ -1,0 +1,1 @@
+"""How many samples a step takes, and where it begins and ends."""

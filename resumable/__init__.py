@@ -104,14 +104,12 @@ else:  # a type checker that saw __getattr__ would take every misspelt name for 
         """This module, which `import resumable` puts in the decorator's place."""
 
         def __call__(self, *args: object, **options: object) -> object:
-            from resumable.errors import DecorationError, explain
+            from resumable.errors import DecorationError
 
             raise DecorationError(
-                explain(
-                    "@resumable is the module here, not the decorator.",
-                    [("imported by", "import resumable")],
-                    "Write: from resumable import resumable",
-                )
+                "@resumable is the module here, not the decorator.",
+                [("imported by", "import resumable")],
+                "Write: from resumable import resumable",
             )
 
     sys.modules[__name__].__class__ = _Package

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from resumable.errors import ConfigurationError, StateError, explain
+from resumable.errors import ConfigurationError, StateError
 
 __all__ = ["SEEDS", "as_int", "check_members", "check_schedule", "seed_of", "whole_count", "whole_number"]
 
@@ -41,15 +41,13 @@ def whole_number(name: str, value: object, *, least: int | None = 0) -> int:
     number = as_int(value)
     if number is None:
         raise ConfigurationError(
-            explain(
-                f"{name} must be a whole number.",
-                [(name, value), ("type", type(value).__name__)],
-                f"Pass {name} as an int.",
-            )
+            f"{name} must be a whole number.",
+            [(name, value), ("type", type(value).__name__)],
+            f"Pass {name} as an int.",
         )
     if least is not None and number < least:
         raise ConfigurationError(
-            explain(f"{name} is too small.", [(name, number), ("least", least)], f"Pass {name} >= {least}.")
+            f"{name} is too small.", [(name, number), ("least", least)], f"Pass {name} >= {least}."
         )
     return number
 
@@ -65,7 +63,7 @@ def whole_count(value: object, what: str, /) -> int:
     """
     number = as_int(value)
     if number is None or number < 0:
-        raise StateError(explain(f"{what} must be a whole number of samples.", [("got", value)], "Return an int >= 0."))
+        raise StateError(f"{what} must be a whole number of samples.", [("got", value)], "Return an int >= 0.")
     return number
 
 
@@ -78,11 +76,9 @@ def seed_of(seed: object, /) -> int:
     number = whole_number("seed", seed, least=None)
     if not 0 <= number < SEEDS:
         raise ConfigurationError(
-            explain(
-                "A seed must fit into 64 bits.",
-                [("seed", number), ("smallest", 0), ("largest", SEEDS - 1)],
-                "Pass a seed in this range, such as seed % 2**64.",
-            )
+            "A seed must fit into 64 bits.",
+            [("seed", number), ("smallest", 0), ("largest", SEEDS - 1)],
+            "Pass a seed in this range, such as seed % 2**64.",
         )
     return number
 
@@ -120,4 +116,4 @@ def check_members(name: str, value: object, needed: Sequence[str], what: str, ad
     """
     has_all = hasattr(type(value), "__getattr__") or set(needed) <= set(dir(value))
     if isinstance(value, type) or not has_all:
-        raise ConfigurationError(explain(what, [("needed", ", ".join(needed)), (name, value)], advice))
+        raise ConfigurationError(what, [("needed", ", ".join(needed)), (name, value)], advice)

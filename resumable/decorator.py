@@ -19,7 +19,7 @@ from resumable.checks import seed_of
 from resumable.datamodule.instance import is_resumable, resumption_of
 from resumable.datamodule.methods import AROUND
 from resumable.datamodule.options import MARK, Options, check_class
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.protocols import (
     AllGather,
     BatchSchedule,
@@ -150,11 +150,9 @@ def _wrap_methods(cls: type[Any]) -> None:
 def _wrap(cls: type[Any], name: str, method: Any, around: Callable[..., Any]) -> Any:
     if type(method) in (staticmethod, classmethod, property):
         raise DecorationError(
-            explain(
-                f"{cls.__qualname__}.{name} must be a method, since each instance has its own position.",
-                [("it is a", type(method).__name__)],
-                "Define it as a plain method, with self.",
-            )
+            f"{cls.__qualname__}.{name} must be a method, since each instance has its own position.",
+            [("it is a", type(method).__name__)],
+            "Define it as a plain method, with self.",
         )
     if hasattr(method, _WRAPPED):
         return method

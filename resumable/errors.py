@@ -41,7 +41,19 @@ __all__ = [
 
 
 class ResumptionError(Exception):
-    """Base of every error that this package raises."""
+    """Base of every error that this package raises.
+
+    The message has three parts: *what* is wrong, the *values* on aligned lines, and *advice* on what to do next.
+
+    >>> print(ResumptionError("The seed differs.", [("saved", 1), ("current", 20)], "Pass seed=1."))
+    The seed differs.
+      saved:   1
+      current: 20
+    Pass seed=1.
+    """
+
+    def __init__(self, what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /) -> None:
+        super().__init__(explain(what, values, advice) if advice else what)
 
 
 class ConfigurationError(ResumptionError, ValueError):
@@ -66,8 +78,16 @@ class MismatchError(ResumptionError):
     *verdict* holds the differences as a value. It is None where the kind or number of loaders differs.
     """
 
-    def __init__(self, message: str, /, verdict: Verdict | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        what: str,
+        values: Iterable[tuple[str, object]] = (),
+        advice: str = "",
+        /,
+        *,
+        verdict: Verdict | None = None,
+    ) -> None:
+        super().__init__(what, values, advice)
         self.verdict = verdict
 
 
@@ -81,6 +101,12 @@ class ReplayError(ResumptionError):
 
 class MissingExtraError(ResumptionError, ImportError):
     """An optional package is not installed. The message names the extra to install."""
+
+    def __init__(
+        self, what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /, *, name: str | None = None
+    ) -> None:
+        super().__init__(what, values, advice)
+        self.name = name
 
 
 class ResumptionWarning(UserWarning):

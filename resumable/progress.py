@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
-from resumable.errors import MismatchError, ResumptionError, explain
+from resumable.errors import MismatchError, ResumptionError
 from resumable.position import Position
 from resumable.protocols import AllGather
 from resumable.saved.agreement import agreed
@@ -183,11 +183,9 @@ class Tracker:
         saved = parse(state_dict)
         if self.progress is not None and self.progress.is_running:
             raise ResumptionError(
-                explain(
-                    "A state cannot be loaded while the loader is being iterated: other batches are under way.",
-                    [("position", self.position)],
-                    "Load it before the loop, or leave the loop first. Nothing was loaded.",
-                )
+                "A state cannot be loaded while the loader is being iterated: other batches are under way.",
+                [("position", self.position)],
+                "Load it before the loop, or leave the loop first. Nothing was loaded.",
             )
         self.load_snapshot(saved, is_resume=True)
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from resumable.data_sampler.calculators import find_calculator
 from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.data_sampler.step_observer import watch
-from resumable.errors import ResumptionError, explain
+from resumable.errors import ResumptionError
 from resumable.position import Position
 from resumable.progress import Tracker
 from resumable.protocols import AllGather, BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
@@ -118,11 +118,9 @@ class ResumptionState:
         """
         if self._tracker.progress is None:
             raise ResumptionError(
-                explain(
-                    "There is nothing to commit: no loader is connected to this state.",
-                    [("position", self.position)],
-                    "Use the state of a ResumableLoader (loader.state), or build the loader first.",
-                )
+                "There is nothing to commit: no loader is connected to this state.",
+                [("position", self.position)],
+                "Use the state of a ResumableLoader (loader.state), or build the loader first.",
             )
         self._tracker.progress.commit()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -29,11 +29,9 @@ class Ranks:
         names, wanted = self.mesh.mesh_dim_names or (), self._names
         if (not wanted and self.mesh.ndim != 1) or any(name not in names for name in wanted):
             raise ConfigurationError(
-                explain(
-                    "The mesh has no such dimension.",
-                    [("asked for", self.dimensions), ("its dimensions", names), ("its shape", tuple(self.mesh.shape))],
-                    "Pass the name of the data-parallel dimension, or the names of those that share the data.",
-                )
+                "The mesh has no such dimension.",
+                [("asked for", self.dimensions), ("its dimensions", names), ("its shape", tuple(self.mesh.shape))],
+                "Pass the name of the data-parallel dimension, or the names of those that share the data.",
             )
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.stopping.signals import request_stop, stop_requested
 
 if TYPE_CHECKING:
@@ -43,12 +43,10 @@ class Ranks:
         is_initialized = distributed.is_available() and distributed.is_initialized()
         if not is_initialized or distributed.get_rank(self.group) < 0:
             raise ConfigurationError(
-                explain(
-                    "This process has no rank in the process group.",
-                    [("initialized", is_initialized), ("group", self.group)],
-                    "Call torch.distributed.init_process_group() before the loader is built, and pass a group that this "
-                    "process belongs to.",
-                )
+                "This process has no rank in the process group.",
+                [("initialized", is_initialized), ("group", self.group)],
+                "Call torch.distributed.init_process_group() before the loader is built, and pass a group that this "
+                "process belongs to.",
             )
 
 

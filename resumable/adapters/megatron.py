@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 
 from resumable.data_sampler.calculators import MegatronCalculator as Calculator
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.extras import quietly
 
 __all__ = ["Calculator", "Ranks"]
@@ -42,10 +42,8 @@ class Ranks:
         parallel_state = import_module("megatron.core.parallel_state")
         if not parallel_state.is_initialized():
             raise ConfigurationError(
-                explain(
-                    "Megatron's model parallelism is not initialized in this process.",
-                    [("module", "megatron.core.parallel_state")],
-                    "Call parallel_state.initialize_model_parallel() before the loader is built.",
-                )
+                "Megatron's model parallelism is not initialized in this process.",
+                [("module", "megatron.core.parallel_state")],
+                "Call parallel_state.initialize_model_parallel() before the loader is built.",
             )
         return parallel_state

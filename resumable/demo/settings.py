@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["Kill", "Settings", "planned_kills"]
 
@@ -38,11 +38,9 @@ class Settings:
         for name, value, low, high in (("kills", self.kills, 1, most), ("seed", self.seed, 0, 2**32 - 1)):
             if not low <= value <= high:
                 raise ConfigurationError(
-                    explain(
-                        f"The demo cannot run with this number for {name}.",
-                        [(name, value), ("least", low), ("most", high)],
-                        "Pass a number between them.",
-                    )
+                    f"The demo cannot run with this number for {name}.",
+                    [(name, value), ("least", low), ("most", high)],
+                    "Pass a number between them.",
                 )
 
     @property

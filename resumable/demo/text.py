@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["read_windows"]
 
@@ -26,9 +26,7 @@ def read_windows(samples: int, window: int, /, folder: Path | None = None) -> by
         if len(text) >= wanted:
             return text[:wanted]
     raise ConfigurationError(
-        explain(
-            "There is too little Python source to train on.",
-            [("folder", str(source)), ("bytes found", len(text)), ("bytes wanted", wanted)],
-            "Run the demo with a Python whose standard library is installed as source files.",
-        )
+        "There is too little Python source to train on.",
+        [("folder", str(source)), ("bytes found", len(text)), ("bytes wanted", wanted)],
+        "Run the demo with a Python whose standard library is installed as source files.",
     )

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.checks import check_members, check_schedule, whole_number
-from resumable.errors import ConfigurationError, ResumptionError, explain
+from resumable.errors import ConfigurationError, ResumptionError
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import BatchSchedule, Order, Ranks
 from resumable.saved.schedule_format import LedgerSchedule, ledger_schedule
@@ -35,11 +35,9 @@ def length_of(dataset: Any, /) -> int:
     """
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ConfigurationError(
-            explain(
-                "A ResumableLoader needs a map-style dataset: only there can a position be computed.",
-                [("needed", "__getitem__ and __len__"), ("got", type(cast("object", dataset)).__name__)],
-                "Pass a map-style dataset. In a LightningDataModule, @resumable resumes iterable datasets too.",
-            )
+            "A ResumableLoader needs a map-style dataset: only there can a position be computed.",
+            [("needed", "__getitem__ and __len__"), ("got", type(cast("object", dataset)).__name__)],
+            "Pass a map-style dataset. In a LightningDataModule, @resumable resumes iterable datasets too.",
         )
     return len(dataset)
 
@@ -62,19 +60,15 @@ def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, 
     )
     if shuffle or seed is not None:
         raise ConfigurationError(
-            explain(
-                "A user-defined order decides itself how it shuffles.",
-                [("order", order), ("shuffle", shuffle), ("seed", seed)],
-                "Pass either order=, or shuffle= and seed=.",
-            )
+            "A user-defined order decides itself how it shuffles.",
+            [("order", order), ("shuffle", shuffle), ("seed", seed)],
+            "Pass either order=, or shuffle= and seed=.",
         )
     if len(order) != length:
         raise ConfigurationError(
-            explain(
-                "The order and the dataset have different lengths.",
-                [("len(order)", len(order)), ("len(dataset)", length)],
-                "Make the order as long as the dataset.",
-            )
+            "The order and the dataset have different lengths.",
+            [("len(order)", len(order)), ("len(dataset)", length)],
+            "Make the order as long as the dataset.",
         )
     return order
 
@@ -92,20 +86,16 @@ def rank_of(rank: int | None, size: int | None, ranks: Ranks | None, /) -> tuple
     size = 1 if size is None else whole_number("data_parallel_size", size, least=1)
     if rank is None and size > 1:
         raise ConfigurationError(
-            explain(
-                "data_parallel_rank is missing: several processes share the data.",
-                [("data_parallel_rank", None), ("data_parallel_size", size)],
-                "Pass data_parallel_rank= too, or ranks= in place of both.",
-            )
+            "data_parallel_rank is missing: several processes share the data.",
+            [("data_parallel_rank", None), ("data_parallel_size", size)],
+            "Pass data_parallel_rank= too, or ranks= in place of both.",
         )
     rank = 0 if rank is None else whole_number("data_parallel_rank", rank)
     if rank >= size:
         raise ConfigurationError(
-            explain(
-                "data_parallel_rank is too large.",
-                [("data_parallel_rank", rank), ("data_parallel_size", size)],
-                f"Pass a rank from 0 to {size - 1}, or the number of all processes that share the data.",
-            )
+            "data_parallel_rank is too large.",
+            [("data_parallel_rank", rank), ("data_parallel_size", size)],
+            f"Pass a rank from 0 to {size - 1}, or the number of all processes that share the data.",
         )
     return rank, size
 
@@ -120,11 +110,9 @@ def _asked(rank: object, size: object, ranks: Ranks) -> tuple[int, int]:
     )
     if rank is not None or size is not None:
         raise ConfigurationError(
-            explain(
-                "The rank is given twice.",
-                [("ranks", ranks), ("data_parallel_rank", rank), ("data_parallel_size", size)],
-                "Pass ranks=, or the two numbers.",
-            )
+            "The rank is given twice.",
+            [("ranks", ranks), ("data_parallel_rank", rank), ("data_parallel_size", size)],
+            "Pass ranks=, or the two numbers.",
         )
     return ranks.data_parallel_rank, ranks.data_parallel_size
 
@@ -138,12 +126,10 @@ def _check_single_process(rank: object, size: object) -> None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigurationError(
-            explain(
-                "Several processes run, and nothing says which part of the data this one loads.",
-                [("processes", processes), ("data_parallel_rank", rank), ("data_parallel_size", size)],
-                "Pass ranks=resumable.adapters.distributed.Ranks(), or data_parallel_rank= and data_parallel_size=. If each "
-                "process is to load all samples, pass data_parallel_size=1.",
-            )
+            "Several processes run, and nothing says which part of the data this one loads.",
+            [("processes", processes), ("data_parallel_rank", rank), ("data_parallel_size", size)],
+            "Pass ranks=resumable.adapters.distributed.Ranks(), or data_parallel_rank= and data_parallel_size=. If each "
+            "process is to load all samples, pass data_parallel_size=1.",
         )
 
 
@@ -157,11 +143,9 @@ def tail_of(drop_last: object, /) -> DropLast:
         return "carry"
     if drop_last not in (False, True):
         raise ConfigurationError(
-            explain(
-                "An epoch's tail can be trained, left out, or carried into the next epoch.",
-                [("drop_last", drop_last)],
-                'Pass drop_last=False, True or "carry".',
-            )
+            "An epoch's tail can be trained, left out, or carried into the next epoch.",
+            [("drop_last", drop_last)],
+            'Pass drop_last=False, True or "carry".',
         )
     return bool(drop_last)
 
@@ -182,11 +166,9 @@ def schedule_of(schedule: BatchSchedule | None, per_round: int, /, *, rounds_dow
         return replace(schedule, divisor=per_round)
     if not isinstance(schedule, PiecewiseSchedule):
         raise ConfigurationError(
-            explain(
-                "A user-defined schedule cannot be rounded down: its stages are unknown.",
-                [("schedule", type(schedule).__qualname__), ("decrease_batch_size_if_needed", True)],
-                "Let it return multiples of batch_size * data_parallel_size itself, or pass a StepSchedule.",
-            )
+            "A user-defined schedule cannot be rounded down: its stages are unknown.",
+            [("schedule", type(schedule).__qualname__), ("decrease_batch_size_if_needed", True)],
+            "Let it return multiples of batch_size * data_parallel_size itself, or pass a StepSchedule.",
         )
     return ledger_schedule(DivisibleSchedule(schedule, per_round))
 
@@ -205,21 +187,17 @@ def check_options(options: Mapping[str, Any], own: Collection[str], /) -> None:
     for name in options.keys() - known:
         nearest = next(iter(get_close_matches(name, known, 1, 0.0)))
         raise ConfigurationError(
-            explain(
-                f"A ResumableLoader has no option {name!r}.",
-                [(name, options[name]), ("nearest", nearest)],
-                f"Pass {nearest}=, or leave the option out.",
-            )
+            f"A ResumableLoader has no option {name!r}.",
+            [(name, options[name]), ("nearest", nearest)],
+            f"Pass {nearest}=, or leave the option out.",
         )
     for name in ("sampler", "batch_sampler"):
         if options.get(name) is not None:
             raise ConfigurationError(
-                explain(
-                    f"A ResumableLoader takes no {name}: a sampler always begins at its first index.",
-                    [(name, options[name])],
-                    "Pass order=, a pure function from places to indices. In a LightningDataModule, @resumable resumes "
-                    "samplers too.",
-                )
+                f"A ResumableLoader takes no {name}: a sampler always begins at its first index.",
+                [(name, options[name])],
+                "Pass order=, a pure function from places to indices. In a LightningDataModule, @resumable resumes "
+                "samplers too.",
             )
 
 
@@ -230,9 +208,7 @@ def check_in_order(num_workers: int, in_order: bool, /, error: type[ResumptionEr
     """
     if num_workers and not in_order:
         raise error(
-            explain(
-                "With in_order=False batches come as workers finish, so a count cannot say which ones were trained.",
-                [("in_order", False), ("num_workers", num_workers)],
-                "Leave in_order=True in the train loader.",
-            )
+            "With in_order=False batches come as workers finish, so a count cannot say which ones were trained.",
+            [("in_order", False), ("num_workers", num_workers)],
+            "Leave in_order=True in the train loader.",
         )

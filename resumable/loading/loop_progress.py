@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
@@ -178,16 +178,14 @@ def _count_steps(batches: Iterator[T], this: Pass, plan: StepPlan) -> Generator[
 
 def _contradicts_itself(plan: StepPlan, this: Pass, taken: int) -> ConfigurationError:
     return ConfigurationError(
-        explain(
-            "The schedule contradicts itself: its steps one by one are not those that it counts.",
-            [
-                ("schedule", plan.schedule),
-                ("from", this.begun_at),
-                ("micro batches by steps_between and samples_after", plan.batches_left(this.begun_at)),
-                ("micro batches of the steps that came, by batch_size_at", taken),
-            ],
-            "Let samples_after and steps_between follow from batch_size_at.",
-        )
+        "The schedule contradicts itself: its steps one by one are not those that it counts.",
+        [
+            ("schedule", plan.schedule),
+            ("from", this.begun_at),
+            ("micro batches by steps_between and samples_after", plan.batches_left(this.begun_at)),
+            ("micro batches of the steps that came, by batch_size_at", taken),
+        ],
+        "Let samples_after and steps_between follow from batch_size_at.",
     )
 
 

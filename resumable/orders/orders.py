@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from resumable.checks import seed_of, whole_number
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.orders.identity import Identity
 from resumable.orders.permutation import MAX_LENGTH, permuted
 from resumable.protocols import Order
@@ -98,12 +98,10 @@ class Shuffled:
 def _length(value: object) -> int:
     n = whole_number("n", value, least=None)
     if n < 1:
-        raise ConfigurationError(
-            explain("An order needs at least one sample.", [("n", n)], "Pass a dataset that is not empty.")
-        )
+        raise ConfigurationError("An order needs at least one sample.", [("n", n)], "Pass a dataset that is not empty.")
     if n > MAX_LENGTH:
         raise ConfigurationError(
-            explain("An order this long is not supported.", [("n", n), ("largest", MAX_LENGTH)], "Pass n <= 2**60.")
+            "An order this long is not supported.", [("n", n), ("largest", MAX_LENGTH)], "Pass n <= 2**60."
         )
     return n
 
@@ -112,14 +110,12 @@ def _places(n: int, epoch: object, start: object, stop: object) -> tuple[int, in
     names = (("epoch", epoch), ("start", start), ("stop", stop))
     epoch, start, stop = (whole_number(name, value, least=None) for name, value in names)
     if epoch < 0:
-        raise ConfigurationError(explain("Epochs are counted from 0.", [("epoch", epoch)], "Pass epoch >= 0."))
+        raise ConfigurationError("Epochs are counted from 0.", [("epoch", epoch)], "Pass epoch >= 0.")
     if not 0 <= start <= stop <= n:
         raise ConfigurationError(
-            explain(
-                "These places are not in the epoch.",
-                [("start", start), ("stop", stop), ("n", n)],
-                "Pass 0 <= start <= stop <= n; what follows an epoch's end is the start of the next.",
-            )
+            "These places are not in the epoch.",
+            [("start", start), ("stop", stop), ("n", n)],
+            "Pass 0 <= start <= stop <= n; what follows an epoch's end is the start of the next.",
         )
     return epoch, start, stop
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.report.runs import Run, Session, compare_weights, counts
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def draw(runs: Sequence[Run], path: str | PathLike[str], /) -> None:
     ...     draw([Run("a", 1, 1, (Session(0, (Step(0, (0,)),)),))], f"{folder}/a.png")
     """
     if not runs:
-        raise ConfigurationError(explain("There is nothing to draw.", [("runs", list(runs))], "Give at least one run."))
+        raise ConfigurationError("There is nothing to draw.", [("runs", list(runs))], "Give at least one run.")
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
     bottom, side = _FOOTER / _HEIGHT, _MARGIN / _WIDTH
     axes = figure.add_axes((side, bottom, 1 - 2 * side, 1 - bottom))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["Counts", "Run", "Session", "Step", "compare_weights", "counts"]
 
@@ -74,11 +74,9 @@ class Run:
         for number, session in enumerate(self.sessions):
             if session.start_step > len(history):
                 raise ConfigurationError(
-                    explain(
-                        f"Session {number} of {self.name!r} goes on from a step that no session reached.",
-                        [("start_step", session.start_step), ("steps so far", len(history))],
-                        "Give all sessions of the run, in the order in which they ran.",
-                    )
+                    f"Session {number} of {self.name!r} goes on from a step that no session reached.",
+                    [("start_step", session.start_step), ("steps so far", len(history))],
+                    "Give all sessions of the run, in the order in which they ran.",
                 )
             del history[session.start_step :]
             history += [(number, step) for step in session.steps]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
 
-from resumable.errors import AgreementError, explain
+from resumable.errors import AgreementError
 from resumable.protocols import AllGather
 
 __all__ = ["RECORD_BYTES", "agreed", "check_agreement", "record_of"]
@@ -104,12 +104,10 @@ def check_agreement(records: Sequence[bytes], /) -> None:
     if len(groups) == 1:
         return
     raise AgreementError(
-        explain(
-            "The ranks disagree on the position of the run.",
-            [(_ranks(ranks), _in_words(record, list(groups))) for record, ranks in groups.items()],
-            "Load the same checkpoint on every rank, with the same dataset, seed and configuration, and save after the "
-            "same step.",
-        )
+        "The ranks disagree on the position of the run.",
+        [(_ranks(ranks), _in_words(record, list(groups))) for record, ranks in groups.items()],
+        "Load the same checkpoint on every rank, with the same dataset, seed and configuration, and save after the "
+        "same step.",
     )
 
 

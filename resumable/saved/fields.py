@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from resumable.checks import as_int
-from resumable.errors import StateError, explain
+from resumable.errors import StateError
 
 __all__ = [
     "Fields",
@@ -38,14 +38,12 @@ def field_of(fields: Fields, key: str, /) -> object:
     3
     """
     if key not in fields:
-        raise StateError(
-            explain(f"The saved position lacks {key!r}.", [("keys", sorted(map(str, fields)))], START_AGAIN)
-        )
+        raise StateError(f"The saved position lacks {key!r}.", [("keys", sorted(map(str, fields)))], START_AGAIN)
     return fields[key]
 
 
 def _wrong(what: str, expected: str, value: object) -> StateError:
-    return StateError(explain(f"The saved {what!r} must be {expected}.", [("got", value)], START_AGAIN))
+    return StateError(f"The saved {what!r} must be {expected}.", [("got", value)], START_AGAIN)
 
 
 def count(fields: Fields, key: str, /, *, bits: int = 63) -> int:

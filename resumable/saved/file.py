@@ -26,7 +26,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
-from resumable.errors import ConfigurationError, MissingStateError, StateError, explain
+from resumable.errors import ConfigurationError, MissingStateError, StateError
 from resumable.saved.file_text import Flaw, check_json, parse, render
 
 __all__ = ["PREVIOUS", "read", "write"]
@@ -60,7 +60,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], /) -> None:
     text, target = render(state), os.path.realpath(os.fsdecode(path))
     if os.path.lexists(target) and not os.path.isfile(target):
         raise ConfigurationError(
-            explain("A state is saved to a regular file.", [("path", target)], "Pass the path of a file of its own.")
+            "A state is saved to a regular file.", [("path", target)], "Pass the path of a file of its own."
         )
     _remove_stale(target)
     with _temporary(target, text) as new:
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
         found = Flaw("There is no state file.")
         if not os.path.lexists(target + PREVIOUS):
             advice = "In a first run, begin without a state. Otherwise check the path."
-            raise MissingStateError(explain(found.what, [("path", target)], advice)) from None
+            raise MissingStateError(found.what, [("path", target)], advice) from None
     if isinstance(found, Flaw):
         raise _refusal(target, found)
     return found
@@ -115,7 +115,7 @@ def _refusal(target: str, flaw: Flaw) -> StateError:
         else:
             rows += [("previous", previous), ("its consumed_samples", before.get("consumed_samples"))]
             advice = f"To go on from the state before it, call ResumptionState.load({previous!r})."
-    return StateError(explain(flaw.what, rows, f"{advice} Nothing was loaded."))
+    return StateError(flaw.what, rows, f"{advice} Nothing was loaded.")
 
 
 def _bytes_of(name: str) -> bytes:

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
-from resumable.errors import StateError, explain
+from resumable.errors import StateError
 
 __all__ = ["Flaw", "VERSION", "check_json", "parse", "render"]
 
@@ -98,12 +98,10 @@ def check_json(state: Mapping[str, Any], /) -> None:
     if (found := _not_json(dict(state))) is not None:
         where, what = found
         raise StateError(
-            explain(
-                "The state holds something that JSON cannot return unchanged.",
-                [("where", f"state{where}"), ("what", what)],
-                "Let the dataset's state_dict hold only dicts with string keys, lists, strings, finite numbers, bools and "
-                "None, or save loader.state_dict() with torch.save. Nothing was written.",
-            )
+            "The state holds something that JSON cannot return unchanged.",
+            [("where", f"state{where}"), ("what", what)],
+            "Let the dataset's state_dict hold only dicts with string keys, lists, strings, finite numbers, bools and "
+            "None, or save loader.state_dict() with torch.save. Nothing was written.",
         )
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-from resumable.errors import StateError, explain
+from resumable.errors import StateError
 from resumable.position import Position
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
 from resumable.steps.batch_plan import BatchPlan, DropLast
@@ -216,11 +216,9 @@ num_workers 0, drop_last False, limit None, schedule None
             first = self.stretches[0] if self.stretches else None
             begins = "nowhere yet" if first is None else f"step {first.step}, sample {first.sample}"
             raise StateError(
-                explain(
-                    "The ledger does not know this part of the run.",
-                    [(name, number), ("it begins at", begins)],
-                    "Ask from there on. The run has trained nothing yet, or was saved by an older version.",
-                )
+                "The ledger does not know this part of the run.",
+                [(name, number), ("it begins at", begins)],
+                "Ask from there on. The run has trained nothing yet, or was saved by an older version.",
             )
         return 0
 

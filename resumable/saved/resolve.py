@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from resumable.errors import ConfigurationError, MismatchError, explain, warn
+from resumable.errors import ConfigurationError, MismatchError, warn
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
@@ -43,7 +43,7 @@ class Policy:
     def __post_init__(self) -> None:
         if self.on_mismatch not in ("error", "warn", "adopt"):
             raise ConfigurationError(
-                explain("An unknown policy.", [("on_mismatch", self.on_mismatch)], "Pass 'error', 'warn' or 'adopt'.")
+                "An unknown policy.", [("on_mismatch", self.on_mismatch)], "Pass 'error', 'warn' or 'adopt'."
             )
 
 
@@ -146,7 +146,7 @@ def refuse_or_warn(verdict: Verdict, on_mismatch: OnMismatch, /) -> None:
         advice = "Nothing was loaded."
         if verdict.outcome != "refused":
             advice += ' To go on all the same, pass on_mismatch="warn", or "adopt" to take over what was saved.'
-        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}", verdict)
+        raise MismatchError(f"This state cannot go on exactly: {verdict}\n{advice}", verdict=verdict)
     warn(f"The run goes on, but this resume is {verdict}")
 
 

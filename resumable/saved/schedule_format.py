@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from resumable.checks import whole_number
-from resumable.errors import ConfigurationError, StateError, explain
+from resumable.errors import ConfigurationError, StateError
 from resumable.protocols import BatchSchedule
 from resumable.saved.fields import START_AGAIN, Fields, listed, mapping
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
@@ -47,11 +47,9 @@ class UserSchedule:
     def _known(self) -> BatchSchedule:
         if self.schedule is None:
             raise StateError(
-                explain(
-                    "The ledger holds only the name of a user-defined schedule, so its steps cannot be counted.",
-                    [("schedule", self.name)],
-                    "Load the state into a loader that has this schedule.",
-                )
+                "The ledger holds only the name of a user-defined schedule, so its steps cannot be counted.",
+                [("schedule", self.name)],
+                "Load the state into a loader that has this schedule.",
             )
         return self.schedule
 
@@ -121,11 +119,9 @@ def parse_schedule(value: object, /) -> LedgerSchedule | None:
         return _parse_own(row)
     except (ConfigurationError, TypeError, ValueError) as error:
         raise StateError(
-            explain(
-                "This version of resumable does not know the saved schedule.",
-                [("schedule", value), ("reason", str(error).partition("\n")[0])],
-                START_AGAIN,
-            )
+            "This version of resumable does not know the saved schedule.",
+            [("schedule", value), ("reason", str(error).partition("\n")[0])],
+            START_AGAIN,
         ) from None
 
 

@@ -23,7 +23,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-from resumable.errors import StateError, explain
+from resumable.errors import StateError
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.fields import (
@@ -154,11 +154,9 @@ def parse(state: object, /) -> Snapshot:
     """
     if not isinstance(state, Mapping):
         raise StateError(
-            explain(
-                "A saved position must be a mapping.",
-                [("expected", "a mapping with the key 'consumed_samples'"), ("got", type(state).__name__)],
-                START_AGAIN,
-            )
+            "A saved position must be a mapping.",
+            [("expected", "a mapping with the key 'consumed_samples'"), ("got", type(state).__name__)],
+            START_AGAIN,
         )
     fields = cast("Fields", state)
     consumed = count(fields, "consumed_samples")
@@ -188,11 +186,9 @@ def _version(fields: Fields) -> int:
     version = count(fields, "format")
     if not 1 <= version <= FORMAT:
         raise StateError(
-            explain(
-                "The saved position has a format that this version of resumable does not know.",
-                [("saved format", version), ("newest known", FORMAT)],
-                "Update resumable. " + START_AGAIN,
-            )
+            "The saved position has a format that this version of resumable does not know.",
+            [("saved format", version), ("newest known", FORMAT)],
+            "Update resumable. " + START_AGAIN,
         )
     return version
 
@@ -203,11 +199,9 @@ def _check_place(saved: Snapshot) -> None:
         return
     if order is not None and offset > order.length:
         raise StateError(
-            explain(
-                "The saved offset is past the end of its epoch.",
-                [("offset", offset), ("length", order.length)],
-                START_AGAIN,
-            )
+            "The saved offset is past the end of its epoch.",
+            [("offset", offset), ("length", order.length)],
+            START_AGAIN,
         )
     lengths = [stretch.length for stretch in saved.ledger] + ([] if order is None else [order.length])
     longest = max(lengths, default=None)
@@ -216,11 +210,9 @@ def _check_place(saved: Snapshot) -> None:
     is_too_much = longest is not None and consumed > epoch * longest + offset
     if is_too_little or is_too_much or (epoch == 0 and consumed != offset):
         raise StateError(
-            explain(
-                "The saved numbers contradict each other.",
-                [("consumed_samples", consumed), ("epoch", epoch), ("offset", offset)],
-                START_AGAIN,
-            )
+            "The saved numbers contradict each other.",
+            [("consumed_samples", consumed), ("epoch", epoch), ("offset", offset)],
+            START_AGAIN,
         )
 
 
@@ -232,11 +224,9 @@ def _check_ledger(ledger: Ledger, consumed: int) -> None:
         has_epochs = stretch.offset <= stretch.length and stretch.batching.batches > 0
         if not (follows and has_epochs and stretch.sample <= consumed):
             raise StateError(
-                explain(
-                    "The saved ledger contradicts itself.",
-                    [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
-                    START_AGAIN,
-                )
+                "The saved ledger contradicts itself.",
+                [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
+                START_AGAIN,
             )
         before = stretch
 
@@ -247,7 +237,7 @@ def _identity(value: object, version: int) -> Identity | None:
     fields = record(value, _ORDER, "order", is_row=version > 2)
     kind = field_of(fields, "kind")
     if not isinstance(kind, str):
-        raise StateError(explain("The saved order's kind must be a string.", [("got", kind)], START_AGAIN))
+        raise StateError("The saved order's kind must be a string.", [("got", kind)], START_AGAIN)
     return Identity(kind, count(fields, "length"), optional_count(fields, "seed", bits=64))
 
 
@@ -260,18 +250,14 @@ def _stretch(fields: Fields, version: int) -> Stretch:
     expected = set(STRETCH_FIELDS) - ({"schedule"} if version == 1 else set())
     if set(fields) != expected:
         raise StateError(
-            explain(
-                "A stretch of the saved ledger has other keys.",
-                [("expected", sorted(expected)), ("got", sorted(map(str, fields)))],
-                START_AGAIN,
-            )
+            "A stretch of the saved ledger has other keys.",
+            [("expected", sorted(expected)), ("got", sorted(map(str, fields)))],
+            START_AGAIN,
         )
     others = ("limit", "drop_last", "schedule")
     counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
-        raise StateError(
-            explain("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
-        )
+        raise StateError("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
     carries: Literal["carry"] | None = "carry" if version > 1 and fields["drop_last"] == "carry" else None
     return Stretch(
         **counts,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.position import Position
 
 __all__ = ["BatchPlan", "DropLast", "UNBOUNDED", "no_batch"]
@@ -49,11 +49,9 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.length < 1:
             raise ConfigurationError(
-                explain(
-                    "A batch and a dataset need at least one sample.",
-                    [("batch_size", self.batch_size), ("length", self.length)],
-                    "Pass batch_size >= 1 and a dataset that is not empty.",
-                )
+                "A batch and a dataset need at least one sample.",
+                [("batch_size", self.batch_size), ("length", self.length)],
+                "Pass batch_size >= 1 and a dataset that is not empty.",
             )
 
     @property
@@ -135,9 +133,7 @@ class BatchPlan:
 def no_batch(length: int, batch_size: int, drop_last: DropLast, limit: int | None = None) -> ConfigurationError:
     """The error for epochs without a batch."""
     return ConfigurationError(
-        explain(
-            "An epoch has no batch, so the run could never end.",
-            [("dataset length", length), ("batch size", batch_size), ("drop_last", drop_last), ("limit", limit)],
-            "Use a smaller batch size, or drop_last=False.",
-        )
+        "An epoch has no batch, so the run could never end.",
+        [("dataset length", length), ("batch size", batch_size), ("drop_last", drop_last), ("limit", limit)],
+        "Use a smaller batch size, or drop_last=False.",
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from resumable.checks import whole_number
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["check_steps", "read_steps", "write_steps"]
 
@@ -49,35 +49,29 @@ def check_steps(steps: Sequence[tuple[int, int]], parts: Sequence[object]) -> No
     >>> check_steps([(0, 8), (20, 16)], ["0:8", "20:16"])
     """
     if not steps:
-        raise ConfigurationError(explain("A step schedule needs at least one step.", [("steps", parts)], _EXAMPLE))
+        raise ConfigurationError("A step schedule needs at least one step.", [("steps", parts)], _EXAMPLE)
     if steps[0][0] != 0:
         raise ConfigurationError(
-            explain(
-                "The first threshold of a step schedule must be 0.",
-                [("first step", parts[0]), ("threshold in samples", steps[0][0])],
-                "Add a step that begins at 0.",
-            )
+            "The first threshold of a step schedule must be 0.",
+            [("first step", parts[0]), ("threshold in samples", steps[0][0])],
+            "Add a step that begins at 0.",
         )
     for at, (threshold, size) in enumerate(steps):
         if size < 1:
             raise ConfigurationError(
-                explain(
-                    "A batch needs at least one sample.",
-                    [("step", parts[at]), ("batch size", size)],
-                    "Pass batch sizes >= 1.",
-                )
+                "A batch needs at least one sample.",
+                [("step", parts[at]), ("batch size", size)],
+                "Pass batch sizes >= 1.",
             )
         if at and threshold <= steps[at - 1][0]:
             raise ConfigurationError(
-                explain(
-                    "The thresholds of a step schedule must increase.",
-                    [
-                        ("step", parts[at - 1]),
-                        ("next step", parts[at]),
-                        ("thresholds in samples", (steps[at - 1][0], threshold)),
-                    ],
-                    "Begin each step at a later sample than the one before it.",
-                )
+                "The thresholds of a step schedule must increase.",
+                [
+                    ("step", parts[at - 1]),
+                    ("next step", parts[at]),
+                    ("thresholds in samples", (steps[at - 1][0], threshold)),
+                ],
+                "Begin each step at a later sample than the one before it.",
             )
 
 
@@ -114,7 +108,7 @@ def _number(text: str, entry: str) -> int:
 
 
 def _unreadable(what: str, entry: str, part: str) -> ConfigurationError:
-    return ConfigurationError(explain(what, [("entry", entry), ("part", part)], _EXAMPLE))
+    return ConfigurationError(what, [("entry", entry), ("part", part)], _EXAMPLE)
 
 
 def _written(threshold: int, size: int, length: int) -> str:
@@ -126,9 +120,7 @@ def _written(threshold: int, size: int, length: int) -> str:
         if count * unit < after and _read(text, length) == (threshold, size):
             return text
     raise ConfigurationError(
-        explain(
-            "Megatron-LM reads numbers as doubles, and none gives this step.",
-            [("threshold in samples", threshold), ("batch size", size), ("tokens for each sample", length)],
-            "Begin the step at another sample, or use another batch size. Up to 2**52 every number can be written.",
-        )
+        "Megatron-LM reads numbers as doubles, and none gives this step.",
+        [("threshold in samples", threshold), ("batch size", size), ("tokens for each sample", length)],
+        "Begin the step at another sample, or use another batch size. Up to 2**52 every number can be written.",
     )

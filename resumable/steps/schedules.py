@@ -18,7 +18,7 @@ from typing import Final
 from typing_extensions import override
 
 from resumable.checks import whole_number
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 from resumable.steps.schedule_text import check_steps, read_steps, write_steps
 from resumable.steps.stages import PiecewiseSchedule, Stage, rounded_down
 
@@ -83,11 +83,9 @@ class LinearRampup(PiecewiseSchedule):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
         if self.end < self.start or (self.end - self.start) % self.increment:
             raise ConfigurationError(
-                explain(
-                    "The ramp-up does not lead from start to end.",
-                    [("start", self.start), ("end", self.end), ("increment", self.increment)],
-                    "Pass end = start + a whole number of increments.",
-                )
+                "The ramp-up does not lead from start to end.",
+                [("start", self.start), ("end", self.end), ("increment", self.increment)],
+                "Pass end = start + a whole number of increments.",
             )
         rounded_down(self.end, self.divisor)  # raises where no size is left
 
@@ -109,11 +107,9 @@ class LinearRampup(PiecewiseSchedule):
             start, increment, samples = (int(each) if isinstance(each, str) else each for each in given)
         except (TypeError, ValueError):
             raise ConfigurationError(
-                explain(
-                    "rampup_batch_size must be a list of three whole numbers.",
-                    [("rampup_batch_size", rampup_batch_size), ("expected", "[start, increment, samples]")],
-                    "Pass the list that Megatron takes, or ConstantBatchSize(global_batch_size) for None.",
-                )
+                "rampup_batch_size must be a list of three whole numbers.",
+                [("rampup_batch_size", rampup_batch_size), ("expected", "[start, increment, samples]")],
+                "Pass the list that Megatron takes, or ConstantBatchSize(global_batch_size) for None.",
             ) from None
         return cls(start, global_batch_size, increment, samples, divisor=divisor)
 
@@ -198,11 +194,9 @@ class StepSchedule(PiecewiseSchedule):
             pairs = [(threshold, size) for threshold, size in self.steps]
         except (TypeError, ValueError):
             raise ConfigurationError(
-                explain(
-                    "The steps of a schedule must be pairs.",
-                    [("steps", self.steps), ("expected", "((0, batch size), (threshold, batch size), ...)")],
-                    'Pass pairs, or read a text like "0:768 250B:1536" with StepSchedule.parse.',
-                )
+                "The steps of a schedule must be pairs.",
+                [("steps", self.steps), ("expected", "((0, batch size), (threshold, batch size), ...)")],
+                'Pass pairs, or read a text like "0:768 250B:1536" with StepSchedule.parse.',
             ) from None
         steps = tuple(
             (whole_number("a threshold", threshold, least=None), whole_number("a batch size", size, least=None))

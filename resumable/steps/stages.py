@@ -22,7 +22,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from resumable.checks import whole_number
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["DivisibleSchedule", "Stage", "PiecewiseSchedule", "not_divisible", "rounded_down", "steps_that_begin"]
 
@@ -73,9 +73,7 @@ class PiecewiseSchedule(ABC):
         place, later = whole_number("consumed", consumed), whole_number("later", later)
         if later < place:
             raise ConfigurationError(
-                explain(
-                    "Steps lead forward only.", [("consumed", place), ("later", later)], "Pass the smaller count first."
-                )
+                "Steps lead forward only.", [("consumed", place), ("later", later)], "Pass the smaller count first."
             )
         steps = 0
         for size, stop in self.stages_from(place):
@@ -127,11 +125,9 @@ def rounded_down(size: int, divisor: int, /) -> int:
     """
     if size < divisor:
         raise ConfigurationError(
-            explain(
-                "A global batch that is rounded down to whole micro batches is empty.",
-                [("global batch size", size), ("micro_batch_size * data_parallel_size", divisor)],
-                "Use a smaller micro batch or fewer ranks, or larger global batches.",
-            )
+            "A global batch that is rounded down to whole micro batches is empty.",
+            [("global batch size", size), ("micro_batch_size * data_parallel_size", divisor)],
+            "Use a smaller micro batch or fewer ranks, or larger global batches.",
         )
     return size - size % divisor
 
@@ -161,9 +157,7 @@ def not_divisible(
     ]
     advice = "Pass a schedule with such a size, or another batch_size or data_parallel_size"
     return ConfigurationError(
-        explain(
-            "A global batch does not fall into whole micro batches on each rank.",
-            rows,
-            f"{advice}, or decrease_batch_size_if_needed=True." if below else f"{advice}.",
-        )
+        "A global batch does not fall into whole micro batches on each rank.",
+        rows,
+        f"{advice}, or decrease_batch_size_if_needed=True." if below else f"{advice}.",
     )

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from typing_extensions import Self
 
-from resumable.errors import ConfigurationError, explain
+from resumable.errors import ConfigurationError
 
 __all__ = ["StopSignals", "answered", "received", "request_stop", "stop_on", "stop_requested", "take_back", "watched"]
 
@@ -244,11 +244,9 @@ def _checked(given: object) -> signal.Signals:
         number = None if isinstance(given, bool) else signal.Signals(given)  # type: ignore[arg-type]
     if number is None or number in _NOT_OURS:
         raise ConfigurationError(
-            explain(
-                "This signal cannot ask a run to stop.",
-                [("signal", given), ("reason", "it is not a signal" if number is None else _NOT_OURS[number])],
-                "Pass the signal that the scheduler sends: signal.SIGTERM, or what the job requests, such as SIGUSR1.",
-            )
+            "This signal cannot ask a run to stop.",
+            [("signal", given), ("reason", "it is not a signal" if number is None else _NOT_OURS[number])],
+            "Pass the signal that the scheduler sends: signal.SIGTERM, or what the job requests, such as SIGUSR1.",
         )
     return number
 
@@ -256,9 +254,7 @@ def _checked(given: object) -> signal.Signals:
 def _check_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
-            explain(
-                "Python sets signal handlers in the main thread only.",
-                [("this thread", threading.current_thread().name), ("main thread", threading.main_thread().name)],
-                "Call stop_on() at the start of the script, before the training.",
-            )
+            "Python sets signal handlers in the main thread only.",
+            [("this thread", threading.current_thread().name), ("main thread", threading.main_thread().name)],
+            "Call stop_on() at the start of the script, before the training.",
         )

@@ -80,6 +80,17 @@ class _FrameworkCalculator:
         return int((running or framework.get_current_global_batch_size)())
 
     @property
+    def data_parallel_size(self) -> int:
+        """Ranks that share the step which begins now.
+
+        Raises ResumptionError before the calculator is initialized.
+        """
+        framework = self._initialized()
+        known = getattr(getattr(framework, GLOBAL, None), "data_parallel_size", None)  # of those that vary the size
+        per_rank = framework.get_micro_batch_size() * framework.get_num_microbatches()
+        return int(known or self.current_global_batch_size // per_rank)
+
+    @property
     def schedule(self) -> BatchSchedule | None:
         """The batch sizes to come, where the calculator varies them; None where not, or before it is initialized."""
         return schedule_in(getattr(import_module(self.module), GLOBAL, None))

@@ -78,6 +78,7 @@ class DataSamplerProgress(Progress):
         self._base = (whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
         self._start = self._last = self._base
         self._stretch: Stretch | None = None
+        self._loader: SeekableSampler | None = None
         self._seen: dict[int, int] = {}
         self._untold: int | None = None
         self._awaited: _Restore | None = None
@@ -125,7 +126,7 @@ class DataSamplerProgress(Progress):
         Without a loader whose epochs are known, the steps run on across the ends of epochs, as the count does.
         """
         if self._stretch is None and self._last[0] > self._start[0]:
-            known, (sample, step) = self._configuration(self._saved), self._start
+            known, (sample, step) = self._configuration(self._saved, self._loader), self._start
             self._stretch = known and replace(
                 known, step=step, sample=sample, epoch=0, offset=0, length=UNBOUNDED, drop_last="carry", limit=None
             )
@@ -181,7 +182,7 @@ class DataSamplerProgress(Progress):
             verdict = self._compared(sampler, offset, self._configuration(self._saved, sampler))
             check_begins(sampler, offset)
             self._judge(verdict)
-        self._is_judged, self.order = True, sampler.identity
+        self._is_judged, self.order, self._loader = True, sampler.identity, sampler
 
     def _compared(self, sampler: SeekableSampler, offset: int, current: Stretch | None) -> Verdict:
         order, saved = sampler.identity, known_order(self._saved.order, sampler.identity)
@@ -319,18 +320,22 @@ class DataSamplerProgress(Progress):
         times, schedule = self.accumulation, self.schedule
         if schedule is not None:
             return ledger_schedule(schedule) if times == 1 else UserSchedule(f"{times} x {ledger_schedule(schedule)}")
-        size = self._step_size()
+        size = _size(self.sampler, "global_batch_size")
+        if self._can_be_asked(size):
+            first, second = (self.sampler.compute_consumed_samples(steps) for steps in (1, 2))
+            asked = whole_count(first, _COUNT) - self._base[0]
+            if asked > 0 and whole_count(second, _COUNT) != self._base[0] + 2 * asked:
+                return UserSchedule(type(self.sampler).__qualname__)
+            size = asked if asked > 0 else size
         if size is None and loader is not None:
             size = loader.samples_per_batch
         return None if size is None else ConstantBatchSize(times * size)
 
-    def _step_size(self) -> int | None:
-        """Samples of each of the sampler's steps, where they do not vary: by its own count, where that can be asked."""
-        calculator, size = self._calculator_in_use(), _size(self.sampler, "global_batch_size")
-        if size is not None if calculator is None else not calculator.is_initialized:
-            return size
-        counted = whole_count(self.sampler.compute_consumed_samples(1), _COUNT) - self._base[0]
-        return counted if counted > 0 else size
+    def _can_be_asked(self, size: int | None) -> bool:
+        """Whether the sampler's own count, which may need a calculator, is there and says more than its *size*."""
+        calculator, has_counted = self._calculator_in_use(), self._last[0] > self._start[0]
+        is_ready = size is None if calculator is None else calculator.is_initialized
+        return is_ready or (size is None and has_counted)
 
     def _calculators_ranks(self) -> int | None:
         calculator = self._calculator_in_use()

@@ -16,6 +16,7 @@ import resumable
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGE = Path(resumable.__file__).parent  # of the checkout, or of the wheel where that is tested
 FENCE = re.compile(r"^(<!-- continues -->\n+)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -101,11 +102,16 @@ def test_there_are_two_commands() -> None:
     assert f"'{commands[1]}'" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def is_there(link: str) -> bool:
+    """Whether *link* leads to a file of the project."""
+    return (PACKAGE.parent if link.startswith("resumable/") else ROOT).joinpath(link).is_file()
+
+
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
 def test_links_lead_to_files(name: str) -> None:
     """What the pages link to inside the repository is there, the picture too."""
     links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
-    assert [link for link in links if "://" not in link and not (ROOT / link).is_file()] == []
+    assert [link for link in links if "://" not in link and not is_there(link)] == []
 
 
 def project() -> dict[str, Any]:
@@ -125,7 +131,7 @@ def test_an_index_shows_absolute_links_to_the_same_files() -> None:
     ours = [link.removeprefix(f"{repository}/blob/main/").removeprefix(f"{raw}/main/") for link in links]
     of_files = [link for link in ours if "://" not in link]
     assert sorted(of_files) == sorted(re.findall(r"\]\(([^):]+)\)", README))
-    assert [link for link in of_files if not (ROOT / link).is_file()] == []
+    assert [link for link in of_files if not is_there(link)] == []
 
 
 def test_each_file_and_folder_of_the_package_is_in_its_map() -> None:
@@ -133,8 +139,7 @@ def test_each_file_and_folder_of_the_package_is_in_its_map() -> None:
     built = README.partition("## How it is built")[2].partition("## Contribute")[0]
     table = re.findall(r"`(\w+)(?:/|\.py)`", "".join(re.findall(r"^\|(.*?)\|", built, re.MULTILINE)))
     picture = re.findall(r"\w+", built.partition("    run by users")[2].partition("\n\n")[0])
-    inside = Path(resumable.__file__).parent
-    names = {path.stem for path in inside.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert set(table) == names - {"__init__", "__main__"}
     assert names - {"__init__", "__main__"} <= set(picture)
 

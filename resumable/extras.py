@@ -15,6 +15,8 @@ __all__ = ["naming_the_extra", "quietly"]
 # Import name of what is optional -> the extra of this package that installs it.
 _EXTRA: Final = {
     "lightning": "lightning",
+    "tqdm": "lightning",
+    "torchdata": "torchdata",
     "megatron": "megatron",
     "matplotlib": "demo",
     "rich": "demo",

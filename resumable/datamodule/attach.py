@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeIs
 
@@ -23,6 +24,9 @@ from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.stopping.workers import shield
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 __all__ = ["attach", "attach_sampled"]
 
@@ -107,7 +111,7 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
     if options.schedule is None:
         return given[0] if given else None
     schedule = schedule_of(
-        options.schedule, loaders[0].batching.batch_size, rounds_down=options.decrease_batch_size_if_needed
+        options.schedule, loaders[0].feed.batching.batch_size, rounds_down=options.decrease_batch_size_if_needed
     )
     if given and given[0] != schedule:
         raise DecorationError(
@@ -135,9 +139,17 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
 def _train_loader(loader: Any, seed: int, shard: Shard) -> TrainLoader:
     if is_map_style(loader):
         return MapLoader(loader, seed, shard)
-    from resumable.loading.stream_loader import StreamLoader  # brings the progress bar of a fast-forward
+    from resumable.loading.stream_loader import StreamLoader
 
-    return StreamLoader(loader, shard)
+    return StreamLoader(loader, shard, _stateful)
+
+
+def _stateful(loader: DataLoader[Any]) -> DataLoader[Any] | None:
+    if find_spec("torchdata") is None:
+        return None
+    from resumable.adapters import torchdata
+
+    return torchdata.stateful(loader)
 
 
 def _replaced(tree: Any, replace: Callable[[Any], Any]) -> tuple[Any, str]:

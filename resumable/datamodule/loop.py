@@ -65,10 +65,10 @@ class LoopAdapter:
     ) -> None:
         """Count what the one loader yields, as a ResumableLoader does."""
         loader = cast("MapLoader", loaders[0])
-        batching = loader.batching
+        batching = loader.feed.batching
         stretch = Stretch(
             length=batching.length,
-            micro_batch_size=loader.micro_batch_size,
+            micro_batch_size=loader.feed.micro_batch_size,
             data_parallel_size=loader.shard.size,
             num_workers=loader.num_workers,
             drop_last=batching.drop_last,

@@ -1,13 +1,12 @@
-"""The batches of a map-style DataLoader, entered at any place: what takes the place of torch's batch sampler."""
+"""The batches of a map-style DataLoader from any position, in place of torch's batch sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch.utils.data import DistributedSampler, Sampler, SequentialSampler
+from torch.utils.data import Sampler
 
 from resumable.errors import MismatchError, ReplayError, explain
 from resumable.orders.identity import Identity
@@ -17,24 +16,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "BLOCK",
-    "FIRST_BLOCK",
-    "Feed",
-    "RankSampler",
-    "ResumableSampler",
-    "SequentialRankSampler",
-    "Shard",
-    "cut",
-    "miscounted",
-]
+__all__ = ["BLOCK", "FIRST_BLOCK", "Feed", "Grouping", "ResumableSampler", "Shard", "cannot_adopt", "cut", "miscounted"]
 
 FIRST_BLOCK, BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
 
 
-class Feed(Protocol):
-    """Where a loader's batches of indices come from, at any place of any epoch."""
+class Grouping(Protocol):
+    """How a loader's samples fall into batches, and what their order depends on."""
 
     batching: BatchPlan
 
@@ -44,8 +33,8 @@ class Feed(Protocol):
         ...
 
     @property
-    def identity(self) -> Identity:
-        """What the order depends on."""
+    def identity(self) -> Identity | None:
+        """What the order depends on; None for a stream."""
         ...
 
     def padded_samples(self, offset: int, /) -> int:
@@ -53,15 +42,39 @@ class Feed(Protocol):
         ...
 
     def adopt(self, identity: Identity, /) -> None:
-        """Go on in the order that *identity* tells."""
+        """Go on in the order of *identity*."""
         ...
 
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """The canary at *offset* of *epoch* in the order that *identity* tells; None where there is none.
+        """The digest of the indices that follow *offset* of *epoch* in the order of *identity*; None where there is none.
 
-        A sampler that is replayed is begun for it only if somebody *looks*.
+        A user's sampler gives it only once its epoch has begun; with *looks*, the epoch begins for it.
         """
         ...
+
+
+class Feed(Protocol):
+    """A `Grouping` that yields this rank's batches of indices, from any position. The defaults are those of one rank."""
+
+    batching: BatchPlan
+    identity: Identity
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a batch on one rank."""
+        return self.batching.batch_size
+
+    def padded_samples(self, offset: int, /) -> int:
+        """See `Grouping`."""
+        return 0
+
+    def adopt(self, identity: Identity, /) -> None:
+        """See `Grouping`."""
+        ...
+
+    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
+        """See `Grouping`."""
+        return None
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
@@ -85,53 +98,47 @@ def cut(indices: list[Any] | NDArray[np.int64], size: int) -> list[list[Any]]:
 
 
 class ResumableSampler(Sampler[Any]):
-    """What torch's DataLoader iterates: *feed*'s batches, from the place that was set last.
+    """What torch's DataLoader iterates: the batches of *feed* from *start* on, an epoch and an offset.
 
-    *count* are the batches of a pass that does not end with its epoch. With *single*, it yields indices instead of lists of one (a DataLoader with `batch_size=None`). With *endless*,
-    an epoch is followed by the next: Lightning cycles a shorter loader beside a longer one.
+    *count* limits a pass that does not end with its epoch. *single* yields indices in place of lists of one, for a
+    DataLoader with `batch_size=None`.
     """
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed
-        self.endless = False
+        self.single = single
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
         self.batch_size: int = feed.micro_batch_size
         self.drop_last: bool = feed.batching.drop_last is True
-        self._single = single
 
     def __len__(self) -> int:
-        return replace(self.feed.batching, limit=None).batches  # whoever set a limit applies it to this
+        return replace(self.feed.batching, limit=None).batches  # the framework that set a limit applies it to this
 
     def __iter__(self) -> Iterator[Any]:
-        # the place is read here and not at the first draw, since workers draw ahead and others may set it meanwhile
-        batches = self._from(*self.start)
-        return (batch[0] for batch in batches) if self._single else batches
+        # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
+        batches = self.batches()
+        return (batch[0] for batch in batches) if self.single else batches
 
-    def _from(self, epoch: int, offset: int) -> Iterator[list[Any]]:
-        if not self.endless:
-            return self.feed.batches(epoch, offset, self.count)
-        return self._endlessly(epoch, offset)
-
-    def _endlessly(self, epoch: int, offset: int) -> Iterator[list[Any]]:
-        while True:
-            yield from self.feed.batches(epoch, offset)
-            epoch, offset = epoch + 1, 0
+    def batches(self) -> Iterator[list[Any]]:
+        """The pass that begins now."""
+        return self.feed.batches(*self.start, self.count)
 
 
 def miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:
-    """The error for an order or a sampler that is not as long as it says."""
+    """The error for an order or a sampler that is not as long as its `__len__`."""
     return ReplayError(
         explain(
-            f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} than its length promises, "
-            "so no place in it could be told.",
+            f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} indices than its length promises, "
+            "so no position in it is known.",
             [("epoch", epoch), ("asked for", wanted), ("given", given)],
-            "Let its __len__ tell how much an epoch yields.",
+            "Let its __len__ return how many indices an epoch has.",
         )
     )
 
 
-def _cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
+def cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
+    """The error for a saved order that the present sampler or order cannot give."""
     return MismatchError(
         explain(
             "The saved order cannot be taken over.",
@@ -145,36 +152,9 @@ def _cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
 class Shard:
     """Which part of the data this process loads: that of data-parallel rank *rank* of *size*.
 
-    *is_drawn*: the loader yields this rank's samples alone, so nothing of them is for the other ranks.
-    *is_guarded*: a framework would put a sampler of its own into the loader unless it finds one.
+    *already_sharded*: the loader yields this rank's samples alone.
     """
 
     rank: int = 0
     size: int = 1
-    is_drawn: bool = False
-    is_guarded: bool = False
-
-
-class RankSampler(DistributedSampler[Any]):
-    """What a loader shows as its sampler on several ranks: the indices of the pass that begins next, on this rank.
-
-    Lightning puts a DistributedSampler into every loader that has none, and builds the loader anew for it.
-    """
-
-    def __init__(self, batches: ResumableSampler, shard: Shard, *, single: bool) -> None:
-        length = batches.feed.batching.length
-        super().__init__(range(length), num_replicas=shard.size, rank=shard.rank, shuffle=False)  # type: ignore[arg-type]
-        self._batches = batches
-        self._single = single
-
-    def __len__(self) -> int:
-        batching = self._batches.feed.batching
-        whole, size = batching.length // batching.batch_size, self._batches.feed.micro_batch_size
-        return whole * size if batching.drop_last else -(-batching.length // self.num_replicas)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches) if self._single else chain.from_iterable(self._batches)
-
-
-class SequentialRankSampler(RankSampler, SequentialSampler):
-    """The same, for loaders that Lightning asked to leave out the shuffling; it looks for a SequentialSampler."""
+    already_sharded: bool = False

@@ -1,8 +1,8 @@
-"""From a DataLoader's samplers to where its batches come from, at any place, on any number of ranks.
+"""From a DataLoader's samplers to the feed of its batches, on any number of ranks.
 
-no sampler of one's own, or torch's DistributedSampler     an order, which every number of ranks shares out alike
-a sampler or batch sampler                                 replayed whole on each rank, and shared out
-one that knows of ranks, or the user shares out himself    replayed, and each rank's batches are its own
+torch's own sampler, DistributedSampler included          an order, which is shared out among any number of ranks
+a user's sampler or batch sampler                         replayed whole on each rank, and shared out
+one that knows of ranks, or a loader already sharded      replayed, and each rank's batches are its own
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import Order
 from resumable.steps.batch_plan import BatchPlan
 
-__all__ = ["feed_of", "in_order"]
+__all__ = ["feed_of", "share_out"]
 
 
 def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> tuple[Feed, Shard]:
-    """The batches of *shard* that *loader* is asked for, and the shard as the loader's own sampler tells it.
+    """The batches of *shard* that *loader* yields, and the shard, which the loader's own sampler may know better.
 
     Raises:
         DecorationError: for a sampler without a length.
@@ -37,66 +37,34 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> tuple[Feed, 
     """
     sampler, batches = _samplers_of(loader)
     for own in (sampler, batches):
-        if isinstance(own, ResumableSampler):  # a ResumableLoader, which was told its rank, if there are several
+        if isinstance(own, ResumableSampler):  # a ResumableLoader, which knows its ranks
             return _feed_of_ours(own.feed, shard)
     if batches is not None and not _is_torchs(batches, BatchSampler):
-        return _feed_of_batches(BatchSamplerFeed(batches, seed, _batching_of(batches, loader)), batches, shard)
+        shard = _sharded(shard, batches)
+        whole = BatchSamplerFeed(batches, seed, _batching_of(batches, loader))
+        if shard.size == 1:
+            return whole, shard
+        return (RankLocalFeed if shard.already_sharded else RoundRobinFeed)(whole, shard), shard
     size, drop_last = 1, False
     if batches is not None:
         sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
     if _is_torchs(sampler, DistributedSampler):
-        shard = replace(shard, rank=sampler.rank, size=sampler.num_replicas, is_drawn=False)
+        shard = replace(shard, rank=sampler.rank, size=sampler.num_replicas, already_sharded=False)
     else:
-        shard = replace(shard, is_drawn=shard.size > 1 and (shard.is_drawn or _knows_ranks(sampler)))
+        shard = _sharded(shard, sampler)
     order = _order_of(sampler, seed)
-    if shard.is_drawn:
+    if shard.already_sharded:
         return RankLocalFeed(OrderFeed(order, BatchPlan(len(order), size, drop_last)), shard), shard
     batching = BatchPlan(len(order), size * shard.size, drop_last)
-    return _shared_out(order, batching, shard), shard
+    return share_out(order, batching, shard), shard
 
 
-def in_order(feed: Feed, shard: Shard, /) -> Feed:
-    """The batches of the same loader without its shuffling.
+def share_out(order: Order | ReplayedSampler, batching: BatchPlan, shard: Shard, /) -> Feed:
+    """The part of *shard* of *order*, cut into the rounds of *batching*.
 
-    >>> feed, shard = feed_of(DataLoader(range(4), shuffle=True), 0, Shard())
-    >>> list(in_order(feed, shard).batches(0, 0))
-    [[0], [1], [2], [3]]
+    >>> list(share_out(Sequential(4), BatchPlan(4, 2), Shard(rank=1, size=2)).batches(0, 0))
+    [[1], [3]]
     """
-    batching = feed.batching
-    if not shard.is_drawn:
-        return _shared_out(Sequential(batching.length), batching, shard)
-    own = replace(batching, length=batching.length // shard.size, batch_size=batching.batch_size // shard.size)
-    return RankLocalFeed(OrderFeed(Sequential(own.length), own), shard)
-
-
-def _samplers_of(loader: DataLoader[Any]) -> tuple[Any, Any]:
-    """The sampler and batch sampler that the loader was made with, also where others stand in their place since."""
-    made_with: tuple[Any, Any] = vars(loader).setdefault("_resumable_samplers", (loader.sampler, loader.batch_sampler))
-    return made_with
-
-
-def _feed_of_batches(own: BatchSamplerFeed, batches: Any, shard: Shard) -> tuple[Feed, Shard]:
-    shard = replace(shard, is_drawn=shard.size > 1 and (shard.is_drawn or _knows_ranks(batches)))
-    if shard.size == 1:
-        return own, shard
-    return (RankLocalFeed(own, shard) if shard.is_drawn else RoundRobinFeed(own, shard)), shard
-
-
-def _feed_of_ours(feed: Feed, shard: Shard) -> tuple[Feed, Shard]:
-    """The feed of a ResumableLoader, which is told its ranks by itself."""
-    size = feed.batching.batch_size // feed.micro_batch_size
-    if size != shard.size and shard.size > 1:
-        raise ConfigurationError(
-            explain(
-                "The train loader was made for another number of ranks.",
-                [("its data_parallel_size", size), ("the trainer's", shard.size)],
-                "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is told them.",
-            )
-        )
-    return feed, replace(shard, size=size, is_drawn=False)
-
-
-def _shared_out(order: Order | ReplayedSampler, batching: BatchPlan, shard: Shard) -> Feed:
     if shard.size == 1:
         return OrderFeed(order, batching)
     if isinstance(order, ReplayedSampler):
@@ -104,11 +72,35 @@ def _shared_out(order: Order | ReplayedSampler, batching: BatchPlan, shard: Shar
     return ShardedFeed(order, batching, rank=shard.rank, size=shard.size)
 
 
+def _samplers_of(loader: DataLoader[Any]) -> tuple[Any, Any]:
+    """The sampler and batch sampler that the loader was made with, even after others have taken their place."""
+    made_with: tuple[Any, Any] = vars(loader).setdefault("_resumable_samplers", (loader.sampler, loader.batch_sampler))
+    return made_with
+
+
+def _feed_of_ours(feed: Feed, shard: Shard) -> tuple[Feed, Shard]:
+    """The feed of a ResumableLoader, which the user gave its ranks."""
+    size = feed.batching.batch_size // feed.micro_batch_size
+    if size != shard.size and shard.size > 1:
+        raise ConfigurationError(
+            explain(
+                "The train loader was made for another number of ranks.",
+                [("its data_parallel_size", size), ("the trainer's", shard.size)],
+                "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is given them.",
+            )
+        )
+    return feed, replace(shard, size=size, already_sharded=False)
+
+
 def _is_torchs(sampler: object, cls: type[Any]) -> bool:
     """Whether *sampler* is of torch's class itself, or torchdata's of the same name; a subclass may do anything."""
     theirs: type[Any] = type(sampler)
     is_torchdatas = theirs.__module__.startswith("torchdata.")
     return theirs is cls or (is_torchdatas and theirs.__name__.removeprefix("Stateful") == cls.__name__)
+
+
+def _sharded(shard: Shard, sampler: Any) -> Shard:
+    return replace(shard, already_sharded=shard.size > 1 and (shard.already_sharded or _knows_ranks(sampler)))
 
 
 def _knows_ranks(sampler: Any) -> bool:
@@ -130,7 +122,7 @@ def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSample
 
 
 def _batching_of(batches: Any, loader: DataLoader[Any]) -> BatchPlan:
-    """The batching of a user's batch sampler, whose batches count as samples by its `batch_size`, else as one each."""
+    """The batch plan of a user's batch sampler: a batch has its `batch_size` samples, or one if it has none."""
     number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
     candidates: tuple[Any, ...] = (getattr(batches, "sampler", None), loader.dataset)
     for samples in candidates:
@@ -145,7 +137,7 @@ def _sized(thing: Any) -> int:
     if not hasattr(thing, "__len__"):
         raise DecorationError(
             explain(
-                f"{type(thing).__name__} has no length, so no place in it could be told.",
+                f"{type(thing).__name__} has no length, so no position in it is known.",
                 [("needed", "__len__"), ("got", type(thing).__name__)],
                 "Give it a __len__.",
             )

@@ -4,7 +4,7 @@
     an epoch's tail      │ 0  1  2 │ 3  4  · │ ·  ·  · │    is shared out in equal parts, filled from the epoch's beginning
                                                           (here 5 samples: 2 each, and one of them again)
 
-The union over the ranks depends on the place alone. The layout is that of Megatron-LM's samplers
+All ranks together get samples that depend on the position alone. The layout is that of Megatron-LM's samplers
 (megatron/legacy/data/data_samplers.py, `MegatronPretrainingSampler`); the filling is that of torch's DistributedSampler.
 """
 
@@ -15,8 +15,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from typing_extensions import override
 
-from resumable.feeds.feed import BLOCK, FIRST_BLOCK, _cannot_adopt, cut, miscounted
+from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, cannot_adopt, cut, miscounted
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.canary import Canaries
 from resumable.orders.identity import Identity
@@ -28,19 +29,16 @@ from resumable.steps.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["OrderFeed", "ShardedFeed"]
 
 _A_CALL: Final = 2_500
-"""A call of somebody else's order is taken to cost as much as so many indices."""
+"""A call of a user's order is assumed to cost as much as so many indices."""
 
 _AT_ONCE: Final = 65_536
-"""The most indices that it is asked for at once: half a megabyte."""
+"""The most indices that a user's order is asked for at once: half a megabyte."""
 
 
-class OrderFeed:
+class OrderFeed(Feed):
     """Batches cut from an order, or from a user's sampler that is replayed."""
 
     def __init__(self, order: Order | ReplayedSampler, batching: BatchPlan) -> None:
@@ -58,18 +56,13 @@ class OrderFeed:
             self._draw = order.indices
             self._canaries = Canaries(order)
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
-        return self.batching.batch_size
-
+    @override
     def padded_samples(self, offset: int, /) -> int:
-        """Samples that the end of an epoch trains again, one a rank at most, in a pass from *offset* on."""
         ranks = self.batching.batch_size // self.micro_batch_size
         return 0 if self.batching.drop_last else -(self.batching.reach - offset) % ranks
 
+    @override
     def adopt(self, identity: Identity, /) -> None:
-        """Take over another seed, and "sequential" for "shuffled" or the other way round."""
         if identity != self.identity:
             self._set(self._order_of(identity))
 
@@ -80,10 +73,10 @@ class OrderFeed:
             return Shuffled(identity.length, identity.seed or 0)
         if identity.kind == Sequential.kind:
             return Sequential(identity.length)
-        raise _cannot_adopt(identity, self.identity)
+        raise cannot_adopt(identity, self.identity)
 
+    @override
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """The canary at *offset* of *epoch* in the order that *identity* tells; None where there is none."""
         order, canaries = self.order, self._canaries
         if identity is not self.identity and identity != self.identity:
             order = self._order_of(identity)
@@ -92,12 +85,13 @@ class OrderFeed:
             return canaries.at(epoch, offset)
         return order.canary(epoch, looks=looks) if isinstance(order, ReplayedSampler) else None
 
+    @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        """The *count* batches from *offset* of *epoch* on, drawn in blocks, the first one small."""
         left = self.batching.batches_left(offset) if count is None else count
         return chain.from_iterable(self._blocks(epoch, offset, left))
 
     def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
+        """Batches that are drawn together, few at first."""
         size, length, draw = self.batching.batch_size, self.batching.length, self._draw
         block = FIRST_BLOCK
         while left:
@@ -119,10 +113,11 @@ class ShardedFeed(OrderFeed):
         self._size = size
 
     @property
+    @override
     def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
         return self.batching.batch_size // self._size
 
+    @override
     def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
         per_round, micro, block = self.batching.batch_size, self.micro_batch_size, FIRST_BLOCK
         is_ours = isinstance(self.order, (Sequential, Shuffled))
@@ -145,7 +140,7 @@ class ShardedFeed(OrderFeed):
         return np.concatenate((places[:-micro], tail % length))
 
     def _at(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What the order has at *places*, which may lie in later epochs where the stream runs on."""
+        """What the order has at *places*; with drop_last="carry" they may lie in later epochs."""
         if not self.batching.carries:
             return self._of_epoch(epoch, places)
         later, places = np.divmod(places, self.batching.reach)
@@ -164,9 +159,9 @@ class ShardedFeed(OrderFeed):
             return places
         if isinstance(order, Shuffled):
             return permuted_at(order.n, order.seed, epoch, places)
-        return self._of_somebody_elses(epoch, places)
+        return self._of_users_order(epoch, places)
 
-    def _of_somebody_elses(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _of_users_order(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same from slices: one for all where that is cheaper than one for each run of neighbouring places."""
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         first, stop = int(places.min()), int(places.max()) + 1

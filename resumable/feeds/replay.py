@@ -1,8 +1,8 @@
-"""A user's own sampler as epochs: each seeded by itself, replayed on its indices alone.
+"""A user's sampler as epochs: each is seeded by itself and drawn again without its data.
 
-Torch's samplers draw from torch's global random stream, others from NumPy's or Python's. For the time of a draw all
-three are set from (seed, epoch), and put back afterwards, so that the draws are the same in every session and the
-training's own random numbers are as if no sampler had drawn.
+Torch's samplers draw from torch's global random stream, others from NumPy's or Python's. During a draw all three are
+set from (seed, epoch), and they are put back afterwards: the draws are the same in every session, and the training's
+random numbers are as if no sampler had drawn.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _CHUNK = 4096
 
 
 def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = False) -> Iterator[Any]:
-    """What *sampler* yields in *epoch*, drawn from (seed, epoch) alone.
-
-    With *verify*, the first draws are made twice and compared.
+    """What *sampler* yields in *epoch*, drawn from (seed, epoch) alone; *verify* compares two tries of the first draws.
 
     Raises:
         ReplayError: if the sampler gave other draws the second time.
@@ -53,7 +51,7 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = F
 class Epochs:
     """The epochs of a user's sampler, each drawn from its beginning, and the canaries of those that have begun.
 
-    *batched* says that it yields lists of indices. The first draws of all are made twice and compared.
+    With *batched*, it yields lists of indices. The very first draws are made twice and compared.
     """
 
     def __init__(self, sampler: Iterable[Any], seed: int, *, batched: bool = False) -> None:
@@ -83,14 +81,14 @@ class Epochs:
         return chain(head, draws)
 
     def canary(self, epoch: int, /, *, looks: bool) -> str | None:
-        """The canary of *epoch*; None where it has not begun, unless somebody *looks*: then its draws begin."""
+        """The canary of *epoch*; None where it has not begun. With *looks*, its draws begin for the canary."""
         if looks and epoch not in self._canaries:
             self._begun = (epoch, self.begin(epoch))
         return self._canaries.get(epoch)
 
 
 class ReplayedSampler:
-    """A user's own sampler, drawn in order; going back means drawing the epoch anew, on its indices alone."""
+    """A user's sampler, drawn in order; going back draws the epoch anew, without its data."""
 
     def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
         self.sampler = sampler
@@ -104,7 +102,7 @@ class ReplayedSampler:
         return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
 
     def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
-        """What the sampler yields at the places *start* to *stop* of *epoch*; fewer where it ends before."""
+        """The draws *start* to *stop* of *epoch*; fewer where it ends before *stop*."""
         if self._at != (epoch, start):
             self._draws = self._epochs.begin(epoch)
             deque(islice(self._draws, start), maxlen=0)
@@ -131,7 +129,7 @@ class _Streams:
 
     @contextmanager
     def switched(self) -> Generator[None]:
-        """Draw from the sampler's streams; afterwards the process's own are as before."""
+        """Draw from the sampler's streams inside the block; afterwards the process's own are as before."""
         outside = self._get()
         if self._seed is None:
             self._set(self._states)
@@ -187,6 +185,6 @@ def _verify(sampler: Iterable[Any], seed: int, epoch: int) -> None:
                 ("second time", second[at : at + 1]),
             ],
             "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
-            "order from the epoch that `set_epoch(epoch)` tells it; it must not remember its last iteration.",
+            "order from the epoch that `set_epoch(epoch)` gives it; it must not remember its last iteration.",
         )
     )

@@ -1,11 +1,11 @@
-"""How a user's own samplers are shared out among data-parallel ranks, and loaders that are shared out already.
+"""How a user's own samplers are shared out among data-parallel ranks.
 
-    a sampler           drawn whole on every rank, since its draws are seeded; rank r takes its part of each round
-    a batch sampler     the same with its batches: rank r takes the r-th of each round
-    each rank its own   a loader that yields this rank's samples alone: a round is what all ranks draw side by side
+    a sampler             every rank draws all of it, since its draws are seeded; rank r takes its part of each round
+    a batch sampler       the same with its batches: rank r takes the r-th of each round
+    one for each rank     the loader yields this rank's samples alone; a round is what all ranks draw side by side
 
-The first two depend on the place alone, whatever the number of ranks. With the third it is the user who says how many
-ranks there are, so another number is another order.
+The first two depend on the position alone, whatever the number of ranks. With the third, the user sets the number of
+ranks, so another number is another order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import replace
 from itertools import chain, cycle, islice
 from typing import Any
 
-from resumable.feeds.feed import FIRST_BLOCK, Feed, Shard, _cannot_adopt, miscounted
+from typing_extensions import override
+
+from resumable.feeds.feed import FIRST_BLOCK, Feed, Shard, cannot_adopt, miscounted
 from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.replay import Epochs, ReplayedSampler
 from resumable.orders.identity import Identity
@@ -36,10 +38,11 @@ class SamplerShards(OrderFeed):
         self._shard = shard
 
     @property
+    @override
     def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
         return self.batching.batch_size // self._shard.size
 
+    @override
     def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
         size, length = self.batching.batch_size, self.batching.length
         while left:
@@ -52,7 +55,7 @@ class SamplerShards(OrderFeed):
             left, offset = left - rounds, stop
 
     def _part(self, epoch: int, drawn: list[Any]) -> list[Any]:
-        """This rank's equal part of a round; what a last one lacks is taken from the epoch's beginning."""
+        """This rank's equal part of a round; the epoch's first samples fill a last round."""
         each = -(-len(drawn) // self._shard.size)
         missing = each * self._shard.size - len(drawn)
         if missing:
@@ -61,46 +64,40 @@ class SamplerShards(OrderFeed):
         return drawn[self._shard.rank * each : (self._shard.rank + 1) * each]
 
 
-class RoundRobinFeed:
-    """One rank's batches of a user's batch sampler: of each round of them, as many as there are ranks, one.
+class RoundRobinFeed(Feed):
+    """One rank's batches of a user's batch sampler: one of each round, which has as many as there are ranks.
 
-    An epoch's last round is filled with the epoch's first batches, or dropped with drop_last, so that all ranks get
-    equally many.
+    The epoch's first batches fill its last round, or drop_last drops that round, so that all ranks get equally many.
     """
 
     def __init__(self, own: BatchSamplerFeed, shard: Shard) -> None:
         self._own = own
         self._shard = shard
-        self.batching: BatchPlan = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
+        self.batching = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
+        self.identity = own.identity
 
     @property
+    @override
     def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
         return self._own.micro_batch_size
 
-    @property
-    def identity(self) -> Identity:
-        """What the order depends on."""
-        return self._own.identity
-
+    @override
     def padded_samples(self, offset: int, /) -> int:
-        """Samples of the batches that fill an epoch's last round in a pass from *offset* on."""
-        return (
-            0
-            if self.batching.drop_last
-            else -self._own.batching.batches_left(offset) % self._shard.size * self.micro_batch_size
-        )
+        if self.batching.drop_last:
+            return 0
+        return -self._own.batching.batches_left(offset) % self._shard.size * self.micro_batch_size
 
+    @override
     def adopt(self, identity: Identity, /) -> None:
-        """Take over another seed."""
         self._own.adopt(identity)
+        self.identity = self._own.identity
 
+    @override
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """The batch sampler's canary, which is drawn whole on every rank."""
         return self._own.canary(identity, epoch, offset, looks=looks)
 
+    @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         left = self.batching.batches_left(offset) if count is None else count
         following = self._own.batches(epoch, offset)
         rank, size = self._shard.rank, self._shard.size
@@ -111,60 +108,45 @@ class RoundRobinFeed:
             yield batches[rank]
 
 
-class RankLocalFeed:
-    """The batches of a loader that yields one rank's samples alone, counted as a part of rounds over all ranks."""
+class RankLocalFeed(Feed):
+    """The batches of a loader that yields one rank's samples alone, counted as a part of rounds over all ranks.
+
+    It has no canary: each rank's indices are others, and what is saved is the same on all. Padding is the user's.
+    """
 
     def __init__(self, own: Feed, shard: Shard) -> None:
         self._own = own
         self._shard = shard
-        batching = own.batching
-        self.batching: BatchPlan = replace(
-            batching, length=batching.length * shard.size, batch_size=batching.batch_size * shard.size
-        )
-        self.identity: Identity = replace(own.identity, length=self.batching.length)
-        self._follow(self.identity)
+        plan = own.batching
+        self.batching = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
+        self.adopt(own.identity)
 
     @property
+    @override
     def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
         return self._own.micro_batch_size
 
-    def padded_samples(self, offset: int, /) -> int:
-        """None that are known: what is shared out by the user is filled by the user."""
-        return 0
-
+    @override
     def adopt(self, identity: Identity, /) -> None:
-        """Take over another seed, as the loader's own feed does."""
-        self._follow(identity)
-        self.identity = replace(identity, length=self.batching.length)
-
-    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """None: each rank's indices are others, and what is saved is the same on all."""
-        return None
-
-    def _follow(self, identity: Identity) -> None:
-        """Let the loader's own feed go on in the order that *identity* tells.
-
-        Ranks whose loaders shuffle data sets of equal length would else shuffle them alike. A sampler that shares the
-        data out by itself needs the opposite, the same draws on each rank.
-        """
-        length = self._own.batching.length
+        # Ranks whose loaders shuffle datasets of equal length would otherwise shuffle them identically. A sampler that
+        # shares the data out by itself needs the opposite, the same draws on each rank.
         seed = identity.seed
         if seed is not None and identity.kind == Shuffled.kind and self._shard.rank:
             seed = stream_key(self._shard.rank, stream_key(0, seed, epoch=0), epoch=0)
-        self._own.adopt(replace(identity, length=length, seed=seed))
+        self._own.adopt(replace(identity, length=self._own.batching.length, seed=seed))
+        self.identity = replace(identity, length=self.batching.length)
 
+    @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         left = self.batching.batches_left(offset) if count is None else count
         return self._own.batches(epoch, offset // self._shard.size, left)
 
 
-class BatchSamplerFeed:
+class BatchSamplerFeed(Feed):
     """The batches of a user's own batch sampler, replayed.
 
-    A position of whole batches is met by counting batches. Any other (the batch size has changed in mid-epoch) is
-    met by counting samples, and the rest of that epoch is cut into batches anew.
+    Whole batches are counted as such up to the position. A position inside a batch (the batch size has changed in
+    mid-epoch) is found by counting samples, and the rest of that epoch is cut into batches anew.
     """
 
     def __init__(self, sampler: Iterable[list[Any]], seed: int, batching: BatchPlan) -> None:
@@ -172,31 +154,22 @@ class BatchSamplerFeed:
         self.identity: Identity = Identity(type(sampler).__qualname__, batching.length, seed)
         self._epochs = Epochs(sampler, seed, batched=True)
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples of a batch."""
-        return self.batching.batch_size
-
-    def padded_samples(self, offset: int, /) -> int:
-        """None: there is one rank."""
-        return 0
-
+    @override
     def adopt(self, identity: Identity, /) -> None:
-        """Take over another seed."""
         if replace(identity, seed=None) != replace(self.identity, seed=None):
-            raise _cannot_adopt(identity, self.identity)
+            raise cannot_adopt(identity, self.identity)
         self._epochs, self.identity = self._epochs_of(identity), identity
 
     def _epochs_of(self, identity: Identity) -> Epochs:
         is_present = identity.seed == self.identity.seed
         return self._epochs if is_present else Epochs(self._epochs.sampler, identity.seed or 0, batched=True)
 
+    @override
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """The canary of *epoch*'s first draws with *identity*'s seed; see `Epochs.canary`."""
         return self._epochs_of(identity).canary(epoch, looks=looks)
 
+    @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         return islice(self._batches(epoch, offset), count)
 
     def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:

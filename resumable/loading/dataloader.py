@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
 from resumable.feeds.feed import ResumableSampler
-from resumable.stopping.workers import ShieldLoader
+from resumable.stopping.workers import ShieldLoader, mix_in
 
-__all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "resuming"]
-
-
-def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
-    """Whether *thing* is torch's DataLoader or one of its subclasses.
-
-    >>> is_dataloader(DataLoader([1, 2]))
-    True
-    """
-    return isinstance(thing, DataLoader)
-
-
-def resuming(loader: DataLoader[Any]) -> SeekableLoader[Any]:
-    """The same object, of a class that starts its passes where it is told and tells Lightning that it resumes."""
-    if not isinstance(loader, SeekableLoader):
-        object.__setattr__(loader, "__class__", _resuming_class(type(loader)))
-    # Lightning warns of loaders without these two; the position is saved with the datamodule, so they carry nothing
-    vars(loader).update(state_dict=_nothing, load_state_dict=_ignore)
-    return cast("SeekableLoader[Any]", loader)
-
-
-def _resuming_class(cls: type[DataLoader[Any]]) -> type[Any]:
-    """A subclass of *cls* with the same name, whose passes start where they are told; made once for each class."""
-    if cls not in _MADE:
-        made = types.new_class(cls.__name__, (SeekableLoader, cls))
-        made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
-        _MADE[cls] = made
-    return _MADE[cls]
-
-
-_MADE: dict[type[Any], type[Any]] = {}
-
-
-def _nothing() -> dict[str, Any]:
-    return {}
-
-
-def _ignore(state_dict: object) -> None:
-    """What an older checkpoint holds of the loader's own place is superseded by the datamodule's position."""
-
+__all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "save_nothing", "seekable"]
 
 T = TypeVar("T", default=Any)
 _SCHEDULE = "_resumable_schedule"
@@ -60,7 +20,7 @@ Iterate = Callable[[], Iterator[T]]
 
 
 class StepGroups(Protocol):
-    """Who groups a loader's batches into optimizer steps."""
+    """How a loader's batches are grouped into optimizer steps."""
 
     @property
     def num_microbatches(self) -> int:
@@ -79,12 +39,12 @@ class _Microbatches:
     def __get__(self, loader: Any, owner: type[Any] | None = None) -> Any:
         if loader is None:
             return self
-        follows: Any = getattr(loader, _SCHEDULE)
-        return 1 if follows is None else follows.num_microbatches
+        groups: Any = getattr(loader, _SCHEDULE)
+        return 1 if groups is None else groups.num_microbatches
 
 
 class SeekableLoader(ShieldLoader[T]):
-    """A DataLoader whose passes somebody else begins, given torch's own way to iterate."""
+    """A DataLoader whose iteration is started by a callback, which is given torch's `__iter__`."""
 
     _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
     _resumable_schedule: StepGroups | None = None
@@ -97,15 +57,36 @@ class SeekableLoader(ShieldLoader[T]):
         return self._resumable_pass(super().__iter__)
 
 
-def install(
-    loader: SeekableLoader[T], sampler: ResumableSampler | None, passes: Callable[[Iterate[T]], Iterator[T]]
-) -> None:
-    """Let *passes* begin the loader's passes, and *sampler* take the place of its own, unless it streams.
+def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
+    """Whether *thing* is torch's DataLoader or one of its subclasses.
 
-    torch refuses to set these attributes after `__init__`, for fear of a loader that is half old and half new; here
-    the one attribute that is iterated is exchanged, between two passes.
+    >>> is_dataloader(DataLoader([1, 2]))
+    True
+    """
+    return isinstance(thing, DataLoader)
+
+
+def seekable(loader: DataLoader[Any]) -> SeekableLoader[Any]:
+    """The same object, turned into a `SeekableLoader` that tells Lightning that it can resume."""
+    save_nothing(loader)
+    return mix_in(SeekableLoader, loader)
+
+
+def save_nothing(loader: object) -> None:
+    """Give *loader* a state that is empty: Lightning warns of loaders without one, and the position is saved elsewhere."""
+    vars(loader).update(state_dict=dict, load_state_dict=_ignore)
+
+
+def _ignore(state_dict: object) -> None:
+    """An older checkpoint may hold a position of the loader's own; the saved position supersedes it."""
+
+
+def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callable[[Iterate[T]], Iterator[T]]) -> None:
+    """Let *passes* start the loader's iterations, and *sampler* take the place of its own sampler.
+
+    torch refuses to set these attributes after `__init__`, since a loader may then be half old and half new; here the
+    one attribute that is iterated is exchanged, between two passes.
     """
     own = vars(loader)
-    if sampler is not None:
-        own["sampler" if loader.batch_sampler is None else "batch_sampler"] = sampler
+    own["sampler" if loader.batch_sampler is None else "batch_sampler"] = sampler
     own["_resumable_pass"] = passes

@@ -1,16 +1,17 @@
-"""DataLoader workers that live through the signal that asks the main process to stop.
+"""DataLoader workers that survive the signal that asks the main process to stop.
 
-A scheduler signals every process of a job, and `timeout` and a shell every process of a group. A worker dies of SIGTERM,
-and the main process with "DataLoader worker is killed by signal" in its next fetch, before it could save.
+A scheduler signals every process of a job; `timeout` and a shell signal every process of a group. SIGTERM kills a
+worker, and the main process then fails in its next fetch with "DataLoader worker is killed by signal", before it can save.
 
     in the main process    the signals are held back while workers start
-    in each worker         they then do nothing, before the user's own `worker_init_fn` runs
-    a worker's end         as ever by the loader; within seconds once the main process is gone (torch's own watch, which
-                           is blind to one that was killed while its workers started, so that they look here); and
-                           here when the interpreter ends, since what `multiprocessing` ends its children with is SIGTERM
+    in each worker         the signals do nothing from then on, before the user's own `worker_init_fn` runs
+    a worker's end         the loader ends it, as without this package. A worker whose main process is gone ends within
+                           seconds: torch watches for that, but misses a main process that is killed while workers
+                           start, so they look here too. When the interpreter ends, they are ended here, since
+                           `multiprocessing` ends its children with SIGTERM
 
-torch lets a worker end by a SIGTERM that its parent sent (torch 2.13, csrc/DataLoader.cpp). That cannot be kept: whoever
-signals its own group sends the same.
+torch lets its parent end a worker with SIGTERM (torch 2.13, csrc/DataLoader.cpp). That is lost: a process that signals
+its own group sends the same.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.process import BaseProcess
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 from weakref import WeakSet
 
 from torch.utils.data import DataLoader
@@ -33,9 +34,10 @@ from typing_extensions import TypeVar
 
 from resumable.stopping.signals import answered
 
-__all__ = ["ShieldLoader", "shield"]
+__all__ = ["ShieldLoader", "mix_in", "shield"]
 
 T = TypeVar("T", default=Any)
+L = TypeVar("L", bound=DataLoader[Any])
 _IN_FORK_SERVER = "resumable.stopping.fork_server"
 
 
@@ -62,33 +64,36 @@ class ShieldLoader(DataLoader[T]):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         plain = type(self).__bases__[-1]
-        return (_revived, (plain, vars(self))) if type(self) is _made.get(plain) else super().__reduce_ex__(protocol)
+        is_made_here = type(self) is _MADE.get((ShieldLoader, plain))
+        return (_revived, (plain, vars(self))) if is_made_here else super().__reduce_ex__(protocol)
 
 
 def shield(loader: DataLoader[T], /) -> DataLoader[T]:
-    """The same *loader*, whose workers ignore the signals that `stop_on` watches, and SIGTERM wherever it is answered.
+    """The same *loader*; its workers now ignore the signals that `stop_on` watches, and SIGTERM wherever it is answered.
 
-    `ResumableLoader` and the train loaders of a decorated datamodule are shielded by themselves; a validation loader
-    whose workers are alive while a run is asked to stop wants it too. It is decided when workers start: `stop_on` comes
-    before.
+    A `ResumableLoader` and the train loaders of a decorated datamodule have this by themselves. A validation loader
+    whose workers are alive while a run is asked to stop needs it too. Call `stop_on` first: workers decide when they
+    start.
 
     >>> shield(DataLoader([1, 2], num_workers=2)).num_workers
     2
     """
-    if not isinstance(loader, ShieldLoader):
-        object.__setattr__(loader, "__class__", _shielded_class(type(loader)))
-    return loader
+    return mix_in(ShieldLoader, loader)
 
 
-_made: dict[type[Any], type[Any]] = {}
+_MADE: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
-def _shielded_class(cls: type[Any]) -> type[Any]:
-    if cls not in _made:
-        made = types.new_class(cls.__name__, (ShieldLoader, cls))
-        made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
-        _made[cls] = made
-    return _made[cls]
+def mix_in(mixin: type[L], loader: DataLoader[Any], /) -> L:
+    """The same *loader*, its class exchanged for one of the same name that also derives from *mixin*."""
+    cls = type(loader)
+    if not isinstance(loader, mixin):
+        if (mixin, cls) not in _MADE:
+            made = types.new_class(cls.__name__, (mixin, cls))
+            made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+            _MADE[mixin, cls] = made
+        object.__setattr__(loader, "__class__", _MADE[mixin, cls])
+    return cast("L", loader)
 
 
 def _start_method(loader: Any) -> str:
@@ -111,19 +116,18 @@ class _IgnoreSignals:
         self._parent = None if method == "forkserver" else os.getpid()
 
     def __call__(self, worker_id: int, /) -> None:
-        if (
-            self._signals and threading.current_thread() is threading.main_thread()
-        ):  # a worker that is a thread shares the process
+        is_process = threading.current_thread() is threading.main_thread()  # a worker that is a thread shares it
+        if self._signals and is_process:
             for number in self._signals:
                 # no SIG_IGN: programs that a worker starts would inherit it, and no terminate() would end them
                 signal.signal(number, self._do_nothing)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         if self._own is not None:
             self._own(worker_id)
-        self._end_without_parent()  # torch's watch begins here, and knows no parent that is gone by now
+        self._end_without_parent()  # torch's watch begins here, and never sees a parent that is gone by now
 
     def _do_nothing(self, number: int, frame: types.FrameType | None) -> None:
-        """The main process answers for all, while there is one."""
+        """Nothing, while the main process is there to answer for all."""
         self._end_without_parent()
 
     def _end_without_parent(self) -> None:
@@ -133,9 +137,9 @@ class _IgnoreSignals:
 
 @contextmanager
 def _held_back(signals: Iterable[signal.Signals], method: str) -> Generator[None, None, None]:
-    """Let *signals* wait in this thread and in the processes that it starts, until each says how it answers them.
+    """Let *signals* wait in this thread and in the processes that it starts, until each has installed its handlers.
 
-    A fork server would keep them waiting for all processes that it ever forks; there nothing waits, and it must not die.
+    A fork server would keep them waiting for all processes that it ever forks: there nothing waits, but it must not die.
     """
     if method == "forkserver":
         _keep_fork_server()
@@ -151,7 +155,7 @@ def _held_back(signals: Iterable[signal.Signals], method: str) -> Generator[None
 
 
 def _keep_fork_server() -> None:
-    """Let Python's fork server, if it is still to be started, live through the signals."""
+    """Let Python's fork server survive the signals, if it has not started yet."""
     # set_forkserver_preload replaces what is preloaded, and Python has no public way to ask what that is
     preloaded: list[str] = getattr(vars(forkserver)["_forkserver"], "_preload_modules", ["__main__"])
     if _IN_FORK_SERVER not in preloaded:
@@ -167,7 +171,7 @@ class _Workers:
         self._processes: WeakSet[BaseProcess] = WeakSet()
 
     def note(self, batches: Any) -> None:
-        """*batches* has started workers, which no SIGTERM ends."""
+        """*batches* has started workers, which SIGTERM does not end."""
         if self._pid != os.getpid():
             self._begin()
         self._passes.add(batches)
@@ -177,14 +181,14 @@ class _Workers:
 
     def _begin(self) -> None:
         self._pid, self._passes, self._processes = os.getpid(), WeakSet(), WeakSet()
-        # An interpreter's end. It comes before torch's, behind which torch ends no worker, and that before
-        # multiprocessing's, since the later of two registered ends comes first.
+        # An interpreter's end. The function registered last runs first: this one, then torch's, after which torch ends
+        # no worker, then multiprocessing's.
         atexit.register(self.end)
-        # The end of a process that multiprocessing started, such as a spawned rank, which knows no atexit.
+        # The end of a process that multiprocessing started, such as a spawned rank, which runs no atexit.
         util.Finalize(None, self.end, exitpriority=100)
 
     def end(self) -> None:
-        """End what is left, as torch ends the workers of a loader that nobody needs any more."""
+        """End what is left, as torch ends the workers of a loader that is no longer used."""
         if self._pid != os.getpid():
             return
         for batches in list(self._passes):

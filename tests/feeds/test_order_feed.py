@@ -690,7 +690,7 @@ def test_an_order_that_miscounts_is_sharded_neither() -> None:
         def indices(self, epoch: int, start: int, stop: int, /) -> Any:
             return super().indices(epoch, start, stop)[1:]
 
-    with pytest.raises(ResumptionError, match="gave fewer than its length promises"):
+    with pytest.raises(ResumptionError, match="gave fewer indices than its length promises"):
         next(iter(Loader(range(9), 2, order=Short(9), data_parallel_rank=0, data_parallel_size=2)))
 
 

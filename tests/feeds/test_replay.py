@@ -286,7 +286,7 @@ def test_a_sampler_that_does_not_repeat_itself(sampler: Sampler[int]) -> None:
     assert ["epoch:", "draw:", "first", "second", "Let"] == [
         line.split()[0] for line in str(caught.value).splitlines()[1:]
     ]
-    assert "from its `generator`, or derive its order from the epoch that `set_epoch(epoch)` tells it" in str(
+    assert "from its `generator`, or derive its order from the epoch that `set_epoch(epoch)` gives it" in str(
         caught.value
     )
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))

@@ -38,11 +38,12 @@ LAYERS: list[str] = [
 ]
 EDGES = {"cli", "demo", "report", "testing"}  # what a user runs; each framework in adapters/ is an edge too
 
-# Imports of an edge from elsewhere that are meant. The wiring imports none: `adapters` finds a trainer's file by name.
+# Imports of an edge from elsewhere that are meant. The wiring imports no trainer's file: `adapters` finds it by name.
 INTO_EDGES = {
     ("__main__", "cli.main"),
     ("cli.demo", "demo.main"),
     ("cli.demo", "demo.settings"),
+    ("datamodule.attach", "adapters.torchdata"),
     ("demo", "report"),
     ("demo", "report.picture"),
     ("demo", "report.table"),
@@ -57,7 +58,7 @@ ONLY_IN = {
     "megatron": {"adapters.megatron"},
     "rich": {"cli", "demo", "report"},
     "torch": {"adapters", "datamodule", "demo", "feeds", "loader", "loading", "stopping.workers"},
-    "torchdata": {"loading.stream_loader"},
+    "torchdata": {"adapters.torchdata"},
     "tqdm": {"loading.stream_loader"},
 }
 

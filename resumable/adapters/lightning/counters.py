@@ -1,4 +1,4 @@
-"""How many batches were trained, as Lightning's loop counters tell it.
+"""How many batches were trained, by Lightning's loop counters.
 
 Counting reads `batch_progress`, which knows what was processed: what a loader yielded runs ahead after an exception,
 and `global_step` counts twice with two optimizers and half with two accumulated batches.
@@ -42,7 +42,7 @@ class BatchCount:
 
     @property
     def first_batch(self) -> int:
-        """The number in its epoch of the first batch that is counted."""
+        """The first counted batch's number in its epoch."""
         return self._first_batch or 0
 
     @property
@@ -51,11 +51,11 @@ class BatchCount:
         return self._first_batch is not None
 
     def mark(self) -> None:
-        """Count nothing before the next batch begins: the counters are still those of what was before."""
+        """Count nothing before the next batch begins: until then the counters are still the old ones."""
         self._first_batch = self._committed = None
 
     def batch_starts(self) -> None:
-        """The first batch of an epoch, or of its rest, shows what Lightning's counters count from."""
+        """Note what Lightning's counters count from: the first batch of an epoch, or of its rest."""
         if self._first_batch is None:
             self._first_batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
 

@@ -180,14 +180,14 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
         """Whether some of the epoch is trained and some is not."""
-        return self._saved.offset != 0 and self.batches_behind(loops) > 0
+        return self._saved.offset != 0 and self.trained_batches(loops) > 0
 
     def has_moved_on(self, saved: Snapshot, /) -> bool:
         """Whether the epoch of *saved* has no batch left; False until there is a loader."""
         was_within = self._saved.offset != 0 and self._saved.consumed_samples > 0
         return self._plan is not None and was_within and not self.position.offset
 
-    def batches_behind(self, loops: dict[str, Any], /) -> int:
+    def trained_batches(self, loops: dict[str, Any], /) -> int:
         """Batches that Lightning had trained of the epoch, whole accumulation windows."""
         if has_ended(loops):
             return 0
@@ -201,12 +201,12 @@ class LightningSamplerProgress(DataSamplerProgress):
             return int(loops["epoch_loop.batch_progress"]["current"]["processed"])
         return self._plan.batches if self._plan is not None else 0
 
-    def first_epoch_batches(self, behind: int, /) -> int | None:
-        """Batches of an epoch of which *behind* are trained, where they and the rest are not a whole epoch's."""
+    def first_epoch_batches(self, trained: int, /) -> int | None:
+        """Batches of an epoch of which *trained* are trained, where they and the rest are not a whole epoch's."""
         offset, plan = self.position.offset, self._plan
         if plan is None or not offset:
             return None
-        batches = behind + plan.batches_left(offset)
+        batches = trained + plan.batches_left(offset)
         if self._draws_several and batches < plan.batches:
             return None  # the steps are fewer than the batches, so that the data's end is the epoch's
         return None if batches == plan.batches else batches

@@ -1,4 +1,4 @@
-"""Lightning's loops, set to the place where the training goes on, and back to whole epochs behind it."""
+"""Lightning's loops, set to the position where the training goes on, and back to whole epochs after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resumable.saved.snapshot import Snapshot
 __all__ = ["TrainerProgress", "Placement", "place"]
 
 _PLATEAU = (
-    "This checkpoint was saved behind an epoch's last batch, before ReduceLROnPlateau's step at the epoch's end: "
+    "This checkpoint was saved after an epoch's last batch, before ReduceLROnPlateau's step at the epoch's end: "
     "Lightning does not save the metric, so that step is left out.\n"
     "Save in mid-epoch (every_n_train_steps) instead, and the learning rates are exact as well."
 )
@@ -52,16 +52,16 @@ class TrainerProgress(Protocol):
         """Whether the epoch that *saved* lies within has no batch left: of the present size, a part is dropped."""
         ...
 
-    def batches_behind(self, loops: dict[str, Any], /) -> int:
-        """Batches of the epoch behind the position, whole accumulation windows, if *loops* is what was saved."""
+    def trained_batches(self, loops: dict[str, Any], /) -> int:
+        """Batches of the epoch already trained, whole accumulation windows, if *loops* is what was saved."""
         ...
 
     def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
         """Batches of a whole epoch; of the one that has ended, if *loops* is what was saved."""
         ...
 
-    def first_epoch_batches(self, behind: int, /) -> int | None:
-        """Batches of an epoch of which *behind* are trained, where they and the rest are not a whole epoch's."""
+    def first_epoch_batches(self, trained: int, /) -> int | None:
+        """Batches of an epoch of which *trained* are trained, where they and the rest are not a whole epoch's."""
         ...
 
     def train_starts(self) -> None:
@@ -87,23 +87,23 @@ class TrainerProgress(Protocol):
 
 @dataclass(slots=True)
 class Placement:
-    """What the counters cannot say: the form that they were brought into, and the length of a first, shorter epoch.
+    """What the counters do not hold: the form that they were brought into, and the length of a first, shorter epoch.
 
-    *behind* batches of the epoch are trained, as the counters say. *built_at_epoch* is what `train_dataloader` saw as
-    the current epoch, before the counters were set.
+    *trained* batches of the epoch are trained, by the counters. *built_at_epoch* is the current epoch that
+    `train_dataloader` saw, before the counters were set.
 
     The first epoch is shorter than its number of batches where the rest of it is trained in batches of another size
     and whole accumulation windows, or by a trainer that counts from 0.
     """
 
     form: Form | None = None
-    behind: int = 0
+    trained: int = 0
     built_at_epoch: int | None = None
     first_epoch_batches: int | None = None
 
     def train_starts(self, fit: Any, progress: TrainerProgress) -> None:
         """Set what Lightning derives from its counters and cannot know."""
-        self.first_epoch_batches = progress.first_epoch_batches(self.behind)
+        self.first_epoch_batches = progress.first_epoch_batches(self.trained)
         if self.form == "end" and not fit.epoch_loop.val_loop.restarted_mid_evaluation:
             fit.epoch_loop.val_loop._has_run = True  # so that the finished epoch is closed without drawing a batch
         if self.form == "begin":
@@ -117,7 +117,7 @@ class Placement:
             self._validate_in(progress.trainer, fit.max_batches)
 
     def epoch_starts(self, fit: Any, progress: TrainerProgress) -> None:
-        """Give the epochs behind a shorter first one their whole length again."""
+        """Give the epochs after a shorter first one their whole length again."""
         if (self.first_epoch_batches is not None or progress.epochs_vary) and progress.is_at_epochs_start:
             self.first_epoch_batches = None
             fit.max_batches = batches = progress.epoch_batches(None)
@@ -131,7 +131,7 @@ class Placement:
             trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
 
     def batch_starts(self, trainer: Any, pl_module: Any) -> None:
-        """Tell those callbacks of an epoch that goes on who need to know, which Lightning does where one begins."""
+        """Tell the callbacks that need it of an epoch that goes on; Lightning tells them of one that begins."""
         if self.form != "middle":
             return
         self.form = None
@@ -141,7 +141,7 @@ class Placement:
                 callback.on_train_epoch_start(trainer, pl_module)
 
     def epoch_ends(self, fit: Any) -> None:
-        """Clear the mark of a restart, as Lightning does behind a batch: a finished epoch has none left."""
+        """Clear the mark of a restart, as Lightning does after a batch: a finished epoch has no batch left."""
         if self.form == "end":
             fit.epoch_loop.restarting = False
         self.form = None
@@ -156,22 +156,22 @@ def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapsho
     if restored is None:
         return Placement(None, 0, built_at_epoch)
     loops = restored.as_saved()
-    behind = progress.batches_behind(loops)
-    form = _form(progress, loops, behind, saved)
+    trained = progress.trained_batches(loops)
+    form = _form(progress, loops, saved)
     then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
     rewrite(
         loops,
         form,
-        batches=progress.epoch_batches(loops) if form == "end" else behind,
+        batches=progress.epoch_batches(loops) if form == "end" else trained,
         accumulation=progress.accumulation if then is None else then.accumulation,
         same_batches=then is None or then.batching.batch_size == progress.batch_size,
         moved_on=progress.has_moved_on(saved),
     )
     restored.restore(loops, progress.trainer.fit_loop)
-    return Placement(form, behind, built_at_epoch)
+    return Placement(form, trained, built_at_epoch)
 
 
-def _form(progress: TrainerProgress, loops: dict[str, Any], behind: int, saved: Snapshot) -> Form:
+def _form(progress: TrainerProgress, loops: dict[str, Any], saved: Snapshot) -> Form:
     epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
     ended, moved_on = has_ended(loops), progress.has_moved_on(saved)
     form: Form = "begin"

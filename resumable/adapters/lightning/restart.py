@@ -1,8 +1,8 @@
 """Lightning's saved loop counters, rewritten so that its loops go on where the position says. Pure dict arithmetic.
 
 Lightning restores its counters from the checkpoint and derives from them what it calls restart stages. They can only
-say that the run goes on behind the last batch that was *processed*, counted in batches of the old size; three of
-them lose or repeat something (lightning 2.6: `loops/fit_loop.py`, `loops/training_epoch_loop.py`):
+say that the run goes on after the last batch that was *processed*, counted in batches of the old size. Three of them
+lose or repeat something (lightning 2.6: `loops/fit_loop.py`, `loops/training_epoch_loop.py`):
 
     a checkpoint inside an accumulation window   the window's gradients are gone, its batches are not trained again
     saved on an epoch's last batch               the next epoch begins without its hooks, a second resume replays it
@@ -57,7 +57,7 @@ def has_ended(loops: dict[str, Any], /) -> bool:
 def rewrite(
     loops: dict[str, Any], form: Form, *, batches: int, accumulation: int, same_batches: bool, moved_on: bool = False
 ) -> None:
-    """Bring a fit loop's state dict into *form*, *batches* batches of the epoch trained; the dict is changed.
+    """Bring a fit loop's state dict into *form*, with *batches* batches of the epoch trained; the dict is changed.
 
     *same_batches* says that a batch is what it was at the save, so that what is taken back can be counted. *moved_on*
     says that the epoch has no batch left of the present size, though it had one of the saved size.
@@ -68,7 +68,7 @@ def rewrite(
     ended = has_ended(loops)
     steps_logged = loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0)
     if in_epoch and batch["current"]["ready"] == batch["current"]["processed"] and (ended or raw % accumulation == 0):
-        steps_logged += 1  # Lightning counts the last step only behind the hooks in which checkpoints are saved
+        steps_logged += 1  # Lightning counts the last step only after the hooks in which checkpoints are saved
 
     ended = ended or moved_on
     taken_back = max(0, raw - batches) if form == "middle" and same_batches else 0
@@ -79,12 +79,12 @@ def rewrite(
     for counters in (epoch["current"], epoch["total"]):
         # an epoch that was stopped before its end counts as processed, and is to be gone on with
         was_stopped = not in_epoch and counters["processed"] > 0 and (form == "middle" or not ended)
-        behind = counters["processed"] - was_stopped + (form == "begin" and in_epoch and ended)
-        opened = behind if form == "begin" else behind + 1
-        counters.update(ready=opened, started=opened, processed=behind, completed=behind)
+        closed = counters["processed"] - was_stopped + (form == "begin" and in_epoch and ended)
+        opened = closed if form == "begin" else closed + 1
+        counters.update(ready=opened, started=opened, processed=closed, completed=closed)
 
     # the last batch's "completed" is left open, as in a checkpoint that is saved in on_train_batch_end: Lightning then
-    # closes it, and neither repeats the validation behind it nor counts its step twice
+    # closes it, and neither repeats the validation after it nor counts its step twice
     left_open = form == "middle" and batches > 0 and not _mid_validation(loops)
     current = 0 if form == "begin" else batches
     for counters, count in ((batch["current"], current), (batch["total"], total)):

@@ -4,7 +4,7 @@
     windows                └───┘   └───┘   └───────┘   └───┘      batches - begins counts within a window
     begins                 0       2       4           7
 
-Lightning steps behind a batch whose number divides by `trainer.accumulate_grad_batches`, and divides each loss by it. Here
+Lightning steps after a batch whose number divides by `trainer.accumulate_grad_batches`, and divides each loss by it. Here
 that is a number of the present window, which counts the batches from the window's beginning on.
 """
 
@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
+from typing_extensions import override
+
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.progress import LightningProgress
+from resumable.adapters.lightning.several_loaders import LoaderGroup
 from resumable.errors import DecorationError, explain
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.position import Position
@@ -40,7 +43,7 @@ class Window(int):
     begins: int
 
     def __new__(cls, batches: int, *, begins: int) -> Window:
-        """A window of *batches* batches behind *begins* others of the epoch."""
+        """A window of *batches* batches after *begins* others of the epoch."""
         window = super().__new__(cls, batches)
         window.begins = begins
         return window
@@ -50,11 +53,11 @@ class Window(int):
 
 
 class _EveryBatch(BatchCount):
-    """All trained batches: which of them make whole steps is for the schedule to say."""
+    """All trained batches: the schedule says which of them make whole steps."""
 
     @property
+    @override
     def accumulation(self) -> int:
-        """No windows of one size."""
         return 1
 
 
@@ -77,31 +80,36 @@ class LightningScheduleProgress(LightningProgress):
 
     # -- what differs from equal windows
 
-    def _stretch_of(self, lane: TrainLoader) -> Stretch:
-        return replace(super()._stretch_of(lane), schedule=self.schedule)
+    @override
+    def _stretch_of(self, loader: TrainLoader) -> Stretch:
+        return replace(super()._stretch_of(loader), schedule=self.schedule)
 
+    @override
     def _advance(self, done: int) -> Position:
         return self.plan.advance(self.anchor, done)
 
-    def _places_now(self) -> tuple[LoaderPosition, ...]:
-        at = self.position
-        return (LoaderPosition(at.epoch, at.offset, self.primary.identity),)
+    @override
+    def _places(self, done: int, ended: bool) -> tuple[LoaderPosition, ...]:
+        at = self._position(done, ended)
+        return (LoaderPosition(at.epoch, at.offset, self.primary.feed.identity),)
 
+    @override
     def _check(self, position: Position) -> None:
         check_from(self.plan, position)
 
-    def with_loaders(self, lanes: list[TrainLoader], mode: str) -> Any:
-        """Take *lanes*, of which there must be one over a map-style dataset."""
-        _check_grouping(self.trainer, lanes, self.schedule)
-        before = super().with_loaders(lanes, mode)
-        vars(lanes[0].loader)["_resumable_schedule"] = self
+    @override
+    def with_loaders(self, loaders: list[TrainLoader], mode: str) -> LoaderGroup:
+        """Take *loaders*, which must be one over a map-style dataset."""
+        _check_grouping(self.trainer, loaders, self.schedule)
+        before = super().with_loaders(loaders, mode)
+        vars(loaders[0].loader)["_resumable_schedule"] = self
         return before
 
+    @override
     def batches_from_here(self) -> int | None:
-        """Batches of the pass that begins now."""
         return self.plan.batches_left(self.position)
 
-    # -- what a loader tells of itself
+    # -- what the loader shows of itself
 
     @property
     def num_microbatches(self) -> int:
@@ -112,49 +120,52 @@ class LightningScheduleProgress(LightningProgress):
     def batches_in_epoch(self) -> int:
         """Batches of the whole present epoch, before Lightning's own limit."""
         at, unlimited = self.position, replace(self.plan, limit=None)
-        return self._behind(at) + unlimited.batches_left(at)
+        return self._trained(at) + unlimited.batches_left(at)
 
-    def _behind(self, at: Position) -> int:
+    def _trained(self, at: Position) -> int:
         return at.offset // self.plan.per_round
 
     # -- the epoch, as a placement asks for it
 
-    def batches_behind(self, loops: dict[str, Any], /) -> int:
-        """Batches of the epoch behind the position, of the present size."""
-        return self._behind(self.anchor)
+    @override
+    def trained_batches(self, loops: dict[str, Any], /) -> int:
+        return self._trained(self.anchor)
 
+    @override
     def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
         """Batches of the epoch that begins at the position; of the one that has ended, if *loops* is what was saved."""
         if loops is not None:
             return int(loops["epoch_loop.batch_progress"]["current"]["processed"])
         return self.plan.batches_left(self.anchor)
 
-    def first_epoch_batches(self, behind: int, /) -> int | None:
-        """Batches of an epoch of which *behind* are trained."""
-        return behind + self.plan.batches_left(self.anchor)
+    @override
+    def first_epoch_batches(self, trained: int, /) -> int | None:
+        return trained + self.plan.batches_left(self.anchor)
 
     # -- what the trainer's callbacks are told
 
+    @override
     def epoch_starts(self) -> None:
-        """Nothing of the epoch is counted before its first batch."""
         super().epoch_starts()
         self._window = None
 
+    @override
     def batch_starts(self) -> None:
         """Open a step's window with its first batch."""
         super().batch_starts()
-        behind = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        trained = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
         if self._window is None:
             self._steps = self.plan.steps(self.anchor)
-        if self._window is None or behind >= self._window.begins + self._window:
-            self._window = Window(next(self._steps).batches, begins=behind)
+        if self._window is None or trained >= self._window.begins + self._window:
+            self._window = Window(next(self._steps).batches, begins=trained)
             self.trainer.accumulate_grad_batches = self._window
 
+    @override
     def epoch_ends(self) -> None:
-        """Fold what was trained into the anchor."""
         super().epoch_ends()
         self._window = None
 
+    @override
     def train_ends(self) -> None:
         """Leave the trainer as it was found."""
         super().train_ends()
@@ -162,13 +173,13 @@ class LightningScheduleProgress(LightningProgress):
         self.trainer.accumulate_grad_batches = 1
 
 
-def _check_grouping(trainer: Any, lanes: list[TrainLoader], schedule: object) -> None:
+def _check_grouping(trainer: Any, loaders: list[TrainLoader], schedule: object) -> None:
     """Refuse what would group the batches in another way."""
-    if len(lanes) > 1 or not isinstance(lanes[0], MapLoader):
+    if len(loaders) > 1 or not isinstance(loaders[0], MapLoader):
         raise DecorationError(
             explain(
                 "A schedule groups the batches of one loader over a map-style dataset.",
-                [("schedule", schedule), ("train loaders", [type(lane.loader).__name__ for lane in lanes])],
+                [("schedule", schedule), ("train loaders", [type(each.loader).__name__ for each in loaders])],
                 "Return one DataLoader, or leave the schedule out.",
             )
         )

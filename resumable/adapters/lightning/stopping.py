@@ -1,12 +1,12 @@
 """A trainer that saves and ends its fit at a step boundary, once its process was asked to stop (`stop_on`).
 
     on_train_start            the watched signals set the flag, and Lightning's own handler is no longer called
-    on_train_batch_end        behind an optimizer step: was any rank asked?   then Lightning ends the fit, once all
+    on_train_batch_end        after an optimizer step: was any rank asked?    then Lightning ends the fit, once all
     on_validation_batch_end   the same                                        callbacks have had this batch
     on_exception              it ends with its SIGTERMException, a SystemExit of status 0: a ModelCheckpoint saves
 
 Lightning's own answer to SIGTERM (lightning 2.6, trainer/connectors/signal_connector.py and training_epoch_loop.py) ends
-the fit behind any batch, also inside an accumulation window, saves nothing unless a callback was told to save on
+the fit after any batch, also inside an accumulation window, saves nothing unless a callback was told to save on
 exceptions, and calls a collective from the signal handler, which the ranks reach at different steps.
 """
 
@@ -100,7 +100,7 @@ def _validates_alike(trainer: Any) -> bool:
 def _requeue_signal(trainer: Any) -> signal.Signals | None:
     """The signal of Slurm's that came, if Lightning is to put the job into the queue again when it comes.
 
-    It does so by default under Slurm, but leaves the signal to who watches it already.
+    It does so by default under Slurm, but leaves the signal to a handler that is already installed.
     """
     environment = trainer._accelerator_connector.cluster_environment
     number: signal.Signals | None = getattr(environment, "requeue_signal", None)
@@ -110,9 +110,9 @@ def _requeue_signal(trainer: Any) -> signal.Signals | None:
 
 
 def _save(trainer: Any) -> None:
-    """Let one ModelCheckpoint save as it does on exceptions: one that keeps a last checkpoint, else the first.
+    """Let one ModelCheckpoint save as it does on exceptions: one that keeps a last checkpoint, otherwise the first.
 
-    Where it has saved this very step already, that stands. Lightning has no public way to make a callback save.
+    A checkpoint that it has saved of this very step stands. Lightning has no public way to make a callback save.
     """
     callbacks: list[Any] = trainer.checkpoint_callbacks
     savers = [each for each in callbacks if hasattr(each, "save_last") and not each.save_weights_only]
@@ -122,7 +122,7 @@ def _save(trainer: Any) -> None:
             metrics = saver._monitor_candidates(trainer)
             saver._save_checkpoint(trainer, saver.format_checkpoint_name(metrics))
             saver._save_last_checkpoint(trainer, metrics)
-    elif all(hasattr(each, "save_last") for each in callbacks):  # else somebody else's callback may save
+    elif all(hasattr(each, "save_last") for each in callbacks):  # otherwise a callback of the user's may save
         warn(
             "The run was asked to stop, and nothing is saved: no callback of the trainer saves whole checkpoints.\n"
             "Give it a ModelCheckpoint."

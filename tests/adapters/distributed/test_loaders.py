@@ -343,7 +343,7 @@ def test_a_loader_that_was_made_for_other_ranks() -> None:
 The train loader was made for another number of ranks.
   its data_parallel_size: 1
   the trainer's:          2
-Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is told them.\
+Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is given them.\
 """ == refusal(Session(2, scenario))
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ReplayError, ResumptionWarning
-from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
+from tests.support.cuts import Cut, also_with_workers, on_any_exception, raised_in, saved_after_step, saved_at_epoch_end
 from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, resumed, uninterrupted
 
 Loaders = Callable[[Scenario], Any]
@@ -398,6 +398,14 @@ def test_a_stream_with_a_state_is_not_read_again() -> None:
 
     resumed(Scenario(shuffle=False, loaders=loaders, trainer={"max_epochs": 1}), saved_after_step(4))
     assert 22 - 16 == streams[-1].reads
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
+@pytest.mark.parametrize("cls", [Stream, StatefulStream])
+def test_a_stream_in_a_session_that_trains_nothing(cls: type[Stream]) -> None:
+    """A stream's state that is loaded and saved again, without a batch between, can be loaded again."""
+    idle = replace(raised_in("on_train_start", (0, 0), on_any_exception), when=lambda trainer: True)
+    check(streaming(cls), saved_after_step(2), idle)
 
 
 @pytest.mark.filterwarnings("ignore:This resume reads the stream again")

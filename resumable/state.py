@@ -185,4 +185,4 @@ class ResumptionState:
 
 def tracker_of(state: ResumptionState, /) -> Tracker:
     """The inner part of *state*, for the loaders and adapters that count for it."""
-    return state._tracker  # noqa: SLF001  # the one door to it
+    return state._tracker  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the one door to it

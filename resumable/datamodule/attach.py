@@ -14,7 +14,7 @@ from resumable.data_sampler.placed_loader import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import TrainerAdapter
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.arguments import rank_of, schedule_of
@@ -47,11 +47,9 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
     def replace(loader: Any) -> Any:
         if not hasattr(loader, "__iter__"):
             raise DecorationError(
-                explain(
-                    "A train_dataloader returned something that cannot be iterated.",
-                    [("got", loader)],
-                    "Return a DataLoader, or a list or dict of them.",
-                )
+                "A train_dataloader returned something that cannot be iterated.",
+                [("got", loader)],
+                "Return a DataLoader, or a list or dict of them.",
             )
         number = len(loaders)
         trainer.check_loader(loader, number)
@@ -61,7 +59,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
     returned, mode = _replaced(returned, replace)
     if not loaders:
         raise DecorationError(
-            explain("A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several.")
+            "A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several."
         )
     trainer.connect(tracker, loaders, mode, _schedule_of(loaders, options), options.policy)
     return returned
@@ -89,15 +87,13 @@ def attach_sampled(
 def _check_options(options: Options, sampler: object) -> None:
     if options.ranks is not None or options.decrease_batch_size_if_needed:
         raise DecorationError(
-            explain(
-                "A data sampler has ranks and batch sizes of its own.",
-                [
-                    ("sampler", type(sampler).__qualname__),
-                    ("ranks", options.ranks),
-                    ("decrease_batch_size_if_needed", options.decrease_batch_size_if_needed),
-                ],
-                "Leave these options out, and set the sampler up with them.",
-            )
+            "A data sampler has ranks and batch sizes of its own.",
+            [
+                ("sampler", type(sampler).__qualname__),
+                ("ranks", options.ranks),
+                ("decrease_batch_size_if_needed", options.decrease_batch_size_if_needed),
+            ],
+            "Leave these options out, and set the sampler up with them.",
         )
 
 
@@ -115,11 +111,9 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
     )
     if given and given[0] != schedule:
         raise DecorationError(
-            explain(
-                "The schedule is given twice.",
-                [("of the loader", given[0]), ("of the decorator", schedule)],
-                "Pass it to one of them.",
-            )
+            "The schedule is given twice.",
+            [("of the loader", given[0]), ("of the decorator", schedule)],
+            "Pass it to one of them.",
         )
     return schedule
 

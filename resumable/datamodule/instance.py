@@ -10,7 +10,7 @@ from typing_extensions import TypeIs
 from resumable.data_sampler.progress import ATTRIBUTES
 from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import adapter_of
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.protocols import DataSampler, SupportsTraining
 from resumable.state import ResumptionState, tracker_of
 
@@ -46,11 +46,9 @@ def resumption_of(datamodule: SupportsTraining, /) -> ResumptionState:
     """
     if not is_resumable(datamodule):
         raise DecorationError(
-            explain(
-                f"{type(datamodule).__qualname__} has no resumption state.",
-                [("class", type(datamodule).__qualname__)],
-                "Put @resumable above the class.",
-            )
+            f"{type(datamodule).__qualname__} has no resumption state.",
+            [("class", type(datamodule).__qualname__)],
+            "Put @resumable above the class.",
         )
     state = _state_in(datamodule)
     sampler, tracker = sampler_of(datamodule), tracker_of(state)
@@ -74,12 +72,10 @@ def sampler_of(datamodule: Resumable, /) -> DataSampler | None:
     missing = [name for name in (_COUNT, *ATTRIBUTES) if not hasattr(sampler, name)]
     if missing:
         raise DecorationError(
-            explain(
-                f"{type(datamodule).__qualname__}.{options.attribute} lacks members of a DataSampler.",
-                [("is a", type(sampler).__qualname__), ("missing", missing)],
-                "Set it in __init__ or setup() to an object of the shape of resumable.DataSampler, such as NeMo's "
-                "MegatronDataSampler.",
-            )
+            f"{type(datamodule).__qualname__}.{options.attribute} lacks members of a DataSampler.",
+            [("is a", type(sampler).__qualname__), ("missing", missing)],
+            "Set it in __init__ or setup() to an object of the shape of resumable.DataSampler, such as NeMo's "
+            "MegatronDataSampler.",
         )
     return cast("DataSampler", sampler)
 
@@ -87,11 +83,9 @@ def sampler_of(datamodule: Resumable, /) -> DataSampler | None:
 def _state_in(datamodule: Resumable) -> ResumptionState:
     if not hasattr(datamodule, "__dict__"):
         raise DecorationError(
-            explain(
-                f"{type(datamodule).__qualname__} has no __dict__, so its instances cannot hold a state.",
-                [("__slots__", getattr(datamodule, "__slots__", ()))],
-                "Leave slots=True out of its @dataclass, or add '__dict__' to its __slots__.",
-            )
+            f"{type(datamodule).__qualname__} has no __dict__, so its instances cannot hold a state.",
+            [("__slots__", getattr(datamodule, "__slots__", ()))],
+            "Leave slots=True out of its @dataclass, or add '__dict__' to its __slots__.",
         )
     instance: dict[str, Any] = vars(datamodule)
     held: tuple[ResumptionState, int] | None = instance.get(_HELD)

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.data_sampler.step_observer import watch
 from resumable.datamodule.options import Options
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
 from resumable.loading.loop_progress import LoopProgress
@@ -47,11 +47,9 @@ class LoopAdapter:
         """Raise `DecorationError` for a further loader, and for a stream."""
         if number or not is_map_style(loader):
             raise DecorationError(
-                explain(
-                    "Outside Lightning, the position of one map-style train loader can be counted.",
-                    [("a further or streaming loader", type(loader).__name__)],
-                    "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
-                )
+                "Outside Lightning, the position of one map-style train loader can be counted.",
+                [("a further or streaming loader", type(loader).__name__)],
+                "Return one DataLoader over a map-style dataset, or use one ResumableLoader for each dataset.",
             )
 
     def connect(

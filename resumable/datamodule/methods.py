@@ -13,7 +13,7 @@ from resumable.data_sampler.stand_ins import run
 from resumable.datamodule.instance import resumption_of, sampler_of
 from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import adapter_of
-from resumable.errors import ResumptionError, explain
+from resumable.errors import ResumptionError
 from resumable.saved.snapshot import KEYS
 from resumable.state import tracker_of
 
@@ -39,11 +39,9 @@ def _state_dict(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
     taken = [key for key in KEYS if key in theirs and key != "consumed_samples"]
     if taken:
         raise ResumptionError(
-            explain(
-                f"{type(self).__qualname__}.state_dict() saves keys that the position needs.",
-                [("keys", taken)],
-                "Give them other names.",
-            )
+            f"{type(self).__qualname__}.state_dict() saves keys that the position needs.",
+            [("keys", taken)],
+            "Give them other names.",
         )
     return {**theirs, **state.state_dict()}
 

@@ -9,7 +9,7 @@ from typing import Final, cast
 from resumable.adapters import framework_of
 from resumable.checks import check_members, check_schedule
 from resumable.data_sampler.calculators import find_calculator
-from resumable.errors import ConfigurationError, DecorationError, explain
+from resumable.errors import ConfigurationError, DecorationError
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.saved.resolve import Policy
 
@@ -46,11 +46,9 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.sampler), str | None):
             raise ConfigurationError(
-                explain(
-                    "sampler= names the attribute that holds the data sampler.",
-                    [("sampler", self.sampler)],
-                    'Pass sampler="data_sampler".',
-                )
+                "sampler= names the attribute that holds the data sampler.",
+                [("sampler", self.sampler)],
+                'Pass sampler="data_sampler".',
             )
         if self.schedule is not None:
             check_schedule(self.schedule)
@@ -79,35 +77,27 @@ def check_class(cls: object, /) -> None:
     """Raise `DecorationError` unless *cls* is a class with a train loader of its own and room for a state."""
     if not isinstance(cls, type):
         raise DecorationError(
-            explain(
-                "@resumable decorates a class.",
-                [("got", cls)],
-                "Put it above a class; give its options by name: @resumable(seed=1).",
-            )
+            "@resumable decorates a class.",
+            [("got", cls)],
+            "Put it above a class; give its options by name: @resumable(seed=1).",
         )
     name = cls.__qualname__
     if not cls.__dictoffset__:
         raise DecorationError(
-            explain(
-                f"{name} has __slots__ and no __dict__, so its instances cannot hold a state.",
-                [("__slots__", getattr(cls, "__slots__", ()))],
-                "Add '__dict__' to its __slots__.",
-            )
+            f"{name} has __slots__ and no __dict__, so its instances cannot hold a state.",
+            [("__slots__", getattr(cls, "__slots__", ()))],
+            "Add '__dict__' to its __slots__.",
         )
     if any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__):
         raise DecorationError(
-            explain(
-                f"{name} is a torch module: its state_dict holds weights.",
-                [("class", name)],
-                "Move train_dataloader into a LightningDataModule and decorate that.",
-            )
+            f"{name} is a torch module: its state_dict holds weights.",
+            [("class", name)],
+            "Move train_dataloader into a LightningDataModule and decorate that.",
         )
     loader = getattr(cls, "train_dataloader", None)
     if loader is None or framework_of(loader) is not None:
         raise DecorationError(
-            explain(
-                f"{name} has no train_dataloader of its own.",
-                [("class", name), ("train_dataloader", loader)],
-                "Define it (an abstract method will do), or decorate the subclass that defines it.",
-            )
+            f"{name} has no train_dataloader of its own.",
+            [("class", name), ("train_dataloader", loader)],
+            "Define it (an abstract method will do), or decorate the subclass that defines it.",
         )

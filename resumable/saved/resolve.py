@@ -166,7 +166,7 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
         )
     seed_advice = f"Pass seed={saved.seed}, or pass no seed: the saved one is taken over."
     length_advice = "Give the run the dataset that it began with, or begin a new run."
-    rows = [
+    rows: list[tuple[str, object, object, str]] = [
         ("The order is of another kind.", saved.kind, current.kind, kind_advice),
         ("The dataset has another length.", saved.length, current.length, length_advice),
     ]

@@ -5,17 +5,44 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.util import find_spec
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from resumable.errors import ConfigurationError, MissingExtraError
 from resumable.extras import naming_the_extra
 
-_DEMO_NEEDS: Final = ("lightning", "matplotlib", "rich")
-_WRONG_USE: Final = 2  # what argparse gives too
+__all__ = ["add_to"]
+
+_NEEDS: Final = ("lightning", "matplotlib", "rich")
+_WRONG_USE: Final = 2  # as argparse returns
 
 
-def _demo(arguments: argparse.Namespace) -> int:
-    missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
+def add_to(commands: Any, /) -> None:
+    """Add the command to *commands*, argparse's subparsers."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "demo",
+        help="kill a real training and resume it, with and without @resumable",
+        description="Trains a small language model on the source of Python's standard library, three times at once: left alone, "
+        "killed and resumed with @resumable, and killed and resumed with a plain DataLoader. Then shows what "
+        "became of the data. Takes less than a minute on two cores. "
+        "Exit code: 0 where @resumable was exact, 1 where it was not, 2 for wrong use.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides the weights, the order and the moments of the kills (default: 0)"
+    )
+    parser.add_argument("--kills", type=int, default=3, help="how often each training is killed (default: 3)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("resumable-demo"),
+        metavar="DIR",
+        help="where demo.png and result.json go (default: ./resumable-demo)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    missing = [name for name in _NEEDS if find_spec(name) is None]
     if missing:
         print(f"The demo needs what is not installed: {', '.join(missing)}.", file=sys.stderr)
         print('Install it with: pip install "resumable-training[demo]"', file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import resumable
 from resumable.cli import main as cli
 
 
@@ -38,7 +39,9 @@ def test_the_version(installed: bool, capsys: pytest.CaptureFixture[str], monkey
             raise PackageNotFoundError(name)
         return "1.2.3"
 
-    monkeypatch.setattr(cli, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setitem(vars(resumable), "__version__", "as it is kept")  # undone behind the test, whatever it was
+    del vars(resumable)["__version__"]
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
     expected = "resumable 1.2.3\n" if installed else "resumable (not installed: run from its source)\n"

@@ -6,8 +6,8 @@ import pytest
 from lightning.pytorch.utilities import CombinedLoader
 
 from resumable.stopping.workers import ShieldLoader
-from tests.adapters.lightning.test_stopping import TERM, USR1, asked
 from tests.support import nemo_shape
+from tests.support.stops import TERM, USR1, asked
 
 if not nemo_shape.has_megatron_core():
     pytest.skip("megatron-core is not installed", allow_module_level=True)

@@ -14,61 +14,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch.distributed as dist
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from resumable import Position, resumption_of
-from tests.support.cuts import (
-    Cut,
-    on_any_exception,
-    raised_after,
-    saved_after_step,
-    saved_at_epoch_end,
-    saved_in,
-    sigkill,
-    stopped,
-)
+from tests.support.cuts import Cut, raised_after, saved_after_step, saved_at_epoch_end, saved_in, sigkill, stopped
 from tests.support.lightning_runs import Numbers, PlainNumbers, Run, Scenario
 from tests.support.rank_modules import BudgetedRanks, Gathering, TwoOptimizersOnRanks
 from tests.support.rank_runs import Part, Session, after, orders_of, refusal, rounds_of, rule, run, trained, uncut
-
-SCENARIO = Scenario()
-ACCUMULATING = Scenario(samples=40, trainer={"max_epochs": 3, "accumulate_grad_batches": 2})
-RESIZES = [(1, 2), (2, 1), (2, 3), (3, 2)]
-WAYS = ["ddp", "fsdp", "fsdp2"]
-NOT_SYNCED = "ignore:It is recommended to use `self.log:UserWarning"
-"""The recording module logs each rank's own validation loss."""
-few = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-many = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-
-
-def check(*sessions: tuple[Session, int | None]) -> Run:
-    """A chain of sessions, each with the batches on each rank that it has processed when it is saved, follows the rule.
-
-    So do the counters, and the lengths that Lightning and its users see in the epochs that the last session begins.
-    """
-    scenario = sessions[0][0].scenario
-    orders, drop_last = orders_of(scenario), scenario.drop_last
-    parts = [
-        Part(s.ranks, batches, s.scenario.batch_size, s.scenario.trainer.get("accumulate_grad_batches", 1))
-        for s, batches in sessions
-    ]
-    expected = rule(orders, *parts, drop_last=drop_last).steps
-    actual = run(*(session for session, _ in sessions))
-    assert expected == trained(actual)
-    assert list(range(len(expected))) == [step.global_step for step in actual.steps]
-    assert (len(orders), len(expected)) == (actual.current_epoch, actual.global_step)
-    begins = rule(orders, *parts[:-1], drop_last=drop_last)
-    begun = range(begins.epoch + (begins.offset > 0), len(orders))
-    rounds = rounds_of(orders[0], parts[-1], drop_last=drop_last)
-    assert dict.fromkeys(begun, (rounds, rounds)) == {epoch: actual.lengths[epoch] for epoch in begun}
-    return actual
-
-
-def resize(scenario: Scenario, cut: Cut, batches: int, ranks: tuple[int, int], way: str = "ddp") -> Run:
-    """Two sessions, of so many ranks each."""
-    before, after = ranks
-    return check((Session(before, scenario, cut, way), batches), (Session(after, scenario, None, way), None))
+from tests.support.resizes import ACCUMULATING, NOT_SYNCED, RESIZES, SCENARIO, WAYS, check, resize
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -339,63 +291,3 @@ def test_a_checkpoint_of_a_class_that_was_not_decorated(shuffle: bool) -> None:
     plain = replace(SCENARIO, data=PlainNumbers, shuffle=shuffle)
     said = refusal(Session(2, plain, saved_after_step(1)), Session(2, replace(plain, data=Numbers)))
     assert "so nobody knows the order that it was trained in" in said
-
-
-@st.composite
-def chains(draw: st.DrawFn) -> list[tuple[Session, int | None]]:
-    """Up to three sessions that die after some batches, and one to the end, in any configuration."""
-    samples, drop_last = draw(st.integers(1, 40)), draw(st.booleans())
-    shuffle = draw(st.booleans())
-    orders = [range(samples)] * 3
-    chain: list[tuple[Session, int | None]] = []
-    parts: list[Part] = []
-    for batches in [*draw(st.lists(st.integers(1, 8), min_size=1, max_size=3)), None]:
-        ranks = draw(st.integers(1, min(3, samples) if drop_last else 3))
-        size = draw(st.integers(1, samples // ranks if drop_last else 8))
-        accumulation = draw(st.integers(1, 3))
-        part = Part(ranks, batches, size, accumulation)
-        if batches is not None and rule(orders, *parts, part, drop_last=drop_last).ended == len(parts):
-            continue  # the run would be over before this session is
-        scenario = Scenario(
-            samples=samples,
-            batch_size=size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            trainer={"max_epochs": 3, "accumulate_grad_batches": accumulation},
-        )
-        parts.append(part)
-        cut = None if batches is None else replace(raised_after(batches), saver=on_any_exception)
-        chain.append((Session(ranks, scenario, cut), batches))
-    return chain
-
-
-@few
-@given(chains())
-def test_drawn_chains(chain: list[tuple[Session, int | None]]) -> None:
-    """Any chain of ranks, batch sizes, windows and deaths trains the order of one process."""
-    check(*chain)
-
-
-@pytest.mark.slow
-@many
-@given(chains())
-def test_many_drawn_chains(chain: list[tuple[Session, int | None]]) -> None:
-    """The same, more often."""
-    check(*chain)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("scenario", [SCENARIO, ACCUMULATING, replace(SCENARIO, shuffle=False)], ids=repr)
-@pytest.mark.parametrize("ranks", RESIZES, ids=str)
-@pytest.mark.parametrize("batches", range(1, 6))
-def test_after_every_batch(
-    ranks: tuple[int, int], batches: int, scenario: Scenario, num_workers: int, way: str
-) -> None:
-    """The whole grid: saved in the hook behind every batch of the first epoch, and of the next."""
-    if way != "ddp" and batches < scenario.trainer.get("accumulate_grad_batches", 1):
-        pytest.skip("under FSDP, Lightning cannot go on with an optimizer that has not stepped yet")
-    rounds = rounds_of(range(scenario.samples), Part(ranks[0]), drop_last=False)
-    cut = saved_in("on_train_batch_end", divmod(batches - 1, rounds))
-    resize(replace(scenario, num_workers=num_workers), cut, batches, ranks, way)

@@ -26,11 +26,11 @@ from torch.utils.data import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ResumableLoader, ResumptionWarning, resumable, resumption_of
-from tests.adapters.lightning.test_loaders import EpochSampler, EvenAndOdd, GlobalRandomSampler, NamedLoader
 from tests.support.cuts import raised_after, saved_after_step, saved_at_epoch_end
 from tests.support.lightning_runs import Run, Scenario, numbers, uninterrupted
 from tests.support.rank_modules import Gathering
 from tests.support.rank_runs import Part, Session, after, orders_of, refusal, rule, run, trained, uncut
+from tests.support.samplers import EpochSampler, EvenAndOdd, GlobalRandomSampler, NamedLoader
 
 UNSHARED = {"max_epochs": 3, "use_distributed_sampler": False}
 

@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from resumable import agree_to_stop, stop_on
 from resumable.stopping.signals import stop_requested
-from tests.adapters.distributed.test_lightning import ACCUMULATING, NOT_SYNCED, SCENARIO, check
-from tests.adapters.lightning.test_stopping import Asked, asked
 from tests.support.cuts import LoaderPosition
 from tests.support.lightning_runs import Scenario
 from tests.support.rank_runs import Session
 from tests.support.ranks import in_ranks
+from tests.support.resizes import ACCUMULATING, NOT_SYNCED, SCENARIO, check
+from tests.support.stops import Asked, asked
 
 if TYPE_CHECKING:
     import lightning as L

@@ -2,104 +2,44 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
-    get_worker_info,
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ReplayError, ResumptionWarning
-from tests.support.cuts import Cut, also_with_workers, on_any_exception, raised_in, saved_after_step, saved_at_epoch_end
+from resumable import ReplayError
+from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
 from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, resumed, uninterrupted
+from tests.support.samplers import (
+    LIMITS,
+    SET_VITAL,
+    EpochSampler,
+    EvenAndOdd,
+    GlobalRandomSampler,
+    NamedLoader,
+    every_cut,
+    some_cuts,
+)
 
 Loaders = Callable[[Scenario], Any]
-
-CUTS = [
-    (saved_after_step(3),),
-    (saved_after_step(6),),
-    (saved_at_epoch_end(0), raised_in("training_step", (1, 2))),
-    (raised_in("on_train_batch_end", (1, 3)), raised_in("on_train_batch_start", (1, 5))),
-]
-LIMITS = [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 15}]
-every_cut = pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
-some_cuts = pytest.mark.parametrize("cuts", CUTS[2:], ids=lambda cuts: "+".join(map(str, cuts)))
 
 
 def mostly_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
     """The *kinds* as parameters, all but the *quick* ones left to the longer proof."""
     return [kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
-
-
-def permuted(length: int, generator: torch.Generator | None = None) -> list[int]:
-    """The numbers below *length* in a random order, from torch's global stream if there is no *generator*."""
-    return cast("list[int]", torch.randperm(length, generator=generator).tolist())
-
-
-class EpochSampler(Sampler[int]):
-    """A user's own sampler: its order follows from the epoch that it is told."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples, self.epoch = samples, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(permuted(self.samples, torch.Generator().manual_seed(self.epoch)))
-
-    def __len__(self) -> int:
-        return self.samples
-
-
-class GlobalRandomSampler(EpochSampler):
-    """One that draws from Python's and NumPy's global random streams."""
-
-    def __iter__(self) -> Iterator[int]:
-        order = list(range(self.samples))
-        random.shuffle(order)
-        np.random.shuffle(order)  # noqa: NPY002  # the global stream is what this one is about
-        return iter(order)
-
-
-class EvenAndOdd(Sampler[list[int]]):
-    """A batch sampler of one's own, with batches of different sizes and no base class of torch's."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in permuted(len(self)):
-            yield list(range(self.samples))[start :: len(self)]
-
-    def __len__(self) -> int:
-        return 6
-
-
-class NamedLoader(DataLoader[int]):
-    """A subclass whose constructor takes something else."""
-
-    def __init__(self, name: str, dataset: Dataset[int], **options: Any) -> None:
-        self.name = name
-        super().__init__(dataset, **options)
 
 
 def twice(ids: list[int]) -> dict[str, torch.Tensor]:
@@ -133,7 +73,6 @@ MAP_STYLE: dict[str, Loaders] = {
     "shuffled by a generator": lambda s: s.loader(generator=torch.Generator().manual_seed(5)),
     "collate_fn": lambda s: s.loader(collate_fn=twice),
 }
-SET_VITAL = "ignore:'set_vital' is deprecated:UserWarning"  # torchdata 0.11 under torch 2.13
 
 
 @pytest.fixture(scope="module", params=MAP_STYLE)
@@ -280,134 +219,6 @@ def test_several_loaders_with_a_limit(kind: str, limit_train_batches: float) -> 
     )
 
 
-class Stream(IterableDataset[int]):
-    """The numbers below *samples*, shared out among the workers."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def __iter__(self) -> Iterator[int]:
-        worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        yield from range(first, self.samples, step)
-
-
-class SizedStream(Stream):
-    """The same, with a length."""
-
-    def __len__(self) -> int:
-        return self.samples
-
-
-class StatefulStream(IterableDataset[int]):
-    """One that can say where it is and go on there; it shuffles each pass otherwise. At its end it stays at its end."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples, self.given, self.pass_number, self.reads = samples, 0, 0, 0
-        self.is_loaded = False
-
-    def __iter__(self) -> Iterator[int]:
-        if self.given and not self.is_loaded:
-            self.given, self.pass_number = 0, self.pass_number + 1
-        self.is_loaded = False
-        worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        order = random.Random(self.pass_number).sample(range(self.samples), self.samples)[first::step]
-        while self.given < len(order):
-            self.given, self.reads = self.given + 1, self.reads + 1
-            yield order[self.given - 1]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"given": self.given, "pass_number": self.pass_number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.given, self.pass_number, self.is_loaded = state["given"], state["pass_number"], True
-
-
-class RewindingStream(StatefulStream):
-    """One that goes back to its beginning by itself when it comes to its end."""
-
-    def __iter__(self) -> Iterator[int]:
-        yield from super().__iter__()
-        self.given, self.pass_number = 0, self.pass_number + 1
-
-
-def streaming(cls: Callable[[int], Any], num_workers: int = 0, *, loader: Any = DataLoader, **options: Any) -> Scenario:
-    """A scenario over a stream."""
-    return Scenario(
-        num_workers=num_workers, shuffle=False, loaders=lambda s: s.loader(cls(s.samples), cls=loader), **options
-    )
-
-
-@pytest.mark.filterwarnings("ignore:This resume reads the stream again", "ignore:Your `IterableDataset` has `__len__`")
-@pytest.mark.parametrize("cls", [Stream, SizedStream])
-@also_with_workers
-@every_cut
-def test_streams_without_a_state(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
-    """What lies behind is read again and dropped: slow, but exact."""
-    check(streaming(cls, num_workers), *cuts)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_reading_a_stream_again_is_said(num_workers: int) -> None:
-    """A resume that must read again says so, once, and why."""
-    with pytest.warns(ResumptionWarning, match="reads the stream again up to its position") as warned:
-        resumed(streaming(Stream, num_workers), saved_after_step(3))
-    assert 1 == sum(warning.category is ResumptionWarning for warning in warned)
-
-
-@pytest.mark.parametrize("cls", [StatefulStream, RewindingStream])
-@pytest.mark.parametrize("limit", LIMITS, ids=str)
-@every_cut
-def test_streams_with_a_state(cuts: tuple[Cut, ...], limit: dict[str, int], cls: type[StatefulStream]) -> None:
-    """The state of the stream after the last trained batch is saved, whatever was read since."""
-    check(streaming(cls, trainer=limit), *cuts)
-
-
-@pytest.mark.filterwarnings(SET_VITAL)
-@some_cuts
-def test_streams_with_a_state_in_workers(cuts: tuple[Cut, ...]) -> None:
-    """In workers the stream's state is reached through torchdata, for which a stream has to stay at its end."""
-    check(streaming(StatefulStream, 2), *cuts)
-
-
-@pytest.mark.filterwarnings(SET_VITAL, "ignore:This resume reads the stream again")
-@pytest.mark.parametrize("cls", [Stream, StatefulStream])
-@also_with_workers
-@every_cut
-def test_streams_in_torchdatas_loader(cuts: tuple[Cut, ...], num_workers: int, cls: type[Stream]) -> None:
-    """Where the user's own loader is torchdata's, the state that it saves is carried along."""
-    check(streaming(cls, num_workers, loader=StatefulDataLoader), *cuts)
-
-
-@pytest.mark.parametrize("accumulate_grad_batches", [2, 3])
-@pytest.mark.parametrize("batch", range(6))
-def test_streams_with_a_state_while_accumulating(batch: int, accumulate_grad_batches: int) -> None:
-    """The stream's state goes back to the last optimizer step as well."""
-    scenario = streaming(StatefulStream, trainer={"accumulate_grad_batches": accumulate_grad_batches})
-    check(scenario, raised_in("training_step", (1, batch)))
-
-
-def test_a_stream_with_a_state_is_not_read_again() -> None:
-    """From its state a stream goes on at once."""
-    streams: list[StatefulStream] = []
-
-    def loaders(scenario: Scenario) -> Any:
-        streams.append(StatefulStream(scenario.samples))
-        return scenario.loader(streams[-1])
-
-    resumed(Scenario(shuffle=False, loaders=loaders, trainer={"max_epochs": 1}), saved_after_step(4))
-    assert 22 - 16 == streams[-1].reads
-
-
-@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
-@pytest.mark.parametrize("cls", [Stream, StatefulStream])
-def test_a_stream_in_a_session_that_trains_nothing(cls: type[Stream]) -> None:
-    """A stream's state that is loaded and saved again, without a batch between, can be loaded again."""
-    idle = replace(raised_in("on_train_start", (0, 0), on_any_exception), when=lambda trainer: True)
-    check(streaming(cls), saved_after_step(2), idle)
-
-
 @pytest.mark.filterwarnings("ignore:This resume reads the stream again")
 @every_cut
 def test_an_iterable_that_is_no_loader(cuts: tuple[Cut, ...]) -> None:
@@ -418,15 +229,6 @@ def test_an_iterable_that_is_no_loader(cuts: tuple[Cut, ...]) -> None:
             return iter(torch.arange(24).reshape(6, 4))
 
     check(Scenario(loaders=lambda s: Batches()), *cuts)
-
-
-@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
-@pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (1, 1))], ids=str)
-def test_a_stream_beside_a_map_style_dataset(cut: Cut) -> None:
-    """A stream cycled beside a map-style dataset; each goes on at its own place."""
-    check(
-        Scenario(loaders=lambda s: CombinedLoader([s.loader(), s.loader(Stream(40), shuffle=False)], "min_size")), cut
-    )
 
 
 @also_with_workers

@@ -2,76 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
-import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from resumable import ResumptionWarning, stop_on
-from resumable.stopping.signals import request_stop, stop_requested, watched
-from tests.support.cuts import Cut, Killed, LoaderPosition, at, checkpoint_in
-from tests.support.lightning_runs import Numbers, Scenario, check, numbers, run_of, train, trainer_of, uninterrupted
+from resumable.stopping.signals import request_stop, watched
+from tests.support.cuts import Cut, Killed, LoaderPosition, at
+from tests.support.lightning_runs import Scenario, check, run_of, train, trainer_of, uninterrupted
 from tests.support.recording import Recording, StepPlan, TwoOptimizers
-
-FORK = multiprocessing.get_context("fork")
-TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
-
-
-class Counting(Recording):
-    """Moves something in each batch that a step alone does not move, as a layer with running statistics does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64), requires_grad=False)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        self.seen.add_(1)
-        return super().training_step(batch, batch_idx)
-
-
-@dataclass(frozen=True, repr=False)
-class Asked(Cut):
-    """A session that watches signals, and gets one; what saves is a ModelCheckpoint that nothing else makes save."""
-
-    watched: tuple[signal.Signals, ...] = ()
-
-    def carry_out(self, train: Callable[..., L.Trainer], folder: Path) -> None:
-        with stop_on(*self.watched):
-            super().carry_out(train, folder)
-            assert stop_requested()
-
-
-def saver_in(folder: Path) -> ModelCheckpoint:
-    """A callback that never saves by itself."""
-    return ModelCheckpoint(folder, filename="cut", enable_version_counter=False, every_n_train_steps=0)
-
-
-def asked(hook: str, place: LoaderPosition, number: signal.Signals = TERM) -> Asked:
-    """*number* comes in *hook* at *place*, and Lightning's own SystemExit ends the fit."""
-    return Asked(
-        f"asked_by_{number.name}_in_{hook}_{place}",
-        saver_in,
-        hook,
-        at(place),
-        lambda trainer: signal.raise_signal(number),
-        ends_with=SIGTERMException,
-        watched=(TERM, number),
-    )
-
+from tests.support.stops import TERM, USR1, Counting, asked
 
 CUTS = [
     asked("training_step", (0, 2)),
@@ -283,130 +232,3 @@ def test_slurm_puts_the_job_into_the_queue_again(
     saved = "hpc_ckpt_1.ckpt" if queued else "last.ckpt"
     assert not queued or "requeue 7\n" == queue.read_text()
     assert uninterrupted(scenario) == run_of(train(scenario, tmp_path / saved))
-
-
-# -- real processes
-
-
-class Halts(L.Callback):
-    """Tells the test at one place of a session that it has come there, and waits to go on."""
-
-    def __init__(self, hook: str, place: LoaderPosition) -> None:
-        self._when = at(place)
-        setattr(self, hook, self._reach)
-
-    def through(self, pipe: Connection) -> Halts:
-        """The same, in the process that it halts."""
-        self._pipe = pipe
-        return self
-
-    def _reach(self, trainer: L.Trainer, *_: object) -> None:
-        if self._when(trainer) and not trainer.sanity_checking:
-            self._pipe.send("here")
-            self._pipe.recv()
-
-
-class WithValidationWorkers(Numbers):
-    """Validation loads in workers too, which the sanity check starts."""
-
-    def val_dataloader(self) -> Any:
-        return DataLoader(Ignores(), batch_size=2, num_workers=1, persistent_workers=True)
-
-
-class Ignores(Dataset[int]):
-    """Whether the process that loads a sample ignores SIGTERM."""
-
-    def __len__(self) -> int:
-        return 20
-
-    def __getitem__(self, index: int) -> int:
-        return getattr(signal.getsignal(TERM), "__name__", "") == "_do_nothing"
-
-
-def test_validation_workers_are_shielded() -> None:
-    """In each validation; those that the sanity check has started are started anew."""
-    seen: list[bool] = []
-
-    class Looks(L.Callback):
-        def on_validation_batch_start(
-            self,
-            trainer: L.Trainer,
-            pl_module: L.LightningModule,
-            batch: Any,
-            batch_idx: int,
-            dataloader_idx: int = 0,
-        ) -> None:
-            if not trainer.sanity_checking:
-                seen.extend(batch.tolist())
-
-    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": 2, "max_epochs": 2}
-    with stop_on():
-        train(Scenario(data=WithValidationWorkers, trainer=options), None, Looks())
-    assert [True] * 40 == seen
-
-
-def one_session(pipe: Connection, scenario: Scenario, halts: Halts, checkpoint: Path | None, folder: Path) -> None:
-    """A script: it watches, and trains."""
-    os.setsid()
-    stop_on(TERM, USR1)
-    train(scenario, checkpoint, halts.through(pipe), saver_in(folder), session=1)
-
-
-def exit_code(number: signal.Signals, *session: Any) -> int | None:
-    """That of a session whose whole process group gets *number* where it halts, twice."""
-    ours, theirs = FORK.Pipe()
-    child = FORK.Process(target=one_session, args=(theirs, *session))
-    child.start()
-    theirs.close()
-    assert "here" == ours.recv()
-    assert child.pid is not None
-    for _ in range(2):
-        os.killpg(child.pid, number)
-    ours.send("go on")
-    with suppress(EOFError, ConnectionResetError):
-        while ours.recv():
-            ours.send("go on")
-    child.join(60)
-    code = child.exitcode
-    child.kill()
-    return code  # None: it did not end
-
-
-def check_processes(scenario: Scenario, folder: Path, *places: tuple[str, LoaderPosition, signal.Signals]) -> None:
-    """One session for each place, in a process of its own that exits with 0, and a last one here."""
-    checkpoint = None
-    for number, (hook, place, signalled) in enumerate(places):
-        assert 0 == exit_code(signalled, scenario, Halts(hook, place), checkpoint, folder / str(number))
-        checkpoint = checkpoint_in(folder / str(number))
-    assert uninterrupted(scenario) == run_of(train(scenario, checkpoint))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_signal_to_the_whole_group(tmp_path: Path, workers: int) -> None:
-    """The workers live on, so that the window is finished and the save does not die with them."""
-    scenario = Scenario(samples=60, num_workers=workers, module=Counting, trainer={"accumulate_grad_batches": 6})
-    places = ("on_train_batch_start", (0, 1), TERM), ("on_train_batch_end", (1, 7), USR1)
-    check_processes(scenario, tmp_path, *places)
-
-
-def test_a_signal_to_the_whole_group_during_a_validation(tmp_path: Path) -> None:
-    """Its workers live on too."""
-    options = {"limit_val_batches": 1.0, "val_check_interval": 3, "num_sanity_val_steps": 2}
-    scenario = Scenario(num_workers=2, data=WithValidationWorkers, trainer=options)
-    check_processes(
-        scenario, tmp_path, ("on_validation_batch_start", (0, 2), TERM), ("on_train_batch_start", (1, 4), USR1)
-    )
-
-
-def test_other_loaders(tmp_path: Path) -> None:
-    """Several, and of a class of the user's own."""
-
-    class Own(DataLoader[Any]):
-        def __iter__(self) -> Any:
-            yield from super().__iter__()
-
-    def loaders(scenario: Scenario) -> Any:
-        return [scenario.loader(cls=Own), scenario.loader(numbers(100, 109))]
-
-    scenario = Scenario(num_workers=1, loaders=loaders, trainer={"accumulate_grad_batches": 3})
-    check_processes(scenario, tmp_path, ("on_train_batch_start", (0, 1), TERM), ("on_train_batch_start", (1, 3), TERM))

@@ -10,6 +10,8 @@ and brings neither NumPy nor torch nor a framework.
 
 from __future__ import annotations
 
+__docformat__ = "google"  # for pdoc: how the docstrings are laid out
+
 from typing import TYPE_CHECKING, Final
 
 # Where each public name lives, once for type checkers and once for the run time. A test holds the two together.

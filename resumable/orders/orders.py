@@ -30,7 +30,7 @@ __all__ = ["Sequential", "Shuffled", "identity_of"]
 class Sequential:
     """The indices from 0 to *n* - 1, in this order in every epoch.
 
-    *n* is a whole number from 1 to 2**60. Anything else raises ConfigurationError.
+    *n* is a whole number from 1 to `2**60`. Anything else raises ConfigurationError.
 
     >>> Sequential(10).indices(epoch=0, start=3, stop=6)
     array([3, 4, 5])
@@ -62,7 +62,7 @@ class Sequential:
 class Shuffled:
     """Every index below *n* once in an epoch, in another order in each epoch, the same on every machine.
 
-    *n* is a whole number from 1 to 2**60, *seed* one from 0 to 2**64 - 1. Anything else raises ConfigurationError.
+    *n* is a whole number from 1 to `2**60`, *seed* one from 0 to `2**64 - 1`. Anything else raises ConfigurationError.
     Orders of neighbouring seeds or epochs are unrelated.
 
     >>> order = Shuffled(6, seed=1)

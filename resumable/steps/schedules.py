@@ -51,8 +51,8 @@ class LinearRampup(PiecewiseSchedule):
 
     While consumed <= rampup_samples the size is `start + int(consumed / samples_per_increment) * increment` with
     `samples_per_increment = rampup_samples / increments`; after that it is *end*. Both divisions round to doubles, which
-    moves some boundaries by a sample, and by more above 2**52 samples. Here every boundary is where Megatron's
-    calculator has it. From 2**1023 samples on, where doubles overflow, the same rule holds in exact numbers.
+    moves some boundaries by a sample, and by more above `2**52` samples. Here every boundary is where Megatron's
+    calculator has it. From `2**1023` samples on, where doubles overflow, the same rule holds in exact numbers.
 
     The calculator divides by zero for two ramps. They are valid here: with start == end the size is constant, and with
     rampup_samples == 0 it is *end* from the first sample on.
@@ -150,7 +150,7 @@ class LinearRampup(PiecewiseSchedule):
     def _increments_at(self, consumed: int) -> int:
         """How often the size has grown by *consumed* samples: the calculator's own arithmetic, doubles included.
 
-        It can round to more increments than there are only above 2**51 of them.
+        It can round to more increments than there are only above `2**51` of them.
         """
         samples, increments = self.rampup_samples, self._all_increments
         if not increments or not samples or consumed > samples:
@@ -162,7 +162,7 @@ class LinearRampup(PiecewiseSchedule):
     def _first_with(self, increments: int) -> int:
         """The first consumed count at which the size has grown *increments* times.
 
-        Three roundings, each by at most one part in 2**53, move it no further from the exact place than is searched.
+        Three roundings, each by at most one part in `2**53`, move it no further from the exact place than is searched.
         """
         exact = -(-increments * self.rampup_samples // self._all_increments)
         room = 2 + (exact >> 50)
@@ -221,7 +221,7 @@ class StepSchedule(PiecewiseSchedule):
         """The text that newer Megatron-LM, with the same *seq_length* >= 1, reads as this schedule.
 
         `parse(to_string(seq_length), seq_length)` is the same schedule. Numbers are read as doubles: a threshold or
-        batch size above 2**52 that no double gives raises ConfigurationError. `str` writes every threshold in samples
+        batch size above `2**52` that no double gives raises ConfigurationError. `str` writes every threshold in samples
         and in full.
 
         >>> StepSchedule(((0, 768), (61035156, 1536))).to_string(seq_length=4096)

@@ -1,4 +1,4 @@
-"""Which microbatch calculator this process has: megatron-core's, else Apex's, else none.
+"""Which microbatch calculator this process has: megatron-core's, otherwise Apex's, otherwise none.
 
     calculator = find_calculator()
     if calculator is not None and calculator.is_initialized:
@@ -96,7 +96,7 @@ class _FrameworkCalculator:
         return schedule_in(getattr(import_module(self.module), GLOBAL, None))
 
     def update(self, consumed_samples: int, /) -> None:
-        """Tell it that the next step begins at *consumed_samples*.
+        """Move it to the step that begins at *consumed_samples*.
 
         Sizes that do not divide by micro_batch_size * data_parallel_size pass, as in NeMo's own load.
         Raises ResumptionError before the calculator is initialized.
@@ -166,7 +166,7 @@ def find_calculator() -> MicrobatchCalculator | None:
 
 
 def calculator_in_use() -> MicrobatchCalculator | None:
-    """The same, if its framework is imported: before that nobody has set it up, and to find it would take seconds."""
+    """The same, if its framework is imported: before that it is not set up, and to import it would take seconds."""
     return find_calculator() if any(name in sys.modules for name in FRAMEWORKS) else None
 
 
@@ -185,7 +185,7 @@ def _is_installed(module: str) -> bool:
 def schedule_in(calculator: Any, /) -> LinearRampup | StepSchedule | None:
     """The schedule that *calculator*, an object of megatron-core's or Apex's, follows; None where it has none.
 
-    Source: megatron/core/num_microbatches_calculator.py of megatron-core 0.16.1 and of Megatron-LM behind pull request
+    Source: megatron/core/num_microbatches_calculator.py of megatron-core 0.16.1 and of Megatron-LM since pull request
     4411; apex/transformer/microbatches.py before its removal.
 
     >>> from types import SimpleNamespace

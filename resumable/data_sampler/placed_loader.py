@@ -161,7 +161,7 @@ class TransformHook:
     ) -> None:
         self.sampler = sampler
         self.method: Any = method
-        self.__wrapped__: Any = method  # whoever asks for its signature sees the method's
+        self.__wrapped__: Any = method  # `inspect.signature` shows the method's
         self._is_building = False
         self._source = source
         self._finish = finish

@@ -351,7 +351,7 @@ def _size(source: object, name: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Restore:
-    """A load at step 0, which the trainer's own restore to *global_step* may follow; None if nobody saved that."""
+    """A load at step 0, which the trainer's own restore to *global_step* may follow; None where it was not saved."""
 
     global_step: int | None
 

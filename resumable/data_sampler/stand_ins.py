@@ -2,7 +2,7 @@
 
     state_dict        asks the trainer for its step        a trainer at the last known step
     load_state_dict   writes into the data sampler         an object to write into
-                      tells the framework's calculator     a calculator that listens to nothing
+                      updates the framework's calculator   a calculator that ignores it
 
 What is told to a stand-in is in the resumption state already: BioNeMo's `MegatronDataModule` and NeMo's copies of it
 fail there, on None. Everything else of the class's own code runs, so that nothing of it is lost.
@@ -58,7 +58,7 @@ def _lacking(error: AttributeError, owner: Any, sampler: str) -> str | None:
         return _TRAINER
     if error.obj is not None:
         return None
-    # where an attribute of None is set, older Pythons tell what lacks in the text alone
+    # where an attribute of None is set, older Pythons name it in the text alone
     name = error.name or str(error).rpartition(" ")[2].strip("'")
     if name == "update":
         return GLOBAL
@@ -81,17 +81,17 @@ def _stand_in(stack: ExitStack, owner: Any, name: str) -> bool:
     return True
 
 
-class _Deaf:
-    """A calculator for whoever tells one and does not ask it."""
+class _NoCalculator:
+    """A calculator that can be updated and not asked."""
 
     def update(self, *_: object, **__: object) -> None:
-        """Nobody is there to be told."""
+        return
 
 
 def _stand_in_for_calculator(stack: ExitStack) -> bool:
     found = [sys.modules[name] for name in FRAMEWORKS if name in sys.modules]
     empty = [module for module in found if getattr(module, GLOBAL, module) is None]
     for module in empty:
-        setattr(module, GLOBAL, _Deaf())
+        setattr(module, GLOBAL, _NoCalculator())
         stack.callback(setattr, module, GLOBAL, None)
     return bool(empty)

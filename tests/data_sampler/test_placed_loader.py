@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
-from resumable.data_sampler.placed_loader import SeekableSampler
+from resumable.data_sampler.placed_loader import SeekableSampler, TransformHook
 
 
 class MegatronLM:
@@ -33,9 +36,11 @@ class At:
     """Where the next pass begins."""
 
     offset = 0
+    placed = 0
 
     def place(self, sampler: SeekableSampler, /) -> None:
-        """Nobody asks."""
+        """One more."""
+        self.placed += 1
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
         """In the first epoch."""
@@ -54,3 +59,24 @@ def test_the_length_is_that_of_an_epochs_batches(total_samples: int, tells: str,
     assert len(list(sampler)) == len(own)
     at.offset = sampler.consumed_samples = offset
     assert list(sampler) == list(own)
+
+
+def test_a_loader_is_placed_once_by_each_run_that_takes_it() -> None:
+    """Made in a datamodule and returned by it, it is met twice; kept for another run, it begins where that one is."""
+
+    def transform(loader: Any) -> Any:
+        return DataLoader(loader.dataset, batch_sampler=MegatronLM(20, 4, 5, drop_last=True))
+
+    sampler = SimpleNamespace(
+        dataloader_type="batch", global_batch_size=4, init_consumed_samples=8, transform_dataloader=transform
+    )
+    first, second = At(), At()
+    second.offset = 12
+    loaders = TransformHook.of(sampler, first, lambda loader: loader)
+    with loaders.building():
+        made = sampler.transform_dataloader(DataLoader(range(20)))  # type: ignore[arg-type]  # a list will do
+    assert (loaders.take(made), 1) == (made, first.placed)
+    assert [0, 4, 8, 12, 16] == [batch[0] for batch in made.batch_sampler]
+    again = TransformHook.of(sampler, second, lambda loader: loader)
+    assert (again.take(made), 1, 1) == (made, first.placed, second.placed)
+    assert [12, 16] == [batch[0] for batch in made.batch_sampler]

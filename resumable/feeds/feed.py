@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils.data import Sampler
 
-from resumable.errors import MismatchError, ReplayError, explain
+from resumable.errors import MismatchError, ReplayError
 from resumable.orders.identity import Identity
 from resumable.steps.batch_plan import BatchPlan
 
@@ -128,23 +128,19 @@ class ResumableSampler(Sampler[Any]):
 def miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:
     """The error for an order or a sampler that is not as long as its `__len__`."""
     return ReplayError(
-        explain(
-            f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} indices than its length promises, "
-            "so no position in it is known.",
-            [("epoch", epoch), ("asked for", wanted), ("given", given)],
-            "Let its __len__ return how many indices an epoch has.",
-        )
+        f"The order {identity.kind!r} gave {'fewer' if given < wanted else 'more'} indices than its length promises, "
+        "so no position in it is known.",
+        [("epoch", epoch), ("asked for", wanted), ("given", given)],
+        "Let its __len__ return how many indices an epoch has.",
     )
 
 
 def cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
     """The error for a saved order that the present sampler or order cannot give."""
     return MismatchError(
-        explain(
-            "The saved order cannot be taken over.",
-            [("saved", saved), ("current", current)],
-            "Pass the sampler or order that the run began with. Nothing was loaded.",
-        )
+        "The saved order cannot be taken over.",
+        [("saved", saved), ("current", current)],
+        "Pass the sampler or order that the run began with. Nothing was loaded.",
     )
 
 

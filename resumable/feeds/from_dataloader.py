@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
-from resumable.errors import ConfigurationError, DecorationError, explain
+from resumable.errors import ConfigurationError, DecorationError
 from resumable.feeds.feed import Feed, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed, ShardedFeed
 from resumable.feeds.replay import ReplayedSampler
@@ -83,11 +83,9 @@ def _feed_of_ours(feed: Feed, shard: Shard) -> tuple[Feed, Shard]:
     size = feed.batching.batch_size // feed.micro_batch_size
     if size != shard.size and shard.size > 1:
         raise ConfigurationError(
-            explain(
-                "The train loader was made for another number of ranks.",
-                [("its data_parallel_size", size), ("the trainer's", shard.size)],
-                "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is given them.",
-            )
+            "The train loader was made for another number of ranks.",
+            [("its data_parallel_size", size), ("the trainer's", shard.size)],
+            "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is given them.",
         )
     return feed, replace(shard, size=size, already_sharded=False)
 
@@ -136,14 +134,12 @@ def _batching_of(batches: Any, loader: DataLoader[Any]) -> BatchPlan:
 def _sized(thing: Any) -> int:
     if not hasattr(thing, "__len__"):
         raise DecorationError(
-            explain(
-                f"{type(thing).__name__} has no length, so no position in it is known.",
-                [("needed", "__len__"), ("got", type(thing).__name__)],
-                "Give it a __len__.",
-            )
+            f"{type(thing).__name__} has no length, so no position in it is known.",
+            [("needed", "__len__"), ("got", type(thing).__name__)],
+            "Give it a __len__.",
         )
     if not len(thing):
         raise ConfigurationError(
-            explain(f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample.")
+            f"{type(thing).__name__} is empty.", [("length", 0)], "Give the train loader at least one sample."
         )
     return len(thing)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from resumable.errors import ReplayError, explain
+from resumable.errors import ReplayError
 from resumable.orders.canary import AHEAD, digest_of
 from resumable.orders.permutation import stream_key
 
@@ -176,15 +176,13 @@ def _verify(sampler: Iterable[Any], seed: int, epoch: int) -> None:
     unlike = (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
     at = next(unlike, min(len(first), len(second)))
     raise ReplayError(
-        explain(
-            f"{type(sampler).__name__} does not repeat itself, so no resume with it could be exact.",
-            [
-                ("epoch", epoch),
-                ("draw", at),
-                ("first time", first[at : at + 1]),
-                ("second time", second[at : at + 1]),
-            ],
-            "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
-            "order from the epoch that `set_epoch(epoch)` gives it; it must not remember its last iteration.",
-        )
+        f"{type(sampler).__name__} does not repeat itself, so no resume with it could be exact.",
+        [
+            ("epoch", epoch),
+            ("draw", at),
+            ("first time", first[at : at + 1]),
+            ("second time", second[at : at + 1]),
+        ],
+        "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
+        "order from the epoch that `set_epoch(epoch)` gives it; it must not remember its last iteration.",
     )

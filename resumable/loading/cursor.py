@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from resumable.errors import ResumptionError, explain, warn
+from resumable.errors import ResumptionError, warn
 from resumable.position import Position
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import Step, StepPlan
@@ -120,11 +120,9 @@ class Cursor:
         this = self.current
         if this.step is not None and 0 < this.of_step < this.step[0].batches:
             raise ResumptionError(
-                explain(
-                    "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
-                    [("micro batches of the step", this.step[0].batches), ("yielded of them", this.of_step)],
-                    "Accumulate loader.num_microbatches of them, then step and commit.",
-                )
+                "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
+                [("micro batches of the step", this.step[0].batches), ("yielded of them", this.of_step)],
+                "Accumulate loader.num_microbatches of them, then step and commit.",
             )
         self.commits = True
         self._committed = self.read

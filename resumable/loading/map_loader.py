@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resumable.errors import ConfigurationError, DecorationError, explain
+from resumable.errors import ConfigurationError, DecorationError
 from resumable.feeds.feed import Feed, Grouping, ResumableSampler, Shard
 from resumable.feeds.from_dataloader import feed_of
 from resumable.loading.arguments import check_in_order
@@ -95,16 +95,14 @@ class MapLoader:
 
 def _no_round(feed: Feed, shard: Shard) -> ConfigurationError:
     return ConfigurationError(
-        explain(
-            "An epoch has no batch for every rank, so the run could never end.",
-            [
-                ("dataset length", feed.batching.length),
-                ("batch_size", feed.micro_batch_size),
-                ("ranks", shard.size),
-                ("drop_last", feed.batching.drop_last),
-            ],
-            "Use fewer ranks or a smaller batch_size, or drop_last=False.",
-        )
+        "An epoch has no batch for every rank, so the run could never end.",
+        [
+            ("dataset length", feed.batching.length),
+            ("batch_size", feed.micro_batch_size),
+            ("ranks", shard.size),
+            ("drop_last", feed.batching.drop_last),
+        ],
+        "Use fewer ranks or a smaller batch_size, or drop_last=False.",
     )
 
 

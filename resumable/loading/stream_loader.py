@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resumable.errors import MismatchError, explain, warn
+from resumable.errors import MismatchError, warn
 from resumable.extras import naming_the_extra
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import Iterate, is_dataloader, save_nothing, seekable
@@ -60,11 +60,9 @@ class StreamGrouping:
     def adopt(self, identity: Identity, /) -> None:
         """Raise: a stream has no order that could be taken over."""
         raise MismatchError(
-            explain(
-                "The state was saved with a map-style dataset, and the loader streams.",
-                [("saved order", identity), ("current", "a stream")],
-                "Give the run the loader that it began with. Nothing was loaded.",
-            )
+            "The state was saved with a map-style dataset, and the loader streams.",
+            [("saved order", identity), ("current", "a stream")],
+            "Give the run the loader that it began with. Nothing was loaded.",
         )
 
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:

@@ -21,7 +21,7 @@ from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.map_loader import TrainLoader
@@ -75,11 +75,9 @@ class Adapter:
         """Refuse what a ResumableLoader does in a loop and Lightning's epochs would not follow."""
         if isinstance(loader, ResumableLoader) and loader.stretch.drop_last == "carry":
             raise DecorationError(
-                explain(
-                    "Lightning ends its epochs where the data ends, so no batch can lead into the next.",
-                    [("drop_last", "carry")],
-                    "Pass drop_last=False or True, or train in a loop of your own.",
-                )
+                "Lightning ends its epochs where the data ends, so no batch can lead into the next.",
+                [("drop_last", "carry")],
+                "Pass drop_last=False or True, or train in a loop of your own.",
             )
 
     def connect(

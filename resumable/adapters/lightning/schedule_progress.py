@@ -19,7 +19,7 @@ from typing_extensions import override
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.several_loaders import LoaderGroup
-from resumable.errors import DecorationError, explain
+from resumable.errors import DecorationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
@@ -177,26 +177,22 @@ def _check_grouping(trainer: Any, loaders: list[TrainLoader], schedule: object) 
     """Refuse what would group the batches in another way."""
     if len(loaders) > 1 or not isinstance(loaders[0], MapLoader):
         raise DecorationError(
-            explain(
-                "A schedule groups the batches of one loader over a map-style dataset.",
-                [("schedule", schedule), ("train loaders", [type(each.loader).__name__ for each in loaders])],
-                "Return one DataLoader, or leave the schedule out.",
-            )
+            "A schedule groups the batches of one loader over a map-style dataset.",
+            [("schedule", schedule), ("train loaders", [type(each.loader).__name__ for each in loaders])],
+            "Return one DataLoader, or leave the schedule out.",
         )
     accumulates = trainer.accumulate_grad_batches
     changes = [type(each).__name__ for each in trainer.callbacks if hasattr(each, "get_accumulate_grad_batches")]
     strategy = trainer.strategy
     if (accumulates != 1 and not isinstance(accumulates, Window)) or changes or strategy.handles_gradient_accumulation:
         raise DecorationError(
-            explain(
-                "A schedule says itself how many batches each optimizer step accumulates.",
-                [
-                    ("schedule", schedule),
-                    ("accumulate_grad_batches", accumulates),
-                    ("callbacks that change it", changes),
-                    ("strategy", type(strategy).__name__),
-                ],
-                "Leave accumulate_grad_batches and its scheduler out, and use a strategy that leaves the accumulation to "
-                "Lightning.",
-            )
+            "A schedule says itself how many batches each optimizer step accumulates.",
+            [
+                ("schedule", schedule),
+                ("accumulate_grad_batches", accumulates),
+                ("callbacks that change it", changes),
+                ("strategy", type(strategy).__name__),
+            ],
+            "Leave accumulate_grad_batches and its scheduler out, and use a strategy that leaves the accumulation to "
+            "Lightning.",
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from resumable.errors import MismatchError, explain
+from resumable.errors import MismatchError
 from resumable.loading.map_loader import TrainLoader
 from resumable.orders.canary import digest_of
 from resumable.orders.identity import Identity
@@ -52,11 +52,9 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
     """
     if saved.loaders and len(saved.loaders) != len(group.loaders):
         raise MismatchError(
-            explain(
-                "Another number of train loaders.",
-                [("saved", len(saved.loaders)), ("current", len(group.loaders))],
-                "Return the loaders that the run began with. Nothing was loaded.",
-            )
+            "Another number of train loaders.",
+            [("saved", len(saved.loaders)), ("current", len(group.loaders))],
+            "Return the loaders that the run began with. Nothing was loaded.",
         )
     position, verdict = Position(), Verdict()
     places: list[LoaderPosition] = []

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from typing_extensions import override
+
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
@@ -38,7 +40,6 @@ class LightningSamplerProgress(DataSamplerProgress):
     """
 
     epochs_vary = False
-    is_running: bool = False
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class LightningSamplerProgress(DataSamplerProgress):
         self._first = self._base[0]
         self._plan: BatchPlan | None = None
         self._epoch, self._began = 0, 0
+        self._is_running = False
 
     # -- the progress, as the state asks for it
 
@@ -161,6 +163,11 @@ class LightningSamplerProgress(DataSamplerProgress):
             limit=plan.batches * rounds if is_limited else None,
         )
 
+    @property
+    @override
+    def is_running(self) -> bool:
+        return self._is_running
+
     # -- the epoch, as a placement asks for it
 
     @property
@@ -221,13 +228,13 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     def train_starts(self) -> None:
         """The counters are restored: step and count begin together."""
-        self.is_running = True
+        self._is_running = True
         self._batches.mark()
         self.rebase()
 
     def train_ends(self) -> None:
         """A state may be loaded again."""
-        self.is_running = False
+        self._is_running = False
 
     def epoch_starts(self) -> None:
         """Nothing of the epoch is counted before its first batch."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from resumable.adapters.lightning.restart import Form, SavedLoops, has_ended, rewrite
 from resumable.errors import warn
+from resumable.progress import Progress
 from resumable.saved.snapshot import Snapshot
 
 __all__ = ["TrainerProgress", "Placement", "place"]
@@ -18,16 +19,15 @@ _PLATEAU = (
 )
 
 
-class TrainerProgress(Protocol):
-    """A progress that a trainer's callbacks tell what happens, as a placement asks for it."""
+class TrainerProgress(Progress, Protocol):
+    """A progress that hears of a trainer's callbacks, and that a placement asks about the epoch."""
 
     trainer: Any
-    is_running: bool
 
     @property
     def epochs_vary(self) -> bool:
         """Whether an epoch may have another number of batches than the one before."""
-        ...
+        return False
 
     @property
     def accumulation(self) -> int:
@@ -41,7 +41,7 @@ class TrainerProgress(Protocol):
 
     @property
     def is_at_epochs_start(self) -> bool:
-        """Whether nothing of the epoch was trained when it was last folded."""
+        """Whether nothing of the epoch was trained when it began, or when the run was resumed."""
         ...
 
     def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
@@ -49,7 +49,7 @@ class TrainerProgress(Protocol):
         ...
 
     def has_moved_on(self, saved: Snapshot, /) -> bool:
-        """Whether the epoch that *saved* lies within has no batch left: of the present size, a part is dropped."""
+        """Whether the epoch of *saved* has no batch left; of the present size, a part is dropped."""
         ...
 
     def trained_batches(self, loops: dict[str, Any], /) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import override
 
 from resumable.adapters.lightning.counters import BatchCount
+from resumable.adapters.lightning.placement import TrainerProgress
 from resumable.adapters.lightning.ranks import puts_samplers_in
 from resumable.adapters.lightning.samplers import EndlessSampler, show_sampler, unshuffle
 from resumable.adapters.lightning.several_loaders import (
@@ -21,7 +22,7 @@ from resumable.adapters.lightning.several_loaders import (
 )
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.position import Position
-from resumable.progress import LedgerAt, Progress
+from resumable.progress import LedgerAt
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_or_warn
 from resumable.saved.snapshot import LoaderPosition, Snapshot
@@ -31,11 +32,8 @@ from resumable.verdict import Difference, Verdict
 __all__ = ["LightningProgress"]
 
 
-class LightningProgress(Progress):
+class LightningProgress(TrainerProgress):
     """The progress by Lightning's loop counters: an anchor, and the batches that were trained since."""
-
-    epochs_vary = False
-    is_running: bool = False
 
     def __init__(self, trainer: Any, policy: Policy) -> None:
         self.trainer = trainer
@@ -46,12 +44,18 @@ class LightningProgress(Progress):
         self._count = BatchCount(trainer)
         self._is_resumed = False
         self.commits: bool = False
-        self.is_running = False
+        self._is_running = False
         self.stretch: Stretch | None = None
 
     # -- the progress, as the state asks for it
 
     @property
+    @override
+    def is_running(self) -> bool:
+        return self._is_running
+
+    @property
+    @override
     def position(self) -> Position:
         """The anchor, advanced by the batches that were trained since."""
         return self._position(*self._done())
@@ -172,28 +176,29 @@ class LightningProgress(Progress):
     # -- the epoch, as a placement asks for it
 
     @property
+    @override
     def accumulation(self) -> int:
-        """Batches that an optimizer step accumulates; 1 where the module steps by hand."""
         return self._count.accumulation
 
     @property
+    @override
     def batch_size(self) -> int:
-        """Samples of a batch of the loader that makes the epoch, over all ranks."""
         return self.primary.feed.batching.batch_size
 
     @property
+    @override
     def is_at_epochs_start(self) -> bool:
-        """Whether nothing of the epoch was trained at the anchor."""
         return self.anchor.offset == 0
 
+    @override
     def is_within_epoch(self, loops: dict[str, Any], /) -> bool:
-        """Whether some of the epoch is trained and some is not."""
         return self.anchor.offset > 0
 
+    @override
     def has_moved_on(self, saved: Snapshot, /) -> bool:
-        """Whether the epoch that *saved* is in has no batch left."""
         return bool(saved.offset) and not self.anchor.offset
 
+    @override
     def trained_batches(self, loops: dict[str, Any], /) -> int:
         """Batches of this epoch already trained, counted in the current batch size."""
         plan, offset = self.primary.feed.batching, self.anchor.offset
@@ -203,12 +208,12 @@ class LightningProgress(Progress):
         trained = plan.batches - plan.batches_left(offset) if is_bounded else offset // plan.batch_size
         return trained - trained % self.accumulation
 
+    @override
     def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
-        """Batches of a whole epoch."""
         return self.primary.feed.batching.batches
 
+    @override
     def first_epoch_batches(self, trained: int, /) -> int | None:
-        """Batches of an epoch of which *trained* are trained, where they and the rest are not a whole epoch's."""
         plan, offset = self.primary.feed.batching, self.anchor.offset
         batches = trained + plan.batches_left(offset)
         is_whole = not offset or batches == plan.batches or plan.length >= UNBOUNDED
@@ -219,22 +224,23 @@ class LightningProgress(Progress):
     def _done(self) -> tuple[int, bool]:
         return self._count.done(committed_only=self.commits)
 
+    @override
     def train_starts(self) -> None:
-        """The counters are those that the run begins with."""
-        self.is_running = True
+        self._is_running = True
 
+    @override
     def train_ends(self) -> None:
-        """A state may be loaded again."""
-        self.is_running = False
+        self._is_running = False
 
+    @override
     def epoch_starts(self) -> None:
-        """Nothing of the epoch is counted before its first batch."""
         self._count.mark()
 
+    @override
     def batch_starts(self) -> None:
-        """Counting begins with the first batch."""
         self._count.batch_starts()
 
+    @override
     def epoch_ends(self) -> None:
         """Move the anchor to the trained position."""
         done, ended = self._done()

@@ -64,7 +64,10 @@ class _EveryBatch(BatchCount):
 class LightningScheduleProgress(LightningProgress):
     """The progress of one train loader whose batches are accumulated as *schedule* says."""
 
-    epochs_vary = True
+    @property
+    @override
+    def epochs_vary(self) -> bool:
+        return True
 
     def __init__(self, trainer: Any, schedule: LedgerSchedule, policy: Policy) -> None:
         super().__init__(trainer, policy)

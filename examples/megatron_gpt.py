@@ -101,7 +101,8 @@ def initialize() -> torch.device:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # torch does not list it as exported
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     parallel_state.initialize_model_parallel()
     init_num_microbatches_calculator(
         rank=0,

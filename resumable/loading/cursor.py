@@ -1,13 +1,13 @@
-"""How far a loop has read, and how far it has trained: two places in one order.
+"""How far a loop has read, and how far it has trained: two positions in one order.
 
     trained position      read so far
       ▼                     ▼
-    ──┴──┬──┬──┬──┬──┬──┬──┬┴─────►      prefetched batches lie further right and count for nothing
+    ──┴──┬──┬──┬──┬──┬──┬──┬┴─────►      prefetched batches lie further right and do not count
          └─ uncommitted ───┘
 
-A loop that calls `commit()` after its optimizer steps says itself what is trained. In any other loop a batch
-that was yielded counts as trained, but for one case: a pass that was left after a single batch, with nothing
-saved since, was a look at the data (`next(iter(loader))`) and moves nothing.
+In a loop that calls `commit()` after its optimizer steps, what is committed is trained. In any other loop, every
+batch that was yielded is trained, with one exception: a pass that was left after a single batch, with nothing saved
+since, was a look at the data (`next(iter(loader))`) and moves nothing.
 
 Where a schedule groups batches into optimizer steps, the trained position is always where a step begins: a step
 counts when its last batch was yielded, or is committed then.
@@ -86,7 +86,7 @@ class Cursor:
 
     @property
     def read(self) -> Position:
-        """The place behind the last batch that was yielded; with a schedule, behind the last step that is complete."""
+        """The position after the last batch that was yielded; with a schedule, after the last complete step."""
         this = self.current
         if this.step is None:
             return self.batching.advance(this.begun_at, this.taken)
@@ -115,7 +115,7 @@ class Cursor:
         """Everything yielded so far is trained; from now on only what is committed counts.
 
         Raises:
-            ResumptionError: in the middle of a step whose size a schedule tells.
+            ResumptionError: in the middle of a step of a schedule.
         """
         this = self.current
         if this.step is not None and 0 < this.of_step < this.step[0].batches:

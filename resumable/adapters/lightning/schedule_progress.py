@@ -189,7 +189,7 @@ def _check_grouping(trainer: Any, loaders: list[TrainLoader], schedule: object) 
     strategy = trainer.strategy
     if (accumulates != 1 and not isinstance(accumulates, Window)) or changes or strategy.handles_gradient_accumulation:
         raise DecorationError(
-            "A schedule says itself how many batches each optimizer step accumulates.",
+            "A schedule sets how many batches each optimizer step accumulates.",
             [
                 ("schedule", schedule),
                 ("accumulate_grad_batches", accumulates),

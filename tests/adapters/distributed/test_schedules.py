@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resumable import StepSchedule
-from tests.adapters.lightning.test_schedules import data_of
+from tests.adapters.lightning.test_schedule_progress import data_of
 from tests.support.cuts import (
     Cut,
     on_any_exception,

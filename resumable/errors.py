@@ -127,7 +127,7 @@ def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str
     return "\n".join([what, *(f"  {name:<{width}} {value}" for name, value in rows), advice])
 
 
-def warn(message: str, /) -> None:
+def warn(what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /) -> None:
     """Issue a `ResumptionWarning` that points at the line outside this package which caused it.
 
     >>> with warnings.catch_warnings(record=True) as caught:
@@ -139,4 +139,5 @@ def warn(message: str, /) -> None:
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
+    message = explain(what, values, advice) if advice else what
     warnings.warn(message, ResumptionWarning, stacklevel=level)

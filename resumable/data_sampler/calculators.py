@@ -22,7 +22,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
-from resumable.errors import ConfigurationError, ResumptionError, explain, warn
+from resumable.errors import ConfigurationError, ResumptionError, warn
 from resumable.extras import quietly
 from resumable.protocols import BatchSchedule, MicrobatchCalculator
 from resumable.steps.schedules import LinearRampup, StepSchedule
@@ -106,11 +106,9 @@ class _FrameworkCalculator:
     def _initialized(self) -> ModuleType:
         if not self.is_initialized:
             raise ResumptionError(
-                explain(
-                    f"The microbatch calculator of {self.framework} is not initialized in this process.",
-                    [("module", self.module)],
-                    f"Call {self.initialized_by} first, or ask is_initialized.",
-                )
+                f"The microbatch calculator of {self.framework} is not initialized in this process.",
+                [("module", self.module)],
+                f"Call {self.initialized_by} first, or ask is_initialized.",
             )
         return import_module(self.module)
 
@@ -156,11 +154,9 @@ def find_calculator() -> MicrobatchCalculator | None:
     if not _is_installed(ApexCalculator.module):
         return None
     warn(
-        explain(
-            "megatron-core cannot be imported: falling back to Apex for the number of micro batches.",
-            [("missing", MegatronCalculator.module), ("found", ApexCalculator.module)],
-            'Run: pip install "resumable-training[megatron]", or go on if the run sets up Apex\'s calculator.',
-        )
+        "megatron-core cannot be imported: falling back to Apex for the number of micro batches.",
+        [("missing", MegatronCalculator.module), ("found", ApexCalculator.module)],
+        'Run: pip install "resumable-training[megatron]", or go on if the run sets up Apex\'s calculator.',
     )
     return ApexCalculator()
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 from resumable.checks import as_int, whole_count
 from resumable.data_sampler.calculators import calculator_in_use, find_calculator
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
-from resumable.errors import StateError, explain, warn
+from resumable.errors import StateError, warn
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress
@@ -52,7 +52,6 @@ class DataSamplerProgress(Progress):
     """
 
     order: Identity | None = None
-    init_global_step: int = 0
     knows_epochs: bool = False
     accumulation: int = 1
 
@@ -69,6 +68,7 @@ class DataSamplerProgress(Progress):
     ) -> None:
         self.sampler = sampler
         self._trainer = trainer
+        self._init_global_step = 0
         self._steps = self._trainer_step if steps is None else steps
         self._schedule = schedule
         self._calculator = calculator
@@ -104,6 +104,11 @@ class DataSamplerProgress(Progress):
         if step != self._last[1]:
             self._last = (self.count(step), step)
         return self._last[0]
+
+    @property
+    @override
+    def init_global_step(self) -> int:
+        return self._init_global_step
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
@@ -268,11 +273,9 @@ class DataSamplerProgress(Progress):
         known, at = self._last
         if count < known and steps + self._base[1] >= at:
             raise StateError(
-                explain(
-                    f"{_COUNT} went backwards.",
-                    [("before", known), ("now", count), ("steps since the last rebase", steps)],
-                    "Let it count from init_consumed_samples on. The last known position stands.",
-                )
+                f"{_COUNT} went backwards.",
+                [("before", known), ("now", count), ("steps since the last rebase", steps)],
+                "Let it count from init_consumed_samples on. The last known position stands.",
             )
         return count
 
@@ -286,8 +289,8 @@ class DataSamplerProgress(Progress):
         self._awaited = None
 
     def _set_base(self, consumed: int, step: int | None, trainer_step: int | None = None) -> None:
-        self.init_global_step = (self._trainer_step() or 0) if trainer_step is None else trainer_step
-        self.sampler.init_global_step = self.init_global_step
+        self._init_global_step = (self._trainer_step() or 0) if trainer_step is None else trainer_step
+        self.sampler.init_global_step = self._init_global_step
         self._base = self._last = (consumed, step or 0)
         self._seen = {}
 

@@ -25,7 +25,9 @@ def test_every_cut_of_a_run(batches: int, drop_last: bool) -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize(("before", "after"), [(WITH_WORKERS, {}), ({}, WITH_WORKERS), (WITH_WORKERS, WITH_WORKERS)])
-def test_cuts_with_workers(before: dict[str, Any], after: dict[str, Any], persistent: bool) -> None:
+def test_what_workers_prefetched_counts_for_nothing(
+    before: dict[str, Any], after: dict[str, Any], persistent: bool
+) -> None:
     """What workers have prefetched counts for nothing, and their number may change."""
     for batches in (1, 3, 5):
         first, second = ({**o, "persistent_workers": persistent and bool(o)} for o in (before, after))
@@ -35,7 +37,7 @@ def test_cuts_with_workers(before: dict[str, Any], after: dict[str, Any], persis
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
-def test_short_epochs(n: int) -> None:
+def test_epochs_of_one_batch_are_cut_exactly(n: int) -> None:
     """Epochs of one batch, and of a batch larger than the dataset."""
     for batches in range(len(expected(n))):
         behind, state = cut(loader_of(n), batches)
@@ -54,7 +56,7 @@ def test_several_resumes_in_one_epoch() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 5000, 20_000])
 @pytest.mark.parametrize("offset", [0, 1, 1023, 30_000])
-def test_long_epochs(offset: int, size: int) -> None:
+def test_blocks_of_indices_are_not_to_be_seen(offset: int, size: int) -> None:
     """Indices are drawn in blocks, and where one block ends and the next begins is not to be seen."""
     n = 50_000
     loader = loader_of(n, batch_size=size)
@@ -76,7 +78,7 @@ def test_saving_after_every_batch_moves_nothing() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 6, 50])
 @pytest.mark.parametrize("batches", [2, 3, 4])
-def test_another_batch_size(batches: int, size: int) -> None:
+def test_another_batch_size_takes_the_same_samples_in_the_same_order(batches: int, size: int) -> None:
     """Other batches of the same samples in the same order, from mid-epoch and from a boundary, for all later epochs."""
     behind, state = cut(loader_of(), batches)
     loader = restarted(state, batch_size=size)
@@ -194,7 +196,7 @@ def test_break_save_and_go_on(options: dict[str, Any]) -> None:
     assert expected()[6:] == rest == list(batches_of(loader, EPOCHS))
 
 
-def test_islice() -> None:
+def test_slices_of_a_loop_go_on_where_the_last_one_ended() -> None:
     """So many batches at a time, whoever counts them."""
     loader = loader_of(23)
     taken = [batch.tolist() for _ in range(3) for batch in islice(loader, 2)]
@@ -202,7 +204,7 @@ def test_islice() -> None:
     assert expected(23)[6:] == list(batches_of(loader, EPOCHS))
 
 
-def test_an_exception_without_commits() -> None:
+def test_without_commits_the_batch_of_an_exception_is_trained() -> None:
     """A batch that was yielded counts as trained, as the README says."""
     loader = loader_of()
     with pytest.raises(RuntimeError, match="in the step"):
@@ -227,7 +229,9 @@ def train_until(loader: Any, batches: int, *, commits_every: int = 0) -> None:
         (2, 4, 2, WITH_WORKERS),
     ],
 )
-def test_an_exception_with_commits(commits_every: int, fails_at: int, trained: int, options: dict[str, Any]) -> None:
+def test_with_commits_only_whole_windows_are_trained(
+    commits_every: int, fails_at: int, trained: int, options: dict[str, Any]
+) -> None:
     """Only whole accumulation windows are trained, in the same process and in the next."""
     loader = loader_of(40, **options)
     loader.state.commit()

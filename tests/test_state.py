@@ -170,7 +170,7 @@ def test_a_load_that_fails_leaves_the_state_as_it_was(bad: Any) -> None:
         assert before == (state.position, state.ledger, state.verdict, state.state_dict())
 
 
-def test_nothing_to_commit() -> None:
+def test_a_commit_that_nobody_hears_is_an_error() -> None:
     """A commit that nobody would hear is an error."""
     with pytest.raises(ResumptionError, match="There is nothing to commit") as caught:
         loaded({"consumed_samples": 12}).commit()

@@ -162,7 +162,7 @@ def test_super_chains_are_entered_once() -> None:
     assert 6 == resumption_of(fresh).consumed_samples
 
 
-def test_decorating_twice() -> None:
+def test_decorated_twice_is_decorated_once() -> None:
     """The same as once; the outer options win."""
 
     @resumable(seed=7)
@@ -173,7 +173,7 @@ def test_decorating_twice() -> None:
     assert expected(3, seed=7) == trained(Twice(), 3)
 
 
-def test_generics() -> None:
+def test_a_generic_class_stays_generic() -> None:
     """A generic class stays one."""
 
     @resumable
@@ -183,7 +183,7 @@ def test_generics() -> None:
     assert expected(3) == trained(Of[int](), 3)
 
 
-def test_abstract_classes() -> None:
+def test_an_abstract_class_stays_abstract() -> None:
     """An abstract method stays abstract, and what implements it is followed."""
 
     @resumable
@@ -202,7 +202,7 @@ def test_abstract_classes() -> None:
     assert expected(3) == trained(Concrete(), 3)
 
 
-def test_dataclasses() -> None:
+def test_a_dataclass_keeps_its_fields() -> None:
     """Fields, equality and repr stay; a frozen one holds a state as well."""
 
     @resumable

@@ -139,7 +139,7 @@ def test_options_that_are_not_what_they_are_called(options: dict[str, Any], said
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "1"])
-def test_impossible_seeds(seed: Any) -> None:
+def test_impossible_seeds_are_refused_at_decoration(seed: Any) -> None:
     """They are refused at decoration, with the value, as the loader and the orders refuse them."""
     with pytest.raises(ConfigurationError, match=rf"^(A )?seed must .*\n  seed: +{seed!r}\n") as caught:
         resumable(seed=seed)
@@ -147,7 +147,7 @@ def test_impossible_seeds(seed: Any) -> None:
         Shuffled(10, seed)
 
 
-def test_an_impossible_policy() -> None:
+def test_an_impossible_policy_is_refused_at_decoration() -> None:
     """A misspelt policy is said at decoration."""
     policy: Any = "ignore"
     with pytest.raises(ResumptionError, match="Pass 'error', 'warn' or 'adopt'"):
@@ -177,7 +177,7 @@ def test_the_class_of_a_trainer_chooses_its_adapter(trainer: Any, expected: type
     assert expected in map(type, FITS)
 
 
-def test_undecorated_things() -> None:
+def test_undecorated_things_have_no_state() -> None:
     """They are told apart by their class alone, and have no state."""
 
     class Explosive:
@@ -225,14 +225,14 @@ def test_loaders_that_cannot_be_counted(what: str) -> None:
     assert 6 == data.state_dict()["consumed_samples"]
 
 
-def test_an_empty_dataset() -> None:
+def test_an_empty_dataset_is_refused() -> None:
     """Its loader could never yield anything."""
     data = returning(DataLoader(numbers(0)))
     with pytest.raises(ResumptionError, match="is empty"):
         data.train_dataloader()
 
 
-def test_another_length() -> None:
+def test_another_length_is_refused_when_the_loader_is_built() -> None:
     """The verdict comes with the loader, since only it knows the length; a loader of the right one still works."""
     data: Any = Plain()
     trained(data, 3)

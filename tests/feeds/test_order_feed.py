@@ -196,7 +196,7 @@ def test_every_sample_of_every_epoch(length: int, micro: int, ranks: int, tail: 
 
 @pytest.mark.parametrize("options", [WITH_WORKERS, {**WITH_WORKERS, "persistent_workers": True}], ids=str)
 @pytest.mark.parametrize("tail", TAILS)
-def test_with_workers(options: dict[str, Any], tail: DropLast) -> None:
+def test_what_workers_prefetch_on_each_rank_counts_for_nothing(options: dict[str, Any], tail: DropLast) -> None:
     """What workers have prefetched counts for nothing, across the boundaries of a schedule and of epochs."""
     setup = Setup(21, 2, 2, ((0, 4), (8, 12), (30, 8)), tail)
     other = Setup(21, 4, 1, ((0, 4), (8, 12), (50, 16)), tail)
@@ -317,7 +317,7 @@ def test_changes_of_the_tail_are_told() -> None:
     assert ["Another rule for the end of an epoch."] == [one.what for one in again.state.verdict.differences]
 
 
-def test_the_walk_itself() -> None:
+def test_the_walk_fills_the_last_round_from_the_epochs_beginning() -> None:
     """Five samples on four ranks, one each: the last round is filled from the epoch's beginning."""
     shares = [
         [[place for _, place in share] for share in step.rounds[0]]

@@ -205,7 +205,7 @@ def test_every_cut_with_every_sampler(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["from torch", "batch sampler", "weighted"])
-def test_with_workers(name: str) -> None:
+def test_what_workers_draw_ahead_counts_for_nothing(name: str) -> None:
     """Workers draw ahead, and what they drew counts for nothing."""
     data = Data(name, num_workers=2)
     behind = batches(data, 2)
@@ -213,7 +213,7 @@ def test_with_workers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["from torch", "from its own generator", "weighted", "batch sampler"])
-def test_epochs_differ(name: str) -> None:
+def test_a_sampler_draws_another_order_in_each_epoch(name: str) -> None:
     """Each epoch is drawn from (seed, epoch), so no two are alike."""
     whole = batches(Data(name))
     epoch = len(whole) // EPOCHS

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_arguments(what: str) -> None:
+def test_bad_arguments_are_refused_when_the_loader_is_built(what: str) -> None:
     """Each is said when the loader is built, with its value and what to pass instead, and survives pickling."""
     arguments, message = BAD[what]
     with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:

@@ -42,13 +42,13 @@ def mark(worker: int) -> None:
     Marked.mark = worker
 
 
-def test_collate_fn() -> None:
+def test_samples_are_collated_as_the_user_says() -> None:
     """Samples are collated as the user says."""
     loader = loader_of(collate_fn=double)
     assert [[2 * index for index in batch] for batch in expected()[:3]] == list(loader)
 
 
-def test_worker_init_fn() -> None:
+def test_workers_are_set_up_as_the_user_says() -> None:
     """Workers are set up as the user says, and their batches come in order."""
     loader = Loader(Marked(), batch_size=SIZE, shuffle=True, seed=5, num_workers=2, worker_init_fn=mark)
     batches = list(loader)
@@ -58,13 +58,13 @@ def test_worker_init_fn() -> None:
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found:UserWarning")
 @pytest.mark.parametrize("options", [{}, WITH_WORKERS], ids=str)
-def test_pin_memory(options: dict[str, Any]) -> None:
+def test_pinning_changes_no_batch(options: dict[str, Any]) -> None:
     """Pinning, or its lack of an accelerator, changes no batch."""
     behind, state = cut(loader_of(pin_memory=True, **options), 2)
     assert expected() == behind + list(batches_of(restarted(state, pin_memory=True, **options), EPOCHS))
 
 
-def test_batches_of_none() -> None:
+def test_single_samples_are_cut_between_any_two() -> None:
     """`batch_size=None` yields single samples as the dataset gives them, and cuts between any two."""
     loader = loader_of(batch_size=None)
     taken: list[int] = list(islice(loader, 5))

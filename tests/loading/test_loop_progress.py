@@ -16,7 +16,7 @@ from tests.support.reference import Loader, batches_of, order_of, whole
 
 
 @pytest.mark.parametrize("consumed", range(0, 34, 4))
-def test_a_bare_count(consumed: int) -> None:
+def test_epoch_and_offset_of_a_bare_count_follow_from_the_length(consumed: int) -> None:
     """Epoch and offset follow from the samples and the dataset's length, and the rest of the run from those."""
     loader = restarted({"consumed_samples": consumed})
     assert Position(consumed, *divmod(consumed, N)) == loader.state.position
@@ -24,7 +24,7 @@ def test_a_bare_count(consumed: int) -> None:
     assert whole(order_of(N, shuffle=True, seed=5), EPOCHS)[consumed:] == rest
 
 
-def test_a_bare_count_without_short_batches() -> None:
+def test_a_bare_count_of_whole_batches_counts_shorter_epochs() -> None:
     """Where the short last batch is left out, an epoch consumes less than the dataset holds."""
     loader = restarted({"consumed_samples": 12}, drop_last=True)
     assert Position(12, 1, 4) == loader.state.position

@@ -55,7 +55,7 @@ def test_steps_taken_one_by_one() -> None:
     assert list(steps_of(ramped(), 3)) == steps
 
 
-def test_inside_a_step() -> None:
+def test_a_state_saved_inside_a_step_goes_back_to_its_first_sample() -> None:
     """A state that is saved there goes back to the step's first sample, and so does a loop that is left there."""
     for commits in (False, True):
         loader = ramped()
@@ -248,7 +248,7 @@ def test_small_batches_behind_a_run_that_came_to_more_ranks() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_rounding_down(ranks: int) -> None:
+def test_steps_are_rounded_down_to_whole_rounds(ranks: int) -> None:
     """Each step takes the largest whole number of rounds that the schedule allows, and that is what is consumed."""
     schedule = LinearRampup(start=8, end=23, increment=5, rampup_samples=60)
     options: dict[str, Any] = {"batch_size": 2, "data_parallel_rank": 0, "decrease_batch_size_if_needed": True}

@@ -119,7 +119,7 @@ def test_the_same_in_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "arguments", [[], ["simulate", "--chains", "0"], ["simulate", "--seed", "-1"], ["simulate", "--only", "x"]], ids=str
 )
-def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_gives_2_and_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Gives 2, and says how the command is used."""
     try:
         code: object = main(arguments)
@@ -130,7 +130,7 @@ def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "usage: python -m tests.proofs" in out + err
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exact_run_says_what_it_met(capsys: pytest.CaptureFixture[str]) -> None:
     """A run that is exact says so, with what it met and which ranks were played."""
     assert 0 == simulate(0, 30, 1)
     told = capsys.readouterr().out

@@ -17,7 +17,7 @@ GOOD_2: dict[str, Any] = GOLDEN[2]["two stretches"]
 
 
 @pytest.mark.parametrize("state", [None, 7, "state", [1], [("consumed_samples", 1)], {1}, torch.zeros(1)])
-def test_no_mapping(state: Any) -> None:
+def test_what_is_no_mapping_is_refused(state: Any) -> None:
     """What is not a mapping is distinguished from an empty one."""
     with pytest.raises(StateError, match="A saved position must be a mapping") as caught:
         parse(state)
@@ -48,7 +48,7 @@ IMPOSSIBLE: list[Any] = [
 
 @pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
 @pytest.mark.parametrize("key", ["consumed_samples", "epoch", "offset", "format"])
-def test_impossible_numbers(key: str, value: Any) -> None:
+def test_impossible_numbers_are_refused(key: str, value: Any) -> None:
     """Negative, fractional, huge and untrue numbers are refused, with the value and the range."""
     with pytest.raises(StateError) as caught:
         parse({**GOOD, key: value})
@@ -58,14 +58,14 @@ def test_impossible_numbers(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
-def test_impossible_bare_counts(value: Any) -> None:
+def test_impossible_bare_counts_are_refused(value: Any) -> None:
     """A bare count is looked at as carefully."""
     with pytest.raises(StateError, match="The saved 'consumed_samples' must be a whole number"):
         parse({"consumed_samples": value})
 
 
 @pytest.mark.parametrize("version", [0, 4, 99])
-def test_other_formats(version: int) -> None:
+def test_other_formats_are_not_guessed_at(version: int) -> None:
     """A newer format is not guessed at."""
     with pytest.raises(StateError, match="a format that this version of resumable does not know") as caught:
         parse({**GOOD, "format": version})

@@ -233,7 +233,7 @@ def test_what_a_refusal_says(written: Path, name: str) -> None:
     assert 1 == ResumptionState.load(previous_of(written)).consumed_samples
 
 
-def test_nothing_to_offer(written: Path) -> None:
+def test_without_a_readable_one_before_it_nothing_is_offered(written: Path) -> None:
     """Where the one before it is gone, damaged or cannot be read, the message says so and offers nothing."""
     written.write_bytes(b"{")
     previous_of(written).write_bytes(render(state(1))[:-1])

@@ -112,7 +112,7 @@ def test_an_error_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
     assert ["flock", "link", "all"] == passed  # without locks nothing is removed, without links there is a copy
 
 
-def test_a_full_disk(written: Path) -> None:
+def test_a_write_that_is_broken_off_leaves_the_old_file(written: Path) -> None:
     """A write that the system breaks off in its middle leaves the old file, and no other."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))

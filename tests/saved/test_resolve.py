@@ -72,7 +72,7 @@ def test_an_offset_behind_the_end_is_refused(offset: int, outcome: str) -> None:
 
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("on_mismatch", ["error", "warn", "adopt"])
-def test_policies(what: str, on_mismatch: OnMismatch) -> None:
+def test_each_policy_refuses_warns_or_adopts(what: str, on_mismatch: OnMismatch) -> None:
     """Refuse by "error", keep the present order by "warn", take the saved one by "adopt"; none is silent where inexact."""
     saved = OTHERS[what][0]
     state = Snapshot(50, 0, 50, order=saved)

@@ -122,7 +122,7 @@ def test_what_format_1_did_not_know_is_passed_over() -> None:
     assert parse(GOLDEN[1]["two stretches"]) == parse(state)
 
 
-def test_golden_values() -> None:
+def test_golden_keys_mean_what_they_meant() -> None:
     """The keys mean what they meant."""
     first = Stretch(length=64, micro_batch_size=4)
     then = Stretch(

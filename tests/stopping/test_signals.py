@@ -57,7 +57,7 @@ def test_a_request_from_another_thread() -> None:
         assert stop_requested()
 
 
-def test_agreeing_alone() -> None:
+def test_a_process_alone_agrees_with_itself() -> None:
     """Without a process group the answer is the process's own."""
     with stop_on():
         assert not agree_to_stop()
@@ -164,7 +164,7 @@ def test_a_forked_child_dies_of_the_signal() -> None:
         assert {signal.SIGTERM} == watched()
 
 
-def test_what_is_answered() -> None:
+def test_watched_signals_are_answered_and_sigterm_where_it_would_not_kill() -> None:
     """The watched signals, and SIGTERM where it would not kill."""
     assert frozenset() == answered()
     with stop_on(signal.SIGUSR1):

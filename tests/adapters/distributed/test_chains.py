@@ -47,7 +47,7 @@ def chains(draw: st.DrawFn) -> list[tuple[Session, int | None]]:
 
 @few
 @given(chains())
-def test_drawn_chains(chain: list[tuple[Session, int | None]]) -> None:
+def test_drawn_chains_train_the_order_of_one_process(chain: list[tuple[Session, int | None]]) -> None:
     """Any chain of ranks, batch sizes, windows and deaths trains the order of one process."""
     check(*chain)
 

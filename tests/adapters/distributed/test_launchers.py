@@ -41,7 +41,7 @@ def start(folder: Path, strategy: str, ranks: int, max_steps: int = -1) -> list[
     ],
     ids="+".join,
 )
-def test_launched_by_lightning(launchers: tuple[str, str], tmp_path: Path) -> None:
+def test_whoever_launches_the_processes_the_next_session_goes_on(launchers: tuple[str, str], tmp_path: Path) -> None:
     """Whoever launches the processes, the second session goes on where the first one was, with other ranks."""
     orders = orders_of(Scenario(samples=SAMPLES, batch_size=BATCH_SIZE))
     first, then = launchers

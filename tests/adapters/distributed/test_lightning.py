@@ -30,13 +30,13 @@ def test_the_run_that_is_never_cut(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [saved_after_step(2), saved_after_step(3), saved_at_epoch_end(0)], ids=str)
-def test_as_many_ranks_again(cut: Cut) -> None:
+def test_as_many_ranks_again_go_on_exactly(cut: Cut) -> None:
     """The run is the same to the bit, weights included."""
     assert uncut(SCENARIO, 2) == run(Session(2, SCENARIO, cut), Session(2, SCENARIO))
 
 
 @pytest.mark.parametrize("ranks", RESIZES, ids=str)
-def test_in_mid_epoch(ranks: tuple[int, int]) -> None:
+def test_resized_in_mid_epoch_the_rest_is_trained_in_other_rounds(ranks: tuple[int, int]) -> None:
     """The epoch's rest is trained in other rounds, and the epochs behind it have the length that they should have."""
     resize(SCENARIO, saved_after_step(1), 1, ranks)
 
@@ -49,19 +49,19 @@ def test_on_an_epochs_last_batch(ranks: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("ranks", RESIZES, ids=str)
-def test_at_an_epochs_end(ranks: tuple[int, int]) -> None:
+def test_resized_at_an_epochs_end_the_next_epoch_is_whole(ranks: tuple[int, int]) -> None:
     """So does one that is saved there."""
     resize(SCENARIO, saved_at_epoch_end(0), rounds_of(range(22), Part(ranks[0]), drop_last=False), ranks)
 
 
 @pytest.mark.parametrize("ranks", RESIZES, ids=str)
-def test_inside_an_accumulation_window(ranks: tuple[int, int]) -> None:
+def test_resized_inside_a_window_its_batches_are_trained_again(ranks: tuple[int, int]) -> None:
     """The batches of the window that is open are trained again: their gradients are gone."""
     resize(ACCUMULATING, raised_after(3), 3, ranks)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_strategy(way: str) -> None:
+def test_every_strategy_goes_on_exactly(way: str) -> None:
     """Where the module is sharded too, Lightning restores a checkpoint later and builds loaders before it."""
     check(
         (Session(2, SCENARIO, saved_after_step(2), way), 2),
@@ -90,13 +90,13 @@ def test_a_single_process_then_ranks_and_back() -> None:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_other_orders(shuffle: bool, drop_last: bool) -> None:
+def test_the_order_is_the_users_on_every_rank(shuffle: bool, drop_last: bool) -> None:
     """Lightning's own DistributedSampler would shuffle what is not to be shuffled."""
     resize(replace(SCENARIO, shuffle=shuffle, drop_last=drop_last), saved_after_step(1), 1, (3, 2))
 
 
 @pytest.mark.parametrize("cut", [saved_after_step(2), saved_at_epoch_end(0)], ids=str)
-def test_with_workers(cut: Cut) -> None:
+def test_what_each_ranks_workers_read_ahead_counts_for_nothing(cut: Cut) -> None:
     """What two workers on each rank have read ahead counts for nothing."""
     resize(replace(SCENARIO, num_workers=2), cut, 2 if cut.name == "after_step_2" else 3, (2, 3))
 

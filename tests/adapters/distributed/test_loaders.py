@@ -103,7 +103,7 @@ def test_what_is_shared_out_is_in_the_order_of_one_process(kind: str) -> None:
     assert expected == trained(actual)
 
 
-def test_single_samples() -> None:
+def test_single_samples_are_shared_out_among_ranks() -> None:
     """With batch_size=None the loader's sampler is what is iterated, and Lightning looks at that very one."""
     scenario = Scenario(samples=7, batch_size=1, loaders=lambda s: s.loader(batch_size=None))
     expected = rule(orders_of(scenario), Part(2, 2, 1), Part(3, None, 1)).steps
@@ -228,7 +228,7 @@ MODES = ["max_size_cycle", "min_size", "max_size"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_several_loaders(mode: Any) -> None:
+def test_each_of_several_loaders_has_its_place_on_every_rank(mode: Any) -> None:
     """Each loader has its own place, in its own rounds."""
     scenario = Scenario(
         loaders=lambda s: CombinedLoader(
@@ -289,7 +289,7 @@ STREAMS = {"without a state": _streams(Striped), "with a state": _streams(Rememb
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_streams(kind: str) -> None:
+def test_streams_are_read_again_with_a_warning(kind: str) -> None:
     """Each rank reads its own stream again, whatever it saves; warnings say so."""
     scenario = STREAMS[kind]
     last = Session(2, scenario)

@@ -143,7 +143,7 @@ def test_nobody_guesses_before_the_process_group(monkeypatch: pytest.MonkeyPatch
     assert 12 == len(Loader(range(12)))
 
 
-def test_told_twice() -> None:
+def test_ranks_told_twice_are_refused() -> None:
     """Two sayings may contradict each other, so there is one."""
     with pytest.raises(ConfigurationError, match=r"The rank is given twice.\n(.*\n)*Pass ranks=, or the two numbers."):
         Loader(range(12), ranks=Told(0, 2), data_parallel_rank=0)

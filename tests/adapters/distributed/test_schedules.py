@@ -108,13 +108,13 @@ def test_as_many_ranks_again() -> None:
 
 @pytest.mark.parametrize("ranks", RESIZES, ids=str)
 @pytest.mark.parametrize("steps", [1, 3, 4])
-def test_between_two_steps(steps: int, ranks: tuple[int, int]) -> None:
+def test_resized_between_two_steps_the_next_step_is_the_same(steps: int, ranks: tuple[int, int]) -> None:
     """Before and behind the boundary of the schedule, and around the end of an epoch."""
     resize(SCENARIOS["dropped"], saved_after_step(steps), steps, ranks)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_other_runs(name: str) -> None:
+def test_whatever_ends_a_run_its_schedule_goes_on(name: str) -> None:
     """Whatever ends the run or comes between its batches."""
     resize(SCENARIOS[name], saved_after_step(3), 3, (2, 3))
 
@@ -131,7 +131,7 @@ def test_at_an_epochs_end(name: str, ranks: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "cut", [saved_in("on_train_batch_end", (0, 6)), raised_in("training_step", (0, 7), on_any_exception)], ids=str
 )
-def test_inside_a_step(cut: Cut, ranks: tuple[int, int]) -> None:
+def test_batches_of_an_incomplete_step_are_trained_again(cut: Cut, ranks: tuple[int, int]) -> None:
     """Batches of a step that is not complete are trained again; of seven, one is left over on each number of ranks."""
     resize(RAMP, cut, {1: 1, 2: 2, 3: 3}[ranks[0]], ranks)
 
@@ -153,7 +153,7 @@ def test_every_rank_is_killed() -> None:
 
 
 @pytest.mark.parametrize("way", ["fsdp", "fsdp2"])
-def test_sharded_modules(way: str) -> None:
+def test_sharded_modules_follow_the_schedule(way: str) -> None:
     """Lightning builds loaders before it restores these checkpoints."""
     resize(RAMP, saved_after_step(2), 2, (2, 3), way)
 
@@ -183,6 +183,6 @@ def chains(draw: st.DrawFn) -> list[tuple[Session, int]]:
 
 @few
 @given(chains())
-def test_drawn_chains(chain: list[tuple[Session, int]]) -> None:
+def test_drawn_chains_train_the_steps_of_one_process(chain: list[tuple[Session, int]]) -> None:
     """Any chain of ranks and micro batches trains the steps of one process."""
     check(*chain)

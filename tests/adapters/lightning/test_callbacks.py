@@ -20,7 +20,7 @@ from tests.support.recording import Recording
 
 @pytest.mark.filterwarnings("ignore:When using `Trainer\\(accumulate_grad_batches != 1\\)`")
 @pytest.mark.parametrize("step", [1, 6, 7, 11])
-def test_an_accumulation_schedule(step: int) -> None:
+def test_an_accumulation_schedule_has_the_factor_of_the_epoch_that_goes_on(step: int) -> None:
     """The factor of the epoch that goes on is set, as where an epoch begins."""
     scenario = Scenario(callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2})])
     assert uninterrupted(scenario) == resumed(scenario, saved_after_step(step))

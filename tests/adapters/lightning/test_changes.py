@@ -62,7 +62,7 @@ BOTH = {"max_epochs": EPOCHS, "max_steps": STEPS}
 @pytest.mark.parametrize("limit", BOTH)
 @pytest.mark.parametrize(("old", "new"), [(4, 3), (4, 8), (4, 64)])
 @pytest.mark.parametrize("behind", [1, 3, 6, 8])
-def test_another_batch_size(behind: int, old: int, new: int, limit: str) -> None:
+def test_another_batch_size_takes_the_same_samples(behind: int, old: int, new: int, limit: str) -> None:
     """Larger and smaller, in mid-epoch and on an epoch's last batch, the following epochs included."""
     scenario = replace(BOTH[limit], batch_size=old)
     check_regrouped(scenario, saved_after_step(behind), replace(scenario, batch_size=new), behind=behind)
@@ -144,7 +144,7 @@ def test_another_number_of_workers(before: int, after: int, cuts: tuple[Cut, ...
 
 @pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (0, 3))], ids=str)
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
-def test_another_accumulation(before: int, after: int, cut: Cut) -> None:
+def test_another_accumulation_groups_the_same_samples(before: int, after: int, cut: Cut) -> None:
     """The same samples once each, in the same order, in windows of the new length from the resume on."""
     scenario = replace(EPOCHS, trainer={"accumulate_grad_batches": before})
     then = replace(EPOCHS, trainer={"accumulate_grad_batches": after})

@@ -150,7 +150,7 @@ def test_cut_several_times(limit: str, cuts: tuple[Cut, ...]) -> None:
     ids=lambda cuts: "+".join(map(str, cuts)),
 )
 @pytest.mark.parametrize("limit", BOTH)
-def test_with_workers(limit: str, cuts: tuple[Cut, ...]) -> None:
+def test_what_workers_read_ahead_counts_for_nothing(limit: str, cuts: tuple[Cut, ...]) -> None:
     """Two workers read ahead of the training; what they have read counts for nothing."""
     scenario = replace(BOTH[limit], num_workers=2)
     assert uninterrupted(BOTH[limit]).steps == uninterrupted(scenario).steps
@@ -163,7 +163,7 @@ def test_with_workers(limit: str, cuts: tuple[Cut, ...]) -> None:
 @pytest.mark.parametrize(
     "cut", [saved_after_step(5), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str
 )
-def test_other_orders(limit: str, shuffle: bool, drop_last: bool, cut: Cut) -> None:
+def test_other_orders_are_cut_exactly(limit: str, shuffle: bool, drop_last: bool, cut: Cut) -> None:
     """With drop_last an epoch is five batches: a checkpoint after the fifth is one on its last batch."""
     check(replace(BOTH[limit], shuffle=shuffle, drop_last=drop_last), cut)
 

@@ -115,7 +115,7 @@ KINDS = [Sub, DecoratedAgain, Inherits, WithOptions, WithHyperparameters, ChildW
 
 @pytest.mark.parametrize("kind", KINDS)
 @every_cut
-def test_kinds_of_classes(kind: type[Any], cuts: tuple[Cut, ...]) -> None:
+def test_wherever_the_decorator_stands_a_run_resumes(kind: type[Any], cuts: tuple[Cut, ...]) -> None:
     """Wherever the decorator stands among the classes, a run resumes."""
     check(Scenario(data=kind), *cuts)
 

@@ -134,7 +134,9 @@ def test_a_sampler_that_does_not_repeat_itself_is_refused() -> None:
 @also_with_workers
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 @every_cut
-def test_single_samples(cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int) -> None:
+def test_a_loader_of_single_samples_goes_on_exactly(
+    cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int
+) -> None:
     """batch_size=None: the loader yields samples, not batches."""
     options: dict[str, Any] = {"batch_size": None, "drop_last": False}
     check(
@@ -145,7 +147,7 @@ def test_single_samples(cuts: tuple[Cut, ...], limit: dict[str, int], num_worker
 
 @some_cuts
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
-def test_persistent_workers(cuts: tuple[Cut, ...], limit: dict[str, int]) -> None:
+def test_persistent_workers_read_ahead_for_nothing(cuts: tuple[Cut, ...], limit: dict[str, int]) -> None:
     """Workers that live over the epochs' ends, prefetching more than usual."""
     scenario = Scenario(
         num_workers=2, loaders=lambda s: s.loader(persistent_workers=True, prefetch_factor=4), trainer=limit
@@ -188,7 +190,7 @@ SEVERAL_CUTS = [
 
 
 @pytest.mark.parametrize("cuts", SEVERAL_CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
-def test_several_loaders(several: Scenario, cuts: tuple[Cut, ...]) -> None:
+def test_each_of_several_loaders_has_its_place(several: Scenario, cuts: tuple[Cut, ...]) -> None:
     """Each loader has a place of its own, also where a shorter one is begun again beside a longer one."""
     check(several, *cuts)
 

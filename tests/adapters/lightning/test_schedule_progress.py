@@ -169,7 +169,7 @@ def test_chains_across_the_boundaries(name: str) -> None:
     check(SCENARIOS[name], saved_after_step(2), raised_in("training_step", (1, 1)), saved_at_epoch_end(1))
 
 
-def test_killed() -> None:
+def test_a_killed_run_keeps_its_schedule() -> None:
     """By SIGKILL, in a process of its own."""
     check(replace(RAMP, num_workers=2), sigkill((1, 3), every_n_steps=1))
 
@@ -182,7 +182,7 @@ def test_saved_in_a_validation() -> None:
 @pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 4), (4, 1)])
 @pytest.mark.parametrize("behind", range(1, 9))
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_another_micro_batch(old: int, new: int, behind: int, drop_last: bool) -> None:
+def test_another_micro_batch_keeps_the_steps(old: int, new: int, behind: int, drop_last: bool) -> None:
     """The steps stay the same samples, each in as many batches as it then takes."""
     before = replace(RAMP, batch_size=old, drop_last=drop_last, samples=31)
     after = replace(before, batch_size=new)
@@ -213,7 +213,7 @@ def _data(trainer: Any) -> Any:
     return trainer.datamodule
 
 
-def test_another_schedule() -> None:
+def test_another_schedule_takes_the_same_samples() -> None:
     """A run that changes its mind goes on with the same samples in the steps of the new schedule."""
     later = replace(RAMP, data=data_of(StepSchedule(((0, 8),))))
     run = changed([(RAMP, saved_after_step(3))], later)
@@ -310,7 +310,7 @@ def test_a_trainer_that_counts_anew(name: str) -> None:
     assert [ids for step in steps[first:] for _, ids in step.batches] == trained
 
 
-def test_rounding_down() -> None:
+def test_sizes_are_rounded_down_on_request_alone() -> None:
     """Sizes that leave a part of a batch over are refused with those that would do, or rounded down on request."""
     ramp = LinearRampup(start=4, end=12, increment=2, rampup_samples=40)
     with pytest.raises(ConfigurationError, match=r"global batch size:     6\n(.*\n)*.*sizes that would do:   '4 or 8'"):

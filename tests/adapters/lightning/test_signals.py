@@ -32,12 +32,12 @@ WORKERS = Scenario(num_workers=2)
     ],
     ids=str,
 )
-def test_sigterm(cut: Cut, limit: dict[str, int]) -> None:
+def test_after_sigterm_the_saved_batch_counts(cut: Cut, limit: dict[str, int]) -> None:
     """Lightning ends the batch, behind the last batch the epoch, and saves on the way out."""
     check(Scenario(trainer=limit), cut)
 
 
-def test_sigterm_during_validation() -> None:
+def test_sigterm_during_a_validation_leaves_no_trace() -> None:
     """A validation is ended before Lightning answers."""
     scenario = Scenario(trainer={"limit_val_batches": 1.0, "val_check_interval": 2})
     check(scenario, sigterm("validation_step", (0, 3)), sigterm("validation_step", (1, 5)))
@@ -51,7 +51,7 @@ def test_sigterm_during_validation() -> None:
     ],
     ids=lambda cuts: "+".join(map(str, cuts)),
 )
-def test_signals_with_workers(cuts: tuple[Cut, ...]) -> None:
+def test_signals_leave_no_trace_of_what_workers_read(cuts: tuple[Cut, ...]) -> None:
     """Workers are alive when the checkpoint is saved, and have read ahead."""
     check(WORKERS, *cuts)
 
@@ -66,12 +66,12 @@ def test_signals_with_workers(cuts: tuple[Cut, ...]) -> None:
     ],
     ids=lambda cuts: "+".join(map(str, cuts)),
 )
-def test_sigkill(cuts: tuple[Cut, ...], scenario: Scenario) -> None:
+def test_after_sigkill_the_last_saved_file_counts(cuts: tuple[Cut, ...], scenario: Scenario) -> None:
     """The process is gone between two instructions; what counts is the last file it saved."""
     check(scenario, *cuts)
 
 
-def test_sigkill_while_accumulating() -> None:
+def test_after_sigkill_a_window_is_trained_again() -> None:
     """The same with windows of three batches."""
     scenario = Scenario(samples=28, trainer={"accumulate_grad_batches": 3})
     check(scenario, sigkill((0, 5), every_n_steps=1), sigkill((1, 4), every_n_steps=2))

@@ -185,7 +185,9 @@ def test_learning_rate_that_waits_for_a_metric_at_an_epochs_end(cut: Cut) -> Non
     ],
     ids=lambda cuts: "+".join(map(str, cuts)),
 )
-def test_estimated_stepping_batches(cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int) -> None:
+def test_asking_for_estimated_stepping_batches_moves_nothing(
+    cuts: tuple[Cut, ...], limit: dict[str, int], num_workers: int
+) -> None:
     """To tell it, Lightning builds the train loaders before it has restored where the training stands."""
     check(Scenario(module=Budgeted, num_workers=num_workers, trainer=limit), *cuts)
 
@@ -211,7 +213,9 @@ def test_on_train_batch_start_ends_the_epoch(cut: Cut) -> None:
 
 @also_with_workers
 @pytest.mark.parametrize(("limit_train_batches", "batches"), [(1, 1), (4, 4), (0.5, 3), (0.9, 5)])
-def test_limited_epochs(limit_train_batches: float, batches: int, num_workers: int) -> None:
+def test_the_end_of_a_limited_epoch_is_an_epochs_end(
+    limit_train_batches: float, batches: int, num_workers: int
+) -> None:
     """`limit_train_batches`, a number or a share: the end of the limited epoch is an epoch's end like others."""
     scenario = Scenario(num_workers=num_workers, trainer={"limit_train_batches": limit_train_batches})
     assert [batches] * 3 == [uninterrupted(scenario).batches(epoch) for epoch in range(3)]
@@ -228,7 +232,7 @@ def test_a_limited_epoch_is_a_prefix_of_the_whole() -> None:
 @pytest.mark.parametrize(
     "cut", [saved_after_step(3), saved_at_epoch_end(0), raised_in("training_step", (1, 1))], ids=str
 )
-def test_sanity_checks(cut: Cut) -> None:
+def test_sanity_checks_move_nothing(cut: Cut) -> None:
     """The validation batches that Lightning tries at first move nothing."""
     check(Scenario(trainer={"max_epochs": 3, "limit_val_batches": 1.0, "num_sanity_val_steps": 2}), cut)
 
@@ -240,7 +244,7 @@ def test_sanity_checks(cut: Cut) -> None:
     [saved_after_step(3), saved_after_step(6), saved_after_step(9), saved_at_epoch_end(0), saved_at_epoch_end(1)],
     ids=str,
 )
-def test_reloaded_loaders(every: int, num_workers: int, cut: Cut) -> None:
+def test_reloaded_loaders_start_where_the_training_stands(every: int, num_workers: int, cut: Cut) -> None:
     """`reload_dataloaders_every_n_epochs` asks for new loaders, each of which stands where the training stands."""
     check(Scenario(num_workers=num_workers, trainer={"max_epochs": 4, "reload_dataloaders_every_n_epochs": every}), cut)
 
@@ -279,7 +283,7 @@ def test_validations_that_do_not_go_by_epochs(options: dict[str, int], cut: Cut)
     ],
     ids=["accumulating", "manual", "estimated", "ended early", "limited", "reloaded", "validated"],
 )
-def test_with_workers(scenario: Scenario) -> None:
+def test_steps_with_workers_are_cut_exactly(scenario: Scenario) -> None:
     """Each of these with two workers reading ahead, through an exception, an epoch's end and a step."""
     scenario = replace(scenario, num_workers=2)
     check(scenario, raised_in("training_step", (0, 2)), saved_at_epoch_end(0), raised_in("on_train_batch_end", (1, 2)))

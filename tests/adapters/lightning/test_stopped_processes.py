@@ -135,7 +135,7 @@ def test_a_signal_to_the_whole_group_during_a_validation(tmp_path: Path) -> None
     )
 
 
-def test_other_loaders(tmp_path: Path) -> None:
+def test_workers_of_other_loaders_live_through_the_signal(tmp_path: Path) -> None:
     """Several, and of a class of the user's own."""
 
     class Own(DataLoader[Any]):

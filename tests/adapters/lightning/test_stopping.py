@@ -47,7 +47,7 @@ def test_the_fit_ends_behind_an_accumulation_window(cut: Cut, accumulation: int)
 
 
 @pytest.mark.parametrize("module", [StepPlan, TwoOptimizers])
-def test_other_modules(module: Callable[[], Recording]) -> None:
+def test_whatever_a_module_steps_the_fit_ends_at_a_step(module: Callable[[], Recording]) -> None:
     """However the module steps, over a chain of sessions."""
     cuts = asked("training_step", (0, 2)), asked("training_step", (1, 4), USR1), asked("training_step", (2, 5))
     check(Scenario(module=module), *cuts)
@@ -135,7 +135,7 @@ def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
     assert ([], ["epoch=0-step=3.ckpt"]) == (names_in(tmp_path / "weights"), names_in(tmp_path / "all"))
 
 
-def test_nobody_saves() -> None:
+def test_where_nobody_saves_it_is_said() -> None:
     """The fit ends all the same, and it is said."""
     said = "The run was asked to stop, and nothing is saved: no callback of the trainer saves whole checkpoints."
     with pytest.warns(ResumptionWarning, match=said):

@@ -49,7 +49,7 @@ def shape(run: Run) -> tuple[object, ...]:
 @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled train dataloader shuffling")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_options_of_the_trainer(options: dict[str, Any], drop_last: bool) -> None:
+def test_options_of_the_trainer_mean_what_they_meant(options: dict[str, Any], drop_last: bool) -> None:
     """In order: the same run. Shuffled: the same counts."""
     ordered = Scenario(shuffle=False, drop_last=drop_last, trainer=options)
     assert uninterrupted(replace(ordered, data=PlainNumbers)) == uninterrupted(ordered)
@@ -58,7 +58,7 @@ def test_options_of_the_trainer(options: dict[str, Any], drop_last: bool) -> Non
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules(module: type[Recording]) -> None:
+def test_modules_train_as_without_the_decorator(module: type[Recording]) -> None:
     """However the module steps."""
     scenario = Scenario(shuffle=False, module=module)
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
@@ -84,7 +84,7 @@ LOADERS: dict[str, Callable[[Scenario], Any]] = {
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("options", [{}, {"limit_train_batches": 3}, {"limit_train_batches": 0.5}], ids=str)
-def test_loaders(kind: str, options: dict[str, Any]) -> None:
+def test_loaders_train_as_without_the_decorator(kind: str, options: dict[str, Any]) -> None:
     """One loader or several, in order: the same run, but that a shorter loader is cycled as before."""
     scenario = Scenario(shuffle=False, loaders=LOADERS[kind], trainer=options)
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)

@@ -9,7 +9,7 @@ import pytest
 
 from resumable import Position
 from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, N, cut, expected, loader_of, restarted
-from tests.support.reference import Reference, batches_of, order_of, whole
+from tests.support.reference import Reference, batches_of, order_of, vars_of, whole
 
 # Exact at every cut.
 
@@ -88,11 +88,6 @@ def test_another_batch_size_takes_the_same_samples_in_the_same_order(batches: in
     after = list(batches_of(loader, EPOCHS))
     assert [reference.take(size) for _ in after] == after
     assert whole(order_of(N, shuffle=True, seed=5), EPOCHS) == [i for batch in behind + after for i in batch]
-
-
-def vars_of(position: Position) -> tuple[int, int, int]:
-    """A position's three numbers."""
-    return position.consumed_samples, position.epoch, position.offset
 
 
 def test_positions_along_a_run() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from resumable import (
     ConfigurationError,
@@ -28,6 +27,7 @@ from resumable.datamodule.loop import LoopAdapter
 from resumable.datamodule.trainer import TrainerAdapter, adapter_of
 from tests.support.datamodules import SIZE, Child, N, Plain, Slotted, expected, returning, trained
 from tests.support.reference import numbers
+from tests.support.users_own import Stream
 
 
 class Static:
@@ -189,13 +189,6 @@ def test_undecorated_things_have_no_state() -> None:
         resumption_of(Static())
     assert "Put @resumable above the class." in str(caught.value)
     assert isinstance(resumption_of(Plain()), ResumptionState)
-
-
-class Stream(IterableDataset[int]):
-    """A dataset without places."""
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(4))
 
 
 LOADERS: dict[str, tuple[Any, str]] = {

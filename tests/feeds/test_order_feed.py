@@ -21,15 +21,15 @@ from tests.support.reference import (
     LoaderPosition,
     Setup,
     WalkedStep,
-    batches_of,
+    endless,
     order_of,
     run_of,
     settled,
     whole,
 )
 from tests.support.sharded import TAILS, flat, ramped, steps_of, taken
+from tests.support.users_own import Backwards
 
-FOR_EVER = 10**9
 WITH_WORKERS: dict[str, Any] = {"num_workers": 2, "prefetch_factor": 3}
 
 
@@ -46,11 +46,6 @@ def loaders_of(setup: Setup, state: dict[str, Any] | None = None, **options: Any
             loader.load_state_dict(json.loads(json.dumps(state)))
         loaders.append(loader)
     return loaders
-
-
-def endless(loader: Any) -> Iterator[list[int]]:
-    """Epoch after epoch, as a user's two loops take them."""
-    return batches_of(loader, FOR_EVER)
 
 
 def indices_of(step: WalkedStep, length: int) -> list[list[list[int]]]:
@@ -211,22 +206,6 @@ def test_what_workers_prefetch_on_each_rank_counts_for_nothing(options: dict[str
 
 
 # What one rank draws.
-
-
-class Backwards:
-    """An order of one's own, which counts what it is asked for."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.asked: list[int] = []
-
-    def __len__(self) -> int:
-        return self.n
-
-    def indices(self, epoch: int, start: int, stop: int, /) -> Any:
-        """From the end, begun one further in each epoch."""
-        self.asked.append(stop - start)
-        return (self.n - 1 - np.arange(start, stop) + epoch) % self.n
 
 
 @settings(max_examples=60)

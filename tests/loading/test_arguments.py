@@ -5,27 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import IterableDataset
 
 from resumable import ConfigurationError, LinearRampup, Sequential
 from tests.support.loader_runs import N
 from tests.support.reference import Loader
-
-# Bad arguments.
-
-
-class Stream(IterableDataset[int]):
-    """A dataset without places."""
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(N))
-
+from tests.support.users_own import Stream
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch size 0": (

@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import Dataset
 
 from resumable import ConfigurationError, MismatchError, ResumptionError
-from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, Backwards, N, cut, expected, loader_of, restarted
+from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, N, cut, expected, loader_of, restarted
 from tests.support.reference import Loader, Reference, batches_of, order_of, whole
+from tests.support.users_own import Backwards
 
 # DataLoader's own options.
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from resumable import MismatchError, Position, ResumptionError, ResumptionWarning
-from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, Backwards, N, cut, expected, loader_of, restarted
+from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, N, cut, expected, loader_of, restarted
 from tests.support.reference import Loader, batches_of, order_of, whole
+from tests.support.users_own import Backwards
 
 # What is loaded.
 

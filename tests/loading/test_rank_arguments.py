@@ -10,7 +10,7 @@ import pytest
 
 from resumable import ConfigurationError, ConstantBatchSize, LinearRampup, StepSchedule
 from tests.support.reference import Loader
-from tests.support.sharded import Squares
+from tests.support.users_own import Squares
 
 # What is refused.
 

@@ -14,7 +14,8 @@ import pytest
 from resumable import ConfigurationError, ConstantBatchSize, LinearRampup, Position, ResumptionError
 from resumable.steps.batch_plan import DropLast
 from tests.support.reference import Loader
-from tests.support.sharded import TAILS, Squares, flat, ramped, steps_of, taken
+from tests.support.sharded import TAILS, flat, ramped, steps_of, taken
+from tests.support.users_own import Squares
 
 SIZES = {
     False: [4, 4, 4, 4, 6, 8, 12, 2, 12, 10],

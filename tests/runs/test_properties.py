@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable import Position
-from tests.support.reference import Loader, Reference, order_of, whole
-
-FOR_EVER = 10**9
+from tests.support.reference import Loader, Reference, endless, order_of, whole
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,6 @@ def cases(draw: st.DrawFn, *, drop_last: bool = True) -> Case:
     numbers = st.integers(0, 6) | st.integers(0, 25)
     sessions = st.lists(st.builds(session, sizes, st.booleans(), numbers, st.integers(0, 3), st.booleans()), max_size=6)
     return Case(n, draw(st.booleans()), draw(st.integers(0, 2**64 - 1)), draw(sessions))
-
-
-def endless(loader: Any) -> Iterator[list[int]]:
-    """Epoch after epoch, as a user's two loops take them."""
-    for _ in range(loader.epoch, FOR_EVER):
-        for batch in loader:
-            yield batch.tolist()
 
 
 def resumed(case: Case, session: Session, state: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from resumable.saved.snapshot import FORMAT, KEYS, LoaderPosition, Snapshot, dum
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 from resumable.steps.stages import DivisibleSchedule
 from tests.support.snapshots import GOLDEN, GOOD
+from tests.support.users_own import Squares
 
 counts = st.integers(0, 2**63 - 1)
 identities = st.builds(Identity, st.text(max_size=8), st.integers(1, 2**60), st.none() | st.integers(0, 2**64 - 1))
@@ -150,34 +151,13 @@ def test_golden_schedules() -> None:
     assert [False, False, True, "carry", "carry", "carry"] == [stretch.drop_last for stretch in ledger]
 
 
-class Squares:
-    """A user-defined schedule."""
-
-    def batch_size_at(self, consumed_samples: int, /) -> int:
-        """One more with each step."""
-        return next(n for n in range(1, 99) if n * (n + 1) // 2 > consumed_samples)
-
-    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
-        """From the first sample on, the triangular numbers."""
-        for _ in range(steps):
-            consumed += self.batch_size_at(consumed)
-        return consumed
-
-    def steps_between(self, consumed: int, later: int, /) -> int:
-        """Step by step."""
-        steps = 0
-        while consumed + self.batch_size_at(consumed) <= later:
-            consumed, steps = self.samples_after(1, consumed), steps + 1
-        return steps
-
-
 def test_a_user_defined_schedule_is_saved_as_its_name() -> None:
     """It counts as long as its program runs; read from a file, only its name is left, which says so when asked."""
     stretch = Stretch(length=50, schedule=ledger_schedule(Squares()))
     state = {**GOOD, "ledger": [dump(Snapshot(ledger=Ledger((stretch,))))["ledger"][0]]}
     assert "Squares" == state["ledger"][0][-1]
     read = parse(json.loads(json.dumps(state))).ledger
-    assert (stretch, 6) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
+    assert (stretch, 12) == (read.stretches[0], Ledger((stretch,)).consumed_samples_at(3))
     with pytest.raises(StateError, match="holds only the name") as caught:
         read.consumed_samples_at(3)
     assert "schedule: 'Squares'" in str(caught.value)

@@ -19,7 +19,7 @@ from resumable.steps.divisibility import check_for_ever, check_from
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 from resumable.steps.step_plan import StepPlan
-from tests.support.reference import LoaderPosition, Setup, WalkedStep, run_of, settled, size_at
+from tests.support.reference import LoaderPosition, Setup, WalkedStep, run_of, settled, size_at, vars_of
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,6 @@ def pass_of(setup: Setup, at: LoaderPosition) -> list[WalkedStep]:
         if step.ends[1] != step.begins[1]:
             return found
     raise LookupError
-
-
-def vars_of(at: Position) -> LoaderPosition:
-    """A position as the reference has it."""
-    return at.consumed_samples, at.epoch, at.offset
 
 
 places = st.tuples(st.integers(0, 200), st.integers(0, 3), st.integers(0, 40))

@@ -6,8 +6,6 @@ import json
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from tests.support.reference import Loader, Reference, batches_of, order_of
 
 N, SIZE, EPOCHS = 11, 4, 3
@@ -45,20 +43,3 @@ def cut(loader: Any, batches: int) -> tuple[list[list[int]], dict[str, Any]]:
         taken.append(batch)
         state = loader.state_dict()
     return taken, state
-
-
-class Backwards:
-    """An order of one's own."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __repr__(self) -> str:
-        return f"Backwards({self.n})"
-
-    def __len__(self) -> int:
-        return self.n
-
-    def indices(self, epoch: int, start: int, stop: int, /) -> Any:
-        """From the end, begun one further in each epoch."""
-        return (self.n - 1 - np.arange(start, stop) + epoch) % self.n

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from resumable import ResumableLoader
+from resumable import Position, ResumableLoader
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import Order
 from resumable.steps.batch_plan import DropLast
@@ -182,3 +182,13 @@ def batches_of(loader: Any, epochs: int) -> Iterator[list[int]]:
     for _ in range(loader.epoch, epochs):
         for batch in loader:
             yield batch.tolist()
+
+
+def endless(loader: Any) -> Iterator[list[int]]:
+    """Its batches, epoch after epoch without end."""
+    return batches_of(loader, 10**9)
+
+
+def vars_of(position: Position) -> LoaderPosition:
+    """A position's three numbers."""
+    return position.consumed_samples, position.epoch, position.offset

@@ -40,24 +40,3 @@ def steps_of(loader: Any, epochs: int, *, commits: bool = True) -> Iterator[list
 def flat(parts: Iterable[list[int]]) -> list[int]:
     """Lists as one."""
     return [index for part in parts for index in part]
-
-
-class Squares:
-    """Steps of 2, 4, 6, ... samples, by no stages."""
-
-    def batch_size_at(self, consumed_samples: int, /) -> int:
-        """Two more with each step."""
-        return 2 * next(n for n in range(1, 999) if n * (n + 1) > consumed_samples)
-
-    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
-        """Step by step."""
-        for _ in range(steps):
-            consumed += self.batch_size_at(consumed)
-        return consumed
-
-    def steps_between(self, consumed: int, later: int, /) -> int:
-        """Step by step."""
-        steps = 0
-        while (consumed := consumed + self.batch_size_at(consumed)) <= later:
-            steps += 1
-        return steps

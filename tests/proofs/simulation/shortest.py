@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from random import Random
 from typing import Any, Final, TypeVar
 
-from hypothesis import Phase, find, settings
+from hypothesis import Phase, assume, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from tests.proofs.simulation.chains import Chain, Session, Setup
+from tests.proofs.simulation.chains import Chain, Session
 
 __all__ = ["shortest"]
 
@@ -31,6 +31,7 @@ _SETTINGS: Final = settings(
 def shortest(chain: Chain, fails: Callable[[Chain], bool], /) -> Chain:
     """The shortest chain that hypothesis finds below *chain* of which *fails* is true, as it is of *chain*.
 
+    >>> from tests.proofs.simulation.chains import Setup
     >>> long = Chain(10, (Session(Setup(), steps=4, beyond=2), Session(Setup(), steps=9)), seed=7)
     >>> short = shortest(long, lambda chain: sum(session.steps for session in chain.sessions) > 5)
     >>> short.seed, [(session.steps, session.beyond) for session in short.sessions]
@@ -42,29 +43,24 @@ def shortest(chain: Chain, fails: Callable[[Chain], bool], /) -> Chain:
         return chain
 
 
-def _below(chain: Chain) -> st.SearchStrategy[Chain]:
-    """Chains of some of its sessions, with less in each of them."""
-    sessions = st.tuples(*(_kept(session) for session in chain.sessions))
-    return st.builds(
-        lambda sessions, shuffle, seed: replace(
-            chain, sessions=tuple(each for each in sessions if each is not None), shuffle=shuffle, seed=seed
-        ),
-        sessions.filter(any),
-        _one_of(False, chain.shuffle),  # the plain value
-        _one_of(0, chain.seed),
-    )
+@st.composite
+def _below(draw: st.DrawFn, chain: Chain) -> Chain:
+    """The chain with some of its sessions, and less in each of them."""
+    drawn = [
+        (draw(_one_of(False, True)), draw(_less(session))) for session in chain.sessions
+    ]  # all: it shrinks further
+    sessions = [session for is_kept, session in drawn if is_kept]
+    assume(sessions)
+    shuffle, seed = draw(_one_of(False, chain.shuffle)), draw(_one_of(0, chain.seed))
+    return replace(chain, sessions=tuple(sessions), shuffle=shuffle, seed=seed)
 
 
-def _kept(session: Session) -> st.SearchStrategy[Session | None]:
-    less = {name: _one_of(plain, getattr(session, name)) for name, plain in _PLAIN.items()}
-    steps = _one_of(*range(session.steps), session.steps)
-    kept = st.builds(replace, st.just(session), setup=_setups(session.setup), steps=steps, **less)
-    return st.tuples(_one_of(False, True), kept).map(lambda drawn: drawn[1] if drawn[0] else None)
-
-
-def _setups(setup: Setup) -> st.SearchStrategy[Setup]:
-    alone = replace(setup, num_workers=0, prefetch_factor=2)
-    return st.builds(replace, _one_of(alone, setup), accumulation=_one_of(1, setup.accumulation))
+@st.composite
+def _less(draw: st.DrawFn, session: Session) -> Session:
+    setup = draw(_one_of(replace(session.setup, num_workers=0, prefetch_factor=2), session.setup))
+    setup = replace(setup, accumulation=draw(_one_of(1, setup.accumulation)))
+    plain = {name: draw(_one_of(value, getattr(session, name))) for name, value in _PLAIN.items()}
+    return replace(session, setup=setup, steps=draw(_one_of(*range(session.steps), session.steps)), **plain)
 
 
 def _one_of(*values: T) -> st.SearchStrategy[T]:

@@ -27,7 +27,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from resumable import resumable
+from resumable import BatchSchedule, resumable
 from tests.support.cuts import Cut, checkpoint_in
 from tests.support.recording import Recording, Step, flat
 
@@ -74,6 +74,16 @@ class Numbers(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         return DataLoader(numbers(100, 106), batch_size=2)
+
+
+def data_of(schedule: BatchSchedule, *, rounds_down: bool = False) -> Callable[[Scenario], L.LightningDataModule]:
+    """A datamodule's class whose batches *schedule* groups."""
+
+    @resumable(schedule=schedule, decrease_batch_size_if_needed=rounds_down)
+    class Numbers(PlainNumbers):
+        """A class of its own for each schedule."""
+
+    return Numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

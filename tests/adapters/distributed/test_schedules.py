@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resumable import StepSchedule
-from tests.adapters.lightning.test_schedule_progress import data_of
 from tests.support.cuts import (
     Cut,
     on_any_exception,
@@ -25,7 +24,7 @@ from tests.support.cuts import (
     saved_in,
     sigkill,
 )
-from tests.support.lightning_runs import Scenario
+from tests.support.lightning_runs import Scenario, data_of
 from tests.support.rank_runs import EpochCount, Session, orders_of, refusal, run, trained, uncut
 from tests.support.reference import LoaderPosition, Setup, run_of
 

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable import (
-    BatchSchedule,
     ConfigurationError,
     DecorationError,
     LinearRampup,
@@ -41,6 +40,7 @@ from tests.support.lightning_runs import (
     Scenario,
     changed,
     check,
+    data_of,
     numbers,
     resumed,
     train,
@@ -53,18 +53,6 @@ from tests.support.reference import Setup, run_of
 EPOCHS = 3
 SIZES = ((0, 4), (20, 8), (40, 12))
 STEPS = StepSchedule(SIZES)
-
-
-def data_of(schedule: BatchSchedule, *, rounds_down: bool = False) -> Callable[[Scenario], L.LightningDataModule]:
-    """A datamodule's class whose batches *schedule* groups."""
-
-    @resumable(schedule=schedule, decrease_batch_size_if_needed=rounds_down)
-    class Numbers(PlainNumbers):
-        """A class of its own for each schedule."""
-
-    return Numbers
-
-
 RAMP = Scenario(data=data_of(STEPS), module=StepPlan)
 SCENARIOS: dict[str, Scenario] = {
     "shuffled": RAMP,

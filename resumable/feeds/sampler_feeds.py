@@ -73,8 +73,8 @@ class RoundRobinFeed(Feed):
     def __init__(self, own: BatchSamplerFeed, shard: Shard) -> None:
         self._own = own
         self._shard = shard
-        self.batching = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
-        self.identity = own.identity
+        self.batching: BatchPlan = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
+        self.identity: Identity = own.identity
 
     @property
     @override
@@ -118,7 +118,9 @@ class RankLocalFeed(Feed):
         self._own = own
         self._shard = shard
         plan = own.batching
-        self.batching = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
+        self.batching: BatchPlan = replace(
+            plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size
+        )
         self.adopt(own.identity)
 
     @property
@@ -134,7 +136,7 @@ class RankLocalFeed(Feed):
         if seed is not None and identity.kind == Shuffled.kind and self._shard.rank:
             seed = stream_key(self._shard.rank, stream_key(0, seed, epoch=0), epoch=0)
         self._own.adopt(replace(identity, length=self._own.batching.length, seed=seed))
-        self.identity = replace(identity, length=self.batching.length)
+        self.identity: Identity = replace(identity, length=self.batching.length)
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:

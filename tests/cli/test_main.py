@@ -40,8 +40,8 @@ def test_the_version(installed: bool, capsys: pytest.CaptureFixture[str], monkey
         return "1.2.3"
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setitem(vars(resumable), "__version__", "as it is kept")  # undone behind the test, whatever it was
-    del vars(resumable)["__version__"]
+    monkeypatch.setattr(resumable, "__version__", "as it is kept", raising=False)  # undone after the test
+    monkeypatch.delattr(resumable, "__version__")
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
     expected = "resumable 1.2.3\n" if installed else "resumable (not installed: run from its source)\n"

@@ -9,8 +9,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from resumable.data_sampler.calculators import find_calculator
-from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.data_sampler.step_observer import watch
 from resumable.errors import ResumptionError
 from resumable.position import Position
@@ -54,8 +53,7 @@ class ResumptionState:
     ) -> None:
         progress: DataSamplerProgress | None = None
         if sampler is not None:
-            calculators = find_calculator if calculator is None else lambda: calculator
-            progress = DataSamplerProgress(sampler, lambda: trainer, schedule=schedule, calculator=calculators)
+            progress = DataSamplerProgress(sampler, lambda: trainer, SamplerOptions(schedule, calculator))
             watch(sampler, progress)
         self._tracker = Tracker(progress, agreement)
 

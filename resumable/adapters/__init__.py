@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from resumable.errors import MissingExtraError
 from resumable.extras import naming_the_extra
 
-__all__ = ["TRAINERS", "MissingExtraError", "framework_of", "naming_the_extra"]
+__all__ = ["TRAINERS", "MissingExtraError", "adapter_for", "framework_of", "naming_the_extra"]
 
 TRAINERS: Final = {
     "lightning": "lightning",
@@ -35,6 +35,19 @@ def framework_of(thing: object, /) -> str | None:
     True
     """
     return TRAINERS.get(str(getattr(thing, "__module__", None)).partition(".")[0])
+
+
+def adapter_for(trainer: object, /) -> Any | None:
+    """The `Adapter` of *trainer*, whose framework is known by its class; None if no framework here has a trainer of its kind.
+
+    >>> adapter_for(None) is None
+    True
+    """
+    for base in type(trainer).__mro__:
+        name = framework_of(base) if base.__name__ == "Trainer" else None
+        if name is not None:
+            return import_module(f"{__name__}.{name}").Adapter(trainer)
+    return None
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any

@@ -35,19 +35,32 @@ from resumable.steps.batch_plan import UNBOUNDED
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup
 from resumable.verdict import OnMismatch, Verdict
 
-__all__ = ["ATTRIBUTES", "DataSamplerProgress", "unchanged_on_error"]
+__all__ = ["ATTRIBUTES", "DataSamplerProgress", "SamplerOptions", "unchanged_on_error"]
 
 _COUNT = "compute_consumed_samples()"
 ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_samples", "if_first_step")
 """What is written into a data sampler."""
 
 
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """What the user says of a data sampler's steps: each is None where it is found out."""
+
+    schedule: BatchSchedule | None = None
+    calculator: MicrobatchCalculator | None = None
+    on_mismatch: OnMismatch = "error"
+
+    def find_calculator(self) -> MicrobatchCalculator | None:
+        """The given calculator; without one that of whichever framework is installed, found at the first call."""
+        return find_calculator() if self.calculator is None else self.calculator
+
+
 class DataSamplerProgress(Progress):
     """The samples that a data sampler counts over the trained steps.
 
     *trainer* returns the trainer, or None while there is none: the last known count stands then. *steps* returns how
-    many steps are trained; without it, these are the trainer's. *calculator* returns the calculator, which is told
-    where the run is and knows what a step takes; None where there is none. *judge* gets the verdict on a load, once a
+    many steps are trained; without it, these are the trainer's. The calculator of *options* is told where the run is and
+    knows what a step takes. *judge* gets the verdict on a load, once a
     train loader shows its order.
     """
 
@@ -59,20 +72,16 @@ class DataSamplerProgress(Progress):
         self,
         sampler: DataSampler,
         trainer: Callable[[], Trainer | None],
+        options: SamplerOptions,
         *,
         steps: Callable[[], int | None] | None = None,
-        schedule: BatchSchedule | None = None,
-        calculator: Callable[[], MicrobatchCalculator | None] = lambda: None,
-        on_mismatch: OnMismatch = "error",
         judge: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
         self.sampler = sampler
         self._trainer = trainer
         self._init_global_step = 0
         self._steps = self._trainer_step if steps is None else steps
-        self._schedule = schedule
-        self._calculator = calculator
-        self._on_mismatch: OnMismatch = on_mismatch
+        self._options = options
         self._judge = judge
         self._saved = Snapshot()
         self._base = (whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
@@ -192,7 +201,7 @@ class DataSamplerProgress(Progress):
     def _compared(self, sampler: SeekableSampler, offset: int, current: Stretch | None) -> Verdict:
         order, saved = sampler.identity, known_order(self._saved.order, sampler.identity)
         verdict = compare(saved or order, order, offset=offset, regrouped=regrouped(self._saved, current))
-        refuse_or_warn(verdict, self._on_mismatch)
+        refuse_or_warn(verdict, self._options.on_mismatch)
         return verdict
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
@@ -223,14 +232,14 @@ class DataSamplerProgress(Progress):
             calculator.update(self.count(step))
 
     def _calculator_of_sizes(self) -> MicrobatchCalculator | None:
-        calculator = self._calculator() if self.schedule is not None else None
+        calculator = self._options.find_calculator() if self.schedule is not None else None
         return calculator if calculator is not None and calculator.is_initialized else None
 
     @property
     def schedule(self) -> BatchSchedule | None:
         """The batch sizes to come, where they vary: as given, by the calculator, by the sampler's `rampup_batch_size`."""
-        if self._schedule is not None:
-            return self._schedule
+        if self._options.schedule is not None:
+            return self._options.schedule
         varying: BatchSchedule | None = getattr(self._calculator_in_use(), "schedule", None)
         ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
         if varying is not None or not ramp:
@@ -238,10 +247,10 @@ class DataSamplerProgress(Progress):
         return LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
 
     def _calculator_in_use(self) -> MicrobatchCalculator | None:
-        return calculator_in_use() if self._calculator is find_calculator else self._calculator()
+        return calculator_in_use() if self._options.calculator is None else self._options.calculator
 
     def _tell(self, consumed: int) -> None:
-        calculator = self._calculator()
+        calculator = self._options.find_calculator()
         if calculator is not None and calculator.is_initialized:
             calculator.update(consumed)
         self._untold = None if calculator is None or calculator.is_initialized else consumed

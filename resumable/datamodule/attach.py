@@ -52,7 +52,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
                 "Return a DataLoader, or a list or dict of them.",
             )
         number = len(loaders)
-        trainer.check_loader(loader, number)
+        trainer.check_loader(loader, number, loader.stretch if isinstance(loader, ResumableLoader) else None)
         loaders.append(_train_loader(loader, seed_of_loader(default if seed is None else seed, number), shard))
         return loaders[-1].loader
 
@@ -73,7 +73,7 @@ def attach_sampled(
     Raises:
         MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
     """
-    progress = trainer.follow_sampler(tracker, sampler, options)
+    progress = trainer.follow_sampler(tracker, sampler, options.sampling)
     _check_options(options, sampler)
     progress.rebase()  # a loader that is built in mid-training begins there
     loaders = TransformHook.of(sampler, progress, _shielded)

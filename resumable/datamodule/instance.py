@@ -55,7 +55,7 @@ def resumption_of(datamodule: SupportsTraining, /) -> ResumptionState:
     if sampler is not None and getattr(tracker.progress, "sampler", None) is not sampler:
         trainer = adapter_of(datamodule)
         if trainer.follows_at_once:
-            trainer.follow_sampler(tracker, sampler, datamodule.__resumable_options__)
+            trainer.follow_sampler(tracker, sampler, datamodule.__resumable_options__.sampling)
     return state
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
 from torch.utils.data import IterableDataset
 
-from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.data_sampler.step_observer import watch
-from resumable.datamodule.options import Options
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
@@ -43,7 +42,7 @@ class LoopAdapter:
     def before_build(self, tracker: Tracker, /) -> None:
         """Nothing to correct: a loop counts its own epochs."""
 
-    def check_loader(self, loader: Any, number: int, /) -> None:
+    def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:
         """Raise `DecorationError` for a further loader, and for a stream."""
         if number or not is_map_style(loader):
             raise DecorationError(
@@ -76,7 +75,7 @@ class LoopAdapter:
         loader.follow_loop(progress, tracker)
         tracker.switch_to(progress, later=True)
 
-    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> DataSamplerProgress:
+    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: SamplerOptions, /) -> DataSamplerProgress:
         """Let *sampler* count the steps of the datamodule's trainer, as soon as it has one."""
         counting = tracker.progress
         if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
@@ -84,9 +83,7 @@ class LoopAdapter:
         progress = DataSamplerProgress(
             sampler,
             lambda: getattr(self.datamodule, "trainer", None),
-            schedule=options.schedule,
-            calculator=options.calculators,
-            on_mismatch=options.policy.on_mismatch,
+            options,
             judge=tracker.judge,
         )
         watch(sampler, progress)

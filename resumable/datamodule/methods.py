@@ -65,7 +65,8 @@ def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> 
     with nullcontext() if sampler is None else unchanged_on_error(sampler):
         if trainer.before_load(tracker):
             if sampler is not None:
-                trainer.follow_sampler(tracker, sampler, getattr(self, MARK))
+                options: Options = getattr(self, MARK)
+                trainer.follow_sampler(tracker, sampler, options.sampling)
             tracker.load(state_dict)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))

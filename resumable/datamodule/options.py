@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
 from resumable.adapters import framework_of
 from resumable.checks import check_members, check_schedule
-from resumable.data_sampler.calculators import find_calculator
+from resumable.data_sampler.progress import SamplerOptions
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.saved.resolve import Policy
@@ -67,10 +66,9 @@ class Options:
         return self.sampler or "data_sampler"
 
     @property
-    def calculators(self) -> Callable[[], MicrobatchCalculator | None]:
-        """Returns the given calculator; without one that of whichever framework is installed, found at the first call."""
-        given = self.calculator
-        return find_calculator if given is None else lambda: given
+    def sampling(self) -> SamplerOptions:
+        """The options that a data sampler counts with."""
+        return SamplerOptions(self.schedule, self.calculator, self.policy.on_mismatch)
 
 
 def check_class(cls: object, /) -> None:

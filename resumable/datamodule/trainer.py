@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from resumable import adapters
-from resumable.data_sampler.progress import DataSamplerProgress
-from resumable.datamodule.options import Options
+from resumable.adapters import adapter_for
+from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
+from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 
@@ -45,7 +45,7 @@ class TrainerAdapter(Protocol):
         """Let the user's `train_dataloader`, which is called next, see the epoch that goes on."""
         ...
 
-    def check_loader(self, loader: Any, number: int, /) -> None:
+    def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:
         """Raise `DecorationError` if this trainer's batches of *loader*, the *number*-th from 0, cannot be counted."""
         ...
 
@@ -64,8 +64,8 @@ class TrainerAdapter(Protocol):
         """
         ...
 
-    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> DataSamplerProgress:
-        """Let *tracker* count with *sampler*, if it does not yet, as the decorator's *options* say."""
+    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: SamplerOptions, /) -> DataSamplerProgress:
+        """Let *tracker* count with *sampler*, if it does not yet, as *options* say."""
         ...
 
     def connect_sampled(self, tracker: Tracker, /) -> None:
@@ -75,12 +75,9 @@ class TrainerAdapter(Protocol):
 
 def adapter_of(datamodule: object, /) -> TrainerAdapter:
     """The adapter of the trainer that *datamodule* has now, chosen by the trainer's class."""
-    trainer = getattr(datamodule, "trainer", None)
-    for base in type(trainer).__mro__:
-        name = adapters.framework_of(base) if base.__name__ == "Trainer" else None
-        if name is not None:
-            adapter: TrainerAdapter = getattr(adapters, name).Adapter(trainer)
-            return adapter
+    adapter: TrainerAdapter | None = adapter_for(getattr(datamodule, "trainer", None))
+    if adapter is not None:
+        return adapter
     from resumable.datamodule.loop import LoopAdapter  # brings torch
 
     return LoopAdapter(datamodule)

@@ -12,7 +12,7 @@ Callback class is imported from Lightning, from the package that the trainer com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from resumable.adapters.lightning.data_sampler_progress import LightningSamplerProgress
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
@@ -21,19 +21,16 @@ from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
+from resumable.data_sampler.progress import SamplerOptions
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
-from resumable.loader import ResumableLoader
 from resumable.loading.map_loader import TrainLoader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
-from resumable.saved.ledger import Ledger
+from resumable.saved.ledger import Ledger, Stretch
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from resumable.datamodule.options import Options
 
 __all__ = ["Adapter", "Ranks"]
 
@@ -71,9 +68,9 @@ class Adapter:
         if not is_placed and saved.epoch is not None and epoch.completed == saved.epoch + 1:
             epoch.completed = saved.epoch
 
-    def check_loader(self, loader: Any, number: int, /) -> None:
+    def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:
         """Refuse what a ResumableLoader does in a loop and Lightning's epochs would not follow."""
-        if isinstance(loader, ResumableLoader) and loader.stretch.drop_last == "carry":
+        if stretch is not None and stretch.drop_last == "carry":
             raise DecorationError(
                 "Lightning ends its epochs where the data ends, so no batch can lead into the next.",
                 [("drop_last", "carry")],
@@ -116,7 +113,9 @@ class Adapter:
         hooks.progress = progress
         _place(hooks, progress, saved)
 
-    def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: Options, /) -> LightningSamplerProgress:
+    def follow_sampler(
+        self, tracker: Tracker, sampler: DataSampler, options: SamplerOptions, /
+    ) -> LightningSamplerProgress:
         """Let *sampler* count what the trainer trains."""
         trainer = self.trainer
         hooks = hooks_of(trainer, tracker)
@@ -130,9 +129,7 @@ class Adapter:
         progress = LightningSamplerProgress(
             sampler,
             trainer,
-            schedule=options.schedule,
-            calculator=options.calculators,
-            on_mismatch=options.policy.on_mismatch,
+            options,
             judge=tracker.judge,
             place_anew=lambda: self.connect_sampled(tracker),
         )

@@ -12,13 +12,13 @@ from typing_extensions import override
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
-from resumable.data_sampler.progress import DataSamplerProgress
+from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.position import Position
-from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator
+from resumable.protocols import DataSampler
 from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
-from resumable.verdict import OnMismatch, Verdict
+from resumable.verdict import Verdict
 
 __all__ = ["LightningSamplerProgress"]
 
@@ -45,10 +45,8 @@ class LightningSamplerProgress(DataSamplerProgress):
         self,
         sampler: DataSampler,
         trainer: Any,
+        options: SamplerOptions,
         *,
-        schedule: BatchSchedule | None,
-        calculator: Callable[[], MicrobatchCalculator | None],
-        on_mismatch: OnMismatch,
         judge: Callable[[Verdict], None],
         place_anew: Callable[[], None] = lambda: None,
     ) -> None:
@@ -58,11 +56,9 @@ class LightningSamplerProgress(DataSamplerProgress):
         super().__init__(
             sampler,
             lambda: trainer,
+            # the order is the data sampler's own: there is none to adopt
+            options if options.on_mismatch == "error" else replace(options, on_mismatch="warn"),
             steps=self._batches.total,
-            schedule=schedule,
-            calculator=calculator,
-            # the order is the data sampler's own, and nobody can give it another one
-            on_mismatch="error" if on_mismatch == "error" else "warn",
             judge=judge,
         )
         self._first = self._base[0]

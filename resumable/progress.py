@@ -190,10 +190,11 @@ class Tracker:
         self.load_snapshot(saved, is_resume=True)
 
     def load_snapshot(self, saved: Snapshot, /, *, is_resume: bool = False) -> None:
-        """Take over a position that is a value already."""
-        verdict = self.verdict if self.progress is None else self._load_into(self.progress, saved)
-        self._take(saved, self.progress, is_resume=is_resume)
-        self.verdict = verdict
+        """Take over a position that is a value already. A resume is logged as soon as there is a progress."""
+        if self.progress is not None:
+            self.verdict = self._load_into(self.progress, saved)
+        self._is_resume = is_resume
+        self._take(saved, self.progress)
 
     def connect(self, progress: Progress, /) -> None:
         """Count with *progress* from the present position on; what was loaded before is loaded into it.
@@ -209,7 +210,7 @@ class Tracker:
     def _connect(self, progress: Progress) -> None:
         saved = self.snapshot()
         self.verdict = self._load_into(progress, saved)
-        self._take(saved, progress, is_resume=self._is_resume)
+        self._take(saved, progress)
 
     def _load_into(self, progress: Progress, saved: Snapshot) -> Verdict:
         """Load *saved* into *progress*; of one that is refused the verdict stays, and nothing else."""
@@ -241,7 +242,9 @@ class Tracker:
 
         What any other progress counted was no training of a trainer: the position is again the one that was loaded.
         """
-        self._take(Snapshot() if isinstance(self.progress, trained_by) else self._saved)
+        is_over = isinstance(self.progress, trained_by)
+        self._is_resume = self._is_resume and not is_over
+        self._take(Snapshot() if is_over else self._saved)
         self.verdict = Verdict()
 
     def disconnect(self) -> None:
@@ -255,8 +258,9 @@ class Tracker:
         self.__init__()  # type: ignore[misc]  # a copy is connected to nothing, and asks no other rank
         vars(self).update(kept)
 
-    def _take(self, saved: Snapshot, progress: Progress | None = None, *, is_resume: bool = False) -> None:
+    def _take(self, saved: Snapshot, progress: Progress | None = None) -> None:
         self._saved, self.progress, self._noted = saved, progress, None
-        self._is_resume = is_resume and progress is None
-        if is_resume and progress is not None and _LOG.isEnabledFor(logging.INFO):
-            _LOG.info("resumed at %s", self.describe())
+        if self._is_resume and progress is not None:
+            self._is_resume = False
+            if _LOG.isEnabledFor(logging.INFO):
+                _LOG.info("resumed at %s", self.describe())

@@ -101,7 +101,7 @@ class Adapter:
             saved = tracker.snapshot()
             if saved == Snapshot() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
                 saved = progress.position_without_state()
-                tracker.load_snapshot(saved)
+                tracker.load_snapshot(saved, is_resume=True)
             if progress.is_in_epoch:  # the epoch goes on with the loaders that it began with
                 progress.lend(saved)
                 progress.undo(before)
@@ -138,7 +138,7 @@ class Adapter:
         else:
             tracker.follow(progress)
             if not hooks.is_loaded and trainer.fit_loop.is_resuming:
-                tracker.load_snapshot(progress.position_without_state())
+                tracker.load_snapshot(progress.position_without_state(), is_resume=True)
         hooks.progress = progress
         return progress
 

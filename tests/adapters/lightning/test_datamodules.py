@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -292,6 +293,19 @@ def test_a_checkpoint_of_ours_without_the_decorator() -> None:
     """Taking the decorator away again leaves a checkpoint that Lightning loads."""
     decorated = Scenario(shuffle=False, data=Renamed)
     assert 3 == resumed(decorated, saved_after_step(3), then=replace(decorated, data=PlainNumbers)).current_epoch
+
+
+def test_each_resume_is_one_line_of_the_log(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """INFO of the logger `resumable`, once a fit, however often its loaders are built anew; a first fit has none."""
+    caplog.set_level(logging.INFO, logger="resumable")
+    scenario = Scenario(trainer={"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1})
+    said: list[list[str]] = []
+    for start in (None, checkpoint, checkpoint):
+        caplog.clear()
+        train(scenario, start)
+        said.append([record.getMessage() for record in caplog.records if record.name == "resumable"])
+    line = "resumed at epoch 0, batch 3 of 6, 12 samples, exact"
+    assert [[], [line], [line]] == said
 
 
 def test_a_class_is_what_it_was() -> None:

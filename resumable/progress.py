@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from resumable.errors import MismatchError, ResumptionError
@@ -20,7 +21,7 @@ from resumable.position import Position
 from resumable.protocols import AllGather
 from resumable.saved.agreement import agreed
 from resumable.saved.ledger import Ledger, Stretch
-from resumable.saved.snapshot import Snapshot, copy_ledger, dump, dump_ledger, parse
+from resumable.saved.snapshot import Snapshot, dump, parse
 from resumable.verdict import Verdict
 
 __all__ = ["LedgerAt", "Progress", "Tracker"]
@@ -98,7 +99,6 @@ class Tracker:
         """How exactly the last state that was to be loaded goes on, refused ones included."""
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None
-        self._dumped: tuple[Ledger, list[list[Any]]] = (Ledger(), [])
         self._is_resume = False
 
     # -- where the run is
@@ -139,7 +139,7 @@ class Tracker:
         return now
 
     def agreed_state_dict(self) -> dict[str, Any]:
-        """The same, once all ranks have agreed on it."""
+        """As `state_dict`, once all ranks have agreed on it."""
         if self.agreement is not None:
             agreed(self.agreement, self.state_dict)
         return self.state_dict()
@@ -148,10 +148,7 @@ class Tracker:
         """A new dict of JSON types; no part of it is shared with another."""
         if self.progress is not None:
             self.progress.note_saved()
-        saved = self.snapshot()
-        if self._dumped[0] is not saved.ledger:  # a state may be saved after every batch, and the ledger rarely changes
-            self._dumped = (saved.ledger, dump_ledger(saved.ledger))
-        return dump(saved, copy_ledger(self._dumped[1]))
+        return dump(self.snapshot())
 
     def describe(self) -> str:
         """The position and the verdict in one line; see `ResumptionState.describe`."""
@@ -171,13 +168,8 @@ class Tracker:
         if self.agreement is None:
             self._load(state_dict)
         else:
-            before = self.snapshot()
-            agreed(
-                self.agreement,
-                self.state_dict,
-                lambda: self._load(state_dict),
-                undo=lambda: self.load_snapshot(before),
-            )
+            undo = partial(self.load_snapshot, self.snapshot())
+            agreed(self.agreement, self.state_dict, partial(self._load, state_dict), undo=undo)
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
@@ -191,10 +183,7 @@ class Tracker:
 
     def load_snapshot(self, saved: Snapshot, /, *, is_resume: bool = False) -> None:
         """Take over a position that is a value already. A resume is logged as soon as there is a progress."""
-        if self.progress is not None:
-            self.verdict = self._load_into(self.progress, saved)
-        self._is_resume = is_resume
-        self._take(saved, self.progress)
+        self._go_on(saved, self.progress, is_resume=is_resume)
 
     def connect(self, progress: Progress, /) -> None:
         """Count with *progress* from the present position on; what was loaded before is loaded into it.
@@ -205,20 +194,21 @@ class Tracker:
         if self.agreement is None:
             self._connect(progress)
         else:
-            agreed(self.agreement, self.state_dict, lambda: self._connect(progress))
+            agreed(self.agreement, self.state_dict, partial(self._connect, progress))
 
     def _connect(self, progress: Progress) -> None:
-        saved = self.snapshot()
-        self.verdict = self._load_into(progress, saved)
-        self._take(saved, progress)
+        self._go_on(self.snapshot(), progress, is_resume=self._is_resume)
 
-    def _load_into(self, progress: Progress, saved: Snapshot) -> Verdict:
-        """Load *saved* into *progress*; of one that is refused the verdict stays, and nothing else."""
-        try:
-            return progress.load(saved)
-        except MismatchError as error:
-            self.verdict = error.verdict or self.verdict
-            raise
+    def _go_on(self, saved: Snapshot, progress: Progress | None, *, is_resume: bool) -> None:
+        """Count with *progress* from *saved* on. Of a position that it refuses only the verdict is kept."""
+        if progress is not None:
+            try:
+                self.verdict = progress.load(saved)
+            except MismatchError as error:
+                self.verdict = error.verdict or self.verdict
+                raise
+        self._is_resume = is_resume
+        self._take(saved, progress)
 
     # -- who counts
 

@@ -145,6 +145,16 @@ def test_each_resume_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) ->
     assert ([], [("resumable", "INFO", "resumed at epoch 0, batch 1 of 7, 4 samples, exact")]) == (before, said)
 
 
+def test_the_log_shows_how_exactly_this_resume_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the verdict on the state that was just loaded, not on the one before it."""
+    caplog.set_level(logging.INFO, logger="resumable")
+    loader = ResumableLoader(range(26), batch_size=4)
+    next(iter(loader))
+    ResumableLoader(range(26), batch_size=2).load_state_dict(loader.state_dict())
+    expected = "resumed at epoch 0, batch 2 of 13, 4 samples, the same samples in another grouping"
+    assert [expected] == [record.getMessage() for record in caplog.records]
+
+
 def test_a_printed_ledger_names_its_fields() -> None:
     """One line for each stretch; a reader need not know the order of the saved values."""
     loader = ResumableLoader(range(26), batch_size=4, schedule=ConstantBatchSize(8))

@@ -10,12 +10,14 @@ One entry for each change of configuration, so a run that never changes has one 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 from resumable.errors import StateError
 from resumable.position import Position
-from resumable.saved.schedule_format import LedgerSchedule, UserSchedule
+from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, dump_schedule
 from resumable.steps.batch_plan import BatchPlan, DropLast
 from resumable.steps.step_plan import StepPlan
 
@@ -51,11 +53,11 @@ class Stretch:
 
     @property
     def plan(self) -> BatchPlan | StepPlan:
-        """The batches that a loader yields, grouped into steps where a schedule says how."""
-        return self.batching if self.schedule is None else self._scheduled(self.schedule)
-
-    def _scheduled(self, schedule: LedgerSchedule) -> StepPlan:
-        known = schedule.schedule if isinstance(schedule, UserSchedule) and schedule.schedule is not None else schedule
+        """The batches that a loader yields, grouped into steps where a schedule says how; `UserSchedule.known` may raise."""
+        schedule = self.schedule
+        if schedule is None:
+            return self.batching
+        known = schedule.known if isinstance(schedule, UserSchedule) else schedule
         return StepPlan(self.length, self.micro_batch_size, known, self.data_parallel_size, self.drop_last, self.limit)
 
     @property
@@ -79,9 +81,9 @@ class Stretch:
 
     def position_after(self, steps: int, /) -> Position:
         """Where *steps* optimizer steps lead from the stretch's beginning."""
-        if self.schedule is not None:
-            return self._scheduled(self.schedule).after(self.begins, steps)
-        batching = self.batching
+        batching = self.plan
+        if isinstance(batching, StepPlan):
+            return batching.after(self.begins, steps)
         if batching.carries:
             return batching.advance(self.begins, steps * self.accumulation)
         first = batching.batches_left(self.offset)
@@ -95,9 +97,9 @@ class Stretch:
 
     def steps_within(self, samples: int, /) -> int:
         """Optimizer steps that *samples* samples after the stretch's beginning complete."""
-        if self.schedule is not None:
-            return self._scheduled(self.schedule).steps_within(self.begins, samples)
-        batching = self.batching
+        batching = self.plan
+        if isinstance(batching, StepPlan):
+            return batching.steps_within(self.begins, samples)
         if batching.carries:
             return samples // self.global_batch_size
         first = batching.batches_left(self.offset)
@@ -109,7 +111,7 @@ class Stretch:
         return -(-first // self.accumulation) + whole * per_epoch + rest // self.global_batch_size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for `rows`
 class Ledger:
     """The stretches of a run in order, from step to sample and back.
 
@@ -126,6 +128,14 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Stretch]:
         return iter(self.stretches)
+
+    @cached_property
+    def rows(self) -> list[list[Any]]:
+        """The saved form, to be copied: the values of each stretch, its schedule last.
+
+        A state may be saved after every batch, and the ledger rarely changes.
+        """
+        return [[*(getattr(s, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(s.schedule)] for s in self]
 
     def note(self, stretch: Stretch, /) -> Ledger:
         """The ledger of a run that goes on as *stretch* says; itself where that changes nothing."""
@@ -188,13 +198,11 @@ num_workers 0, drop_last False, limit None, schedule None
             StateError: before the first stretch, of which nothing is known, and within a stretch whose schedule is
                 known by its name alone; `global_step_at` raises it as well.
         """
-        at = bisect_right(self.stretches, global_step, key=lambda stretch: stretch.step) - 1
-        if at < 0:
-            return self._before_the_first("global_step", global_step)
-        stretch = self.stretches[at]
-        consumed = stretch.position_after(global_step - stretch.step).consumed_samples
-        following = self.stretches[at + 1 : at + 2]
-        return min(consumed, *(s.sample for s in following)) if following else consumed
+        found = self._around("global_step", global_step, lambda stretch: stretch.step)
+        if not found:
+            return 0
+        consumed = found[0].position_after(global_step - found[0].step).consumed_samples
+        return min([consumed, *(following.sample for following in found[1:])])
 
     def global_step_at(self, consumed_samples: int, /) -> int:
         """Optimizer steps that were complete when *consumed_samples* samples were consumed.
@@ -202,25 +210,24 @@ num_workers 0, drop_last False, limit None, schedule None
         Raises:
             StateError: as `consumed_samples_at`.
         """
-        at = bisect_right(self.stretches, consumed_samples, key=lambda stretch: stretch.sample) - 1
-        if at < 0:
-            return self._before_the_first("consumed_samples", consumed_samples)
-        stretch = self.stretches[at]
-        step = stretch.step + stretch.steps_within(consumed_samples - stretch.sample)
-        following = self.stretches[at + 1 : at + 2]
-        return min(step, *(s.step for s in following)) if following else step
+        found = self._around("consumed_samples", consumed_samples, lambda stretch: stretch.sample)
+        if not found:
+            return 0
+        step = found[0].step + found[0].steps_within(consumed_samples - found[0].sample)
+        return min([step, *(following.step for following in found[1:])])
 
-    def _before_the_first(self, name: str, number: int) -> int:
-        """0 at the run's beginning; from there to the first stretch nothing is known."""
-        if number > 0:
+    def _around(self, name: str, number: int, begins: Callable[[Stretch], int]) -> tuple[Stretch, ...]:
+        """The stretch of *number* and the one after it; nothing at the run's beginning, before any stretch."""
+        at = bisect_right(self.stretches, number, key=begins)
+        if not at and number > 0:
             first = self.stretches[0] if self.stretches else None
-            begins = "nowhere yet" if first is None else f"step {first.step}, sample {first.sample}"
+            known = "nowhere yet" if first is None else f"step {first.step}, sample {first.sample}"
             raise StateError(
                 "The ledger does not know this part of the run.",
-                [(name, number), ("it begins at", begins)],
+                [(name, number), ("it begins at", known)],
                 "Ask from there on. The run has trained nothing yet, or was saved by an older version.",
             )
-        return 0
+        return self.stretches[at - 1 : at + 1] if at else ()
 
 
 STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))

@@ -31,20 +31,9 @@ class UserSchedule:
     name: str
     schedule: BatchSchedule | None = field(default=None, compare=False, repr=False)
 
-    def batch_size_at(self, consumed_samples: int, /) -> int:
-        """See `BatchSchedule`; raises StateError where only the name is known."""
-        return self._known.batch_size_at(consumed_samples)
-
-    def samples_after(self, steps: int, consumed: int = 0, /) -> int:
-        """See `BatchSchedule`; raises StateError where only the name is known."""
-        return self._known.samples_after(steps, consumed)
-
-    def steps_between(self, consumed: int, later: int, /) -> int:
-        """See `BatchSchedule`; raises StateError where only the name is known."""
-        return self._known.steps_between(consumed, later)
-
     @property
-    def _known(self) -> BatchSchedule:
+    def known(self) -> BatchSchedule:
+        """The schedule itself; StateError where only its name was saved."""
         if self.schedule is None:
             raise StateError(
                 "The ledger holds only the name of a user-defined schedule, so its steps cannot be counted.",

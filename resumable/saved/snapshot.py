@@ -38,7 +38,7 @@ from resumable.saved.fields import (
     records,
 )
 from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
-from resumable.saved.schedule_format import dump_schedule, parse_schedule
+from resumable.saved.schedule_format import parse_schedule
 
 __all__ = [
     "FORMAT",
@@ -46,9 +46,7 @@ __all__ = [
     "LONGEST_CANARY",
     "LoaderPosition",
     "Snapshot",
-    "copy_ledger",
     "dump",
-    "dump_ledger",
     "parse",
 ]
 
@@ -95,15 +93,13 @@ class Snapshot(NamedTuple):
         return Position(self.consumed_samples, self.epoch, self.offset)
 
 
-def dump(saved: Snapshot, /, ledger: list[list[Any]] | None = None) -> dict[str, Any]:
+def dump(saved: Snapshot, /) -> dict[str, Any]:
     """A new dict with the keys of `KEYS` and nothing but JSON types (and what an iterable dataset saved).
-
-    *ledger* is what `dump_ledger` gave, if that is known already; it becomes a part of the dict.
 
     >>> dump(Snapshot(8, 0, 8))["offset"]
     8
     """
-    consumed_samples, epoch, offset, order, commits, loaders, stretches, global_step, canary = saved
+    consumed_samples, epoch, offset, order, commits, loaders, ledger, global_step, canary = saved
     return {
         "format": FORMAT,
         "consumed_samples": consumed_samples,
@@ -114,7 +110,7 @@ def dump(saved: Snapshot, /, ledger: list[list[Any]] | None = None) -> dict[str,
         "commits": commits,
         "canary": canary,
         "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in loaders] if loaders else [],
-        "ledger": dump_ledger(stretches) if ledger is None else ledger,
+        "ledger": [row.copy() if row[-1] is None else [*row[:-1], deepcopy(row[-1])] for row in ledger.rows],
     }
 
 
@@ -122,25 +118,8 @@ def _dump_order(order: Identity | None) -> list[Any] | None:
     return None if order is None else [order.kind, order.length, order.seed]
 
 
-def dump_ledger(ledger: Ledger, /) -> list[list[Any]]:
-    """The saved form of *ledger*: for each stretch the values of its fields, the schedule last."""
-    return [
-        [*(getattr(stretch, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(stretch.schedule)]
-        for stretch in ledger
-    ]
-
-
 KEYS = tuple(dump(Snapshot()))
 """The keys of a saved state, always all of them."""
-
-
-def copy_ledger(rows: list[list[Any]], /) -> list[list[Any]]:
-    """A copy of what `dump_ledger` gave that shares no list with it.
-
-    >>> copy_ledger([[0, ["ConstantBatchSize", 8]]])
-    [[0, ['ConstantBatchSize', 8]]]
-    """
-    return [row.copy() if row[-1] is None else [*row[:-1], deepcopy(row[-1])] for row in rows]
 
 
 def parse(state: object, /) -> Snapshot:

@@ -34,7 +34,7 @@ ELSEWHERE = {
     "project/test_typing.py": "protocols",
     "report/test_report.py": "report/picture report/runs report/table",
     "runs/test_demo.py": "demo/arms demo/history demo/main demo/model demo/session demo/settings demo/text",
-    "saved/test_file.py": "saved/file_text errors",
+    "saved/test_file.py": "errors",
     "saved/test_ledger.py": "saved/schedule_format",
     "saved/test_resolve.py": "verdict",
     "steps/test_batch_plan.py": "position",

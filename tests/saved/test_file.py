@@ -15,8 +15,7 @@ import pytest
 
 from resumable import ConfigurationError, ResumptionState, StateError
 from resumable.errors import MissingStateError
-from resumable.saved.file import read, write
-from resumable.saved.file_text import parse, render
+from resumable.saved.file import parse, read, render, write
 from resumable.state import tracker_of
 from tests.support.killed_writers import names, offers, previous_of, state
 from tests.support.reference import Loader

@@ -30,8 +30,7 @@ from typing import Any
 
 from resumable import StateError
 from resumable.saved import file as statefile
-from resumable.saved.file import read, write
-from resumable.saved.file_text import render
+from resumable.saved.file import read, render, write
 from tests.support.killing import exit_code, forked, kill
 
 

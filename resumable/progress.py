@@ -140,9 +140,7 @@ class Tracker:
 
     def agreed_state_dict(self) -> dict[str, Any]:
         """As `state_dict`, once all ranks have agreed on it."""
-        if self.agreement is not None:
-            agreed(self.agreement, self.state_dict)
-        return self.state_dict()
+        return self.state_dict() if self.agreement is None else agreed(self.agreement, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:
         """A new dict of JSON types; no part of it is shared with another."""

@@ -43,10 +43,6 @@ def record_of(state: Mapping[str, Any], /) -> bytes:
     return _padded(said | {"all": f"{crc32(whole.encode()):08x}"})
 
 
-def _failed(error: Exception) -> bytes:
-    return _padded({"failed": type(error).__name__, "with": _short(str(error).partition("\n")[0])})
-
-
 def _short(text: str) -> str:
     """*text*, cut to fit into a record however JSON writes it."""
     return text[:_LONGEST].encode("ascii", "replace").decode()
@@ -57,35 +53,32 @@ def _padded(said: Mapping[str, Any]) -> bytes:
 
 
 def agreed(
-    all_gather: AllGather | None,
-    state_dict: Callable[[], Mapping[str, Any]],
-    work: Callable[[], None] | None = None,
+    all_gather: AllGather,
+    state_dict: Callable[[], dict[str, Any]],
+    work: Callable[[], object] = lambda: None,
     /,
     *,
-    undo: Callable[[], None] | None = None,
-) -> None:
-    """Do *work*, and check that every rank then has the same state. Without *all_gather* only do *work*.
+    undo: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Do *work*; the state that every rank then has.
 
     Raises:
         AgreementError: on every rank whose *work* succeeds, after *undo*; the others raise their own error.
     """
-    if all_gather is None:
-        if work is not None:
-            work()
-        return
     try:
-        if work is not None:
-            work()
-        record = record_of(state_dict())
+        work()
+        state = state_dict()
+        record = record_of(state)
     except Exception as error:
-        all_gather(_failed(error))
+        said = {"failed": type(error).__name__, "with": _short(str(error).partition("\n")[0])}
+        all_gather(_padded(said))
         raise
     try:
         check_agreement(all_gather(record))
     except AgreementError:
-        if undo is not None:
-            undo()
+        undo()
         raise
+    return state
 
 
 def check_agreement(records: Sequence[bytes], /) -> None:

@@ -9,7 +9,6 @@ from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
-from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, OnMismatch, Verdict
 
 __all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "regrouped", "resolve", "with_canary"]
@@ -50,28 +49,21 @@ class Policy:
 def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, /) -> ResumePoint:
     """The position in *order* at which a run that saved *saved* goes on.
 
-    A saved seed is taken over unless the present one was given on purpose. Under "adopt" the saved seed and kind win
-    even then; what cannot be taken over, a dataset of another length, is gone on with under a warning.
+    The saved seed replaces the present one, unless the user chose that. Under "adopt" the saved kind and seed always
+    do; a dataset of another length gets a warning.
 
     Raises:
-        MismatchError: if the resume cannot be exact and the policy is "error", or there is no position to go on from.
+        MismatchError: if the resume cannot be exact and the policy is "error", or no position is left to go on from.
     """
-    then = saved.order
-    if then is not None and then.kind == order.kind and not policy.seed_is_given:
-        order = replace(order, seed=then.seed)
-    if then is not None and policy.on_mismatch == "adopt":
+    then, plan, position = saved.order or order, stretch.plan, saved.position
+    if policy.on_mismatch == "adopt":
         order = replace(then, length=order.length)
-    plan = stretch.plan
-    position = saved.position
-    verdict = compare(
-        then or order, order, offset=0 if position is None else position.offset, regrouped=regrouped(saved, stretch)
-    )
+    elif then.kind == order.kind and not policy.seed_is_given:
+        order = replace(order, seed=then.seed)
+    verdict = compare(then, order, offset=saved.offset or 0, regrouped=regrouped(saved, stretch))
     refuse_or_warn(verdict, policy.on_mismatch)
-    return ResumePoint(
-        plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position),
-        order,
-        verdict,
-    )
+    at = plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position)
+    return ResumePoint(at, order, verdict)
 
 
 def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, ...]:
@@ -100,19 +92,15 @@ def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, 
 
 def _kept(saved: Stretch, current: Stretch) -> str:
     """What another grouping keeps: everything, unless epochs leave out a tail, which depends on the batches."""
-    leaves_out = saved.drop_last is True and current.drop_last is True
-    if leaves_out and (saved.schedule or current.schedule or _trained(saved.batching) != _trained(current.batching)):
-        return "The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
+    if saved.drop_last is True and current.drop_last is True:
+        then, now = (plan.offset_after(0, plan.batches) for plan in (saved.batching, current.batching))
+        if saved.schedule or current.schedule or then != now:
+            return "The order stays the same; the tail that drop_last=True leaves out of an epoch may not."
     return "The samples and their order stay the same."
 
 
-def _trained(batching: BatchPlan) -> int:
-    """Samples of a whole epoch that are trained."""
-    return batching.offset_after(0, batching.batches)
-
-
 def with_canary(verdict: Verdict, saved: str | None, current: str | None, on_mismatch: OnMismatch, /) -> Verdict:
-    """*verdict* on an order that is the same by its name, once the indices that come next are compared too.
+    """*verdict*, once the canaries of the indices that come next are compared too.
 
     Raises:
         MismatchError: if they differ and *on_mismatch* is "error".
@@ -158,9 +146,8 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
     >>> compare(Identity("shuffled", 100, 1), Identity("shuffled", 50, 1), offset=60).outcome
     'refused'
     """
-    is_cyclic = saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC)
     kind_advice = "Pass the sampler, order or shuffle= that the run began with."
-    if is_cyclic:
+    if saved.kind.startswith(CYCLIC) and current.kind.startswith(CYCLIC):
         kind_advice = (
             'Megatron shuffles "cyclic" data by data_parallel_size and micro_batch_size: go on with the saved ones.'
         )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from resumable.errors import StateError
 from resumable.orders.identity import Identity
@@ -237,10 +237,9 @@ def _stretch(fields: Fields, version: int) -> Stretch:
     counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
         raise StateError("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
-    carries: Literal["carry"] | None = "carry" if version > 1 and fields["drop_last"] == "carry" else None
     return Stretch(
         **counts,
-        drop_last=carries or flag(fields, "drop_last"),
+        drop_last="carry" if version > 1 and fields["drop_last"] == "carry" else flag(fields, "drop_last"),
         limit=optional_count(fields, "limit"),
         schedule=parse_schedule(fields.get("schedule")),
     )

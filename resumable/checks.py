@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from resumable.errors import ConfigurationError, StateError
 
-__all__ = ["SEEDS", "as_int", "check_members", "check_schedule", "seed_of", "whole_count", "whole_number"]
-
-SEEDS: Final = 2**64
-"""Seeds are smaller than this."""
+__all__ = ["as_int", "check_members", "check_schedule", "seed_of", "whole_count", "whole_number"]
 
 
 def as_int(value: object, /) -> int | None:
@@ -74,10 +71,10 @@ def seed_of(seed: object, /) -> int:
     3
     """
     number = whole_number("seed", seed, least=None)
-    if not 0 <= number < SEEDS:
+    if not 0 <= number < 2**64:
         raise ConfigurationError(
             "A seed must fit into 64 bits.",
-            [("seed", number), ("smallest", 0), ("largest", SEEDS - 1)],
+            [("seed", number), ("smallest", 0), ("largest", 2**64 - 1)],
             "Pass a seed in this range, such as seed % 2**64.",
         )
     return number
@@ -105,7 +102,7 @@ def check_schedule(schedule: object, /) -> None:
 def check_members(name: str, value: object, needed: Sequence[str], what: str, advice: str, /) -> None:
     """Raise ConfigurationError with *what* and *advice* unless the argument *name* is an object with all *needed* members.
 
-    Names alone are looked at: a framework's properties may raise before it is initialized.
+    It looks at their names alone: a framework's properties may raise before it is initialized.
 
     >>> check_members("order", [1, 2], ("indices",), "order= lacks indices().", "Pass Sequential(n).")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""`ResumableLoader`: a torch DataLoader for loops without Lightning, which goes on where the training stopped."""
+"""`ResumableLoader`: a torch DataLoader for loops without Lightning that goes on where the training stopped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T", default=Any)
 
 
 class LoaderOptions(TypedDict, total=False):
-    """The options of torch's DataLoader that say how to load, not what."""
+    """The options of torch's DataLoader that set how to load, not what."""
 
     num_workers: int
     collate_fn: Callable[[list[Any]], Any] | None
@@ -61,39 +61,37 @@ class ResumableLoader(SeekableLoader[T]):
     Iterating it yields the rest of the epoch; the next iteration is the next epoch. `len()` is that of a whole epoch.
 
     On several ranks, a round is batch_size * data_parallel_size consecutive samples, and rank r takes its r-th micro
-    batch. Every rank yields equally many batches, and position, state and ledger are the same on each.
+    batch. Every rank yields equally many batches and has the same position, state and ledger.
 
-    With a *schedule*, each optimizer step takes as many samples over all ranks as it says: `num_microbatches` of the
-    batches that the loader yields.
+    With a *schedule*, each optimizer step takes the scheduled number of samples over all ranks: `num_microbatches` of
+    the batches that the loader yields.
 
     Args:
         dataset: map-style: `len(dataset)` and `dataset[index]`.
-        batch_size: samples that one iteration yields on this rank, its micro batch; None yields single samples,
-            uncollated.
-        shuffle: a new permutation in each epoch; else the dataset's own order.
-        seed: of the permutations, 0 to 2**64 - 1. Without one it is 0, and a loaded state's seed is taken over.
-        order: an order of one's own, in the place of *shuffle* and *seed*.
-        schedule: how many samples an optimizer step takes over all ranks: a `BatchSchedule`. Without one each round
-            counts as a step.
-        data_parallel_rank: this process among those that share the data, 0 to data_parallel_size - 1.
+        batch_size: samples of one batch on this rank, its micro batch; None yields single samples, uncollated.
+        shuffle: draw a new permutation in each epoch; otherwise samples come in the dataset's order.
+        seed: seeds the permutations, 0 to 2**64 - 1. Without one it is 0, and a loaded state's seed replaces it.
+        order: the user's order, in place of *shuffle* and *seed*.
+        schedule: how many samples an optimizer step takes over all ranks. Without one, each round counts as a step.
+        data_parallel_rank: the number of this process among those that share the data, 0 to data_parallel_size - 1.
         data_parallel_size: how many processes share the data; 1 in a process that runs alone.
-        ranks: who says these two numbers, in their place: `resumable.adapters.distributed.Ranks()` for torch.distributed,
-            and the same name in `device_mesh`, `megatron` and `lightning`.
-        drop_last: what becomes of an epoch's tail that fills no round, or with a schedule no global batch. False trains
-            it as a short one, shared out among the ranks (see `padded_samples`). True leaves it out. "carry" fills it
-            with the beginning of the next epoch: nothing is lost, and a pass ends with the step that reaches the next
-            epoch or crosses into it; where steps are larger than the dataset, it leads over several.
+        ranks: gives these two numbers in their place: `resumable.adapters.distributed.Ranks()` for torch.distributed, and
+            the same name in `device_mesh`, `megatron` and `lightning`.
+        drop_last: what happens to the tail of an epoch, too short for a round or for a schedule's global batch. False
+            trains it, shared out among the ranks (see `padded_samples`). True leaves it out. "carry" fills it up with the
+            beginning of the next epoch: nothing is lost, and a pass ends with the step that reaches or crosses the end of
+            the epoch. A step larger than the dataset crosses several.
         decrease_batch_size_if_needed: round the schedule's sizes down to whole rounds, as megatron-core's option of that
             name does, instead of refusing others.
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
-        agreement: how all ranks are asked, in each `state_dict()` and `load_state_dict()`, whether they stand at the same
-            place: `resumable.adapters.distributed.AllGather()`. Both are then collectives, to be called on every rank.
+        agreement: compares the positions of all ranks in each `state_dict()` and `load_state_dict()`:
+            `resumable.adapters.distributed.AllGather()`. Both are then collectives, to be called on every rank.
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
-        ConfigurationError: for an empty dataset, a batch size below 1, an iterable dataset, a sampler, an epoch without a
-            batch, a rank that is none or that nobody tells, or a schedule whose sizes do not fall into whole rounds. Sizes
-            that a run may have behind it when it is loaded are looked at when the first batch is asked for.
+        ConfigurationError: for an empty or iterable dataset, a batch size below 1, a sampler, an epoch without a batch, a
+            rank that is missing or out of range, or a schedule whose sizes do not fall into whole rounds. Its early sizes
+            are checked at the first batch, because a loaded run may be past them.
 
     >>> loader = ResumableLoader(range(10), batch_size=4, shuffle=True)
     >>> first = next(iter(loader))
@@ -173,8 +171,8 @@ class ResumableLoader(SeekableLoader[T]):
     def num_microbatches(self) -> int:
         """Batches of this rank that the present optimizer step takes; 1 without a schedule.
 
-        Present is the step whose batches are coming, up to its last one, and after `commit()` the next step. At an
-        epoch's tail it may have fewer than the schedule's others.
+        The present step is the one whose batches the loop is given, until its last one; after `commit()` it is the next
+        step. The last step of an epoch may have fewer batches.
 
         Raises:
             ConfigurationError: if a step's size does not fall into whole rounds.
@@ -193,9 +191,9 @@ class ResumableLoader(SeekableLoader[T]):
 
     @property
     def batches_done(self) -> int:
-        """Batches of the present epoch that are trained, and that the next pass leaves out; 0 at an epoch's start.
+        """Batches of the present epoch that are trained, so the next pass leaves them out; 0 at an epoch's start.
 
-        It is the `initial` of a progress bar over `len(loader)` batches, and the `start` of `enumerate`.
+        Pass it as `initial` to a progress bar over `len(loader)` batches, and as `start` to `enumerate`.
 
         >>> loader = ResumableLoader(range(10), batch_size=4)
         >>> loader.load_state_dict({"consumed_samples": 4})
@@ -205,7 +203,7 @@ class ResumableLoader(SeekableLoader[T]):
         return self._progress.batches_done
 
     def commit(self) -> None:
-        """Say that everything yielded so far is trained; see `ResumptionState.commit`."""
+        """Count everything yielded so far as trained; see `ResumptionState.commit`."""
         self._state.commit()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""Who counts how far the training has come, and what was loaded before: the inner part of a `ResumptionState`.
+"""The inner part of a `ResumptionState`: what was loaded, and the progress that counts what was trained since.
 
 loaded: Snapshot ──┐
                    ├── Tracker ──► position, ledger, verdict, state dict
@@ -35,12 +35,12 @@ LedgerAt: TypeAlias = Callable[[Stretch | None, int], Ledger]
 class Progress(Protocol):
     """What a `Tracker` asks of the object that counts the training's progress.
 
-    What a class derived from it does not define is answered here, for a progress that depends on no loader's passes.
+    The defaults are those of a progress that does not depend on the passes of a loader.
     """
 
     @property
     def is_running(self) -> bool:
-        """Whether batches are under way that a newly loaded position would not know of."""
+        """Whether a pass is under way, whose batches a position loaded now would not change."""
         return False
 
     @property
@@ -54,7 +54,7 @@ class Progress(Protocol):
         ...
 
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
-        """Everything that is saved, worked out once. Epoch and offset are None where only the samples are counted."""
+        """Everything that is saved. Epoch and offset are None where only the samples are counted."""
         ...
 
     def load(self, saved: Snapshot, /) -> Verdict:
@@ -71,15 +71,15 @@ class Progress(Protocol):
         return
 
     def rebase(self) -> None:
-        """Begin to count anew from the present position; it moves nothing."""
+        """Count from the present position on, without moving it."""
         return
 
     def note_saved(self) -> None:
-        """The position was handed out to be saved."""
+        """The present position is saved."""
         return
 
     def settle(self) -> None:
-        """Go to where the next pass would begin: another loader takes over."""
+        """Go to where the next pass would begin, because another loader takes over."""
         return
 
 
@@ -96,7 +96,7 @@ class Tracker:
         self.progress = progress
         self.agreement = agreement
         self.verdict: Verdict = Verdict()
-        """How exactly the last state that was to be loaded goes on, refused ones included."""
+        """How exactly the last state goes on that was loaded, or refused."""
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None
         self._is_resume = False
@@ -156,13 +156,13 @@ class Tracker:
         return ", ".join([*saved.ledger.words_at(saved.position), f"{saved.consumed_samples} samples", verdict])
 
     def judge(self, verdict: Verdict, /) -> None:
-        """Take over how exactly the loaded state goes on, where it shows only after the load."""
+        """Take over how exactly the loaded state goes on, where that is known only after the load."""
         self.verdict = verdict
 
     # -- loading
 
     def load(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a saved state; with an agreement, only if all ranks can load the same."""
+        """Go on from a saved state; with an agreement, only if all ranks can load the same."""
         if self.agreement is None:
             self._load(state_dict)
         else:
@@ -180,7 +180,7 @@ class Tracker:
         self.load_snapshot(saved, is_resume=True)
 
     def load_snapshot(self, saved: Snapshot, /, *, is_resume: bool = False) -> None:
-        """Take over a position that is a value already. A resume is logged as soon as there is a progress."""
+        """Go on from a state that is a value already. A resume is logged as soon as there is a progress."""
         self._go_on(saved, self.progress, is_resume=is_resume)
 
     def connect(self, progress: Progress, /) -> None:
@@ -226,9 +226,9 @@ class Tracker:
         self.connect(progress)
 
     def end_run(self, trained_by: type[Any] | tuple[type[Any], ...], /) -> None:
-        """Let go of the progress. If it is a *trained_by*, its run is over: the next begins at the first sample.
+        """Disconnect the progress. If it is a *trained_by*, its run is over: the next begins at the first sample.
 
-        What any other progress counted was no training of a trainer: the position is again the one that was loaded.
+        No other progress counts a trainer's training: after one, the position is again the one that was loaded.
         """
         is_over = isinstance(self.progress, trained_by)
         self._is_resume = self._is_resume and not is_over

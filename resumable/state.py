@@ -1,4 +1,4 @@
-"""`ResumptionState`: the position of a run, saved and loaded. What counts the steps is a `resumable.progress.Progress`."""
+"""`ResumptionState`: the position of a run, to be saved and loaded. A `resumable.progress.Progress` counts its steps."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ResumptionState:
     """The position of a training run in its data.
 
     It fits `torch.distributed.checkpoint`'s `Stateful`, and any checkpoint that holds JSON types. Given a *sampler* of
-    NeMo's shape and a *trainer*, it counts as they do; a `ResumableLoader` or a decorated datamodule brings its own.
+    NeMo's shape and a *trainer*, it counts as they do; a `ResumableLoader` or a decorated datamodule has its own state.
 
     Args:
-        sampler: what counts the samples of the trainer's steps: NeMo's `MegatronDataSampler`, or of its shape.
-        trainer: what counts the steps; without one the last known count stands.
-        schedule: the batch sizes to come, where they vary; without one the sampler's `rampup_batch_size` says them.
-        calculator: who is told of a loaded count; without one megatron-core's or Apex's, where they are installed.
-        agreement: as of `ResumableLoader`: all ranks are asked, and raise an AgreementError if they are at different positions.
+        sampler: counts the samples of the trainer's steps: NeMo's `MegatronDataSampler`, or one of its shape.
+        trainer: counts the steps; without one the last known count stays.
+        schedule: the batch sizes, where they vary; without one they follow from the sampler's `rampup_batch_size`.
+        calculator: receives a loaded count; without one it is megatron-core's or Apex's, where they are installed.
+        agreement: compares the positions of all ranks, as that of `ResumableLoader` does.
 
     >>> state = ResumptionState()
     >>> state.load_state_dict({"consumed_samples": 640})
@@ -77,7 +77,7 @@ class ResumptionState:
 
     @property
     def verdict(self) -> Verdict:
-        """How exactly the last state that was to be loaded goes on in the present configuration, refused ones included."""
+        """How exactly the last state goes on that was loaded here, or refused."""
         return self._tracker.verdict
 
     @property
@@ -89,8 +89,8 @@ class ResumptionState:
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains a second time, so that every rank gets equally many.
 
-        They are the first of the epoch's order, as with torch's DistributedSampler, and fewer than there are ranks. They do
-        not count as consumed. 0 with one rank, and where the tail is dropped or carried.
+        They are the first of the epoch's order, as with torch's DistributedSampler, fewer than there are ranks, and not
+        counted as consumed. 0 with one rank, and where the tail is dropped or carried.
         """
         progress = self._tracker.progress
         return 0 if progress is None else progress.padded_samples
@@ -107,9 +107,9 @@ class ResumptionState:
             self._tracker.progress.rebase()
 
     def commit(self) -> None:
-        """Say that everything yielded so far is trained; call it after `optimizer.step()`.
+        """Count everything yielded so far as trained; call it after `optimizer.step()`.
 
-        From the first call on, only what is committed counts, in resumed runs too. A call before the loop says so at once.
+        From the first call on, only what is committed counts, in resumed runs too. That call may come before the loop.
 
         Raises:
             ResumptionError: if nothing is connected that yields samples.
@@ -133,7 +133,7 @@ class ResumptionState:
         return self._tracker.describe()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position as a new dict of JSON types, always with the same keys."""
+        """The position as a new dict of JSON types, always with the same keys; with *agreement*, if all ranks agree on it."""
         return self._tracker.agreed_state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ class ResumptionState:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to the file *path*, whole at every moment; `<path>.previous` keeps the state before it.
 
-        The state is the same on every rank: one of them is enough to save it, and no other is asked.
+        The state is the same on every rank: one of them is enough to save it, and it asks no other.
 
         Raises:
             StateError: if JSON would not give the state back as it is.
@@ -183,4 +183,4 @@ class ResumptionState:
 
 def tracker_of(state: ResumptionState, /) -> Tracker:
     """The inner part of *state*, for the loaders and adapters that count for it."""
-    return state._tracker  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the one door to it
+    return state._tracker  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only access from outside

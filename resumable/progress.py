@@ -104,11 +104,6 @@ class Tracker:
     # -- where the run is
 
     @property
-    def is_fresh(self) -> bool:
-        """Whether nothing was trained or loaded: the run begins at its first sample."""
-        return self.snapshot() == Snapshot()
-
-    @property
     def position(self) -> Position:
         """The trained position; epoch and offset are 0 while only the consumed samples are known."""
         if self.progress is not None:
@@ -213,6 +208,15 @@ class Tracker:
     def follow(self, progress: Progress, /) -> None:
         """Count with *progress* from its own position."""
         self._take(self._saved, progress)
+
+    def follow_or_connect(self, progress: Progress, /) -> bool:
+        """Follow *progress* if nothing was trained or loaded before, which is returned; otherwise connect it."""
+        is_fresh = self.snapshot() == Snapshot()
+        if is_fresh:
+            self.follow(progress)
+        else:
+            self.connect(progress)
+        return is_fresh
 
     def switch_to(self, progress: Progress, /, *, later: bool = False) -> None:
         """Let *progress* count from where the present one would begin its next pass.

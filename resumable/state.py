@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import Self
 
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
-from resumable.data_sampler.step_observer import watch
+from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import ResumptionError
 from resumable.position import Position
 from resumable.progress import Tracker
@@ -54,7 +54,7 @@ class ResumptionState:
         progress: DataSamplerProgress | None = None
         if sampler is not None:
             progress = DataSamplerProgress(sampler, lambda: trainer, SamplerOptions(schedule, calculator))
-            watch(sampler, progress)
+            StepHook(sampler, progress)
         self._tracker = Tracker(progress, agreement)
 
     @property

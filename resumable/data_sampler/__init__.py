@@ -3,6 +3,6 @@
 progress         the count of a sampler and a trainer's steps
 placed_loader    a Megatron-style train loader whose passes begin at the count
 calculators      megatron-core's and Apex's microbatch calculators
-step_observer    what each training step takes, observed where NeMo announces its end
+sampler_hooks    what the sampler makes and hears of, hooked in the instance
 stand_ins        runs a class's own methods while its trainer, sampler or calculator is still None
 """

@@ -8,21 +8,19 @@ length is that of what remains. Here they are built at 0, and each pass begins w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.saved.resolve import refuse_or_warn
+from resumable.saved.snapshot import save_nothing
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["PositionSource", "SeekableSampler", "TransformHook", "check_begins", "known_order", "seekable"]
+__all__ = ["PositionSource", "SeekableSampler", "check_begins", "known_order", "seekable"]
 
-_TRANSFORM = "transform_dataloader"
 _MEGATRONS = ("consumed_samples", "total_samples", "__len__")
 
 
@@ -104,8 +102,8 @@ class SeekableSampler:
         return getattr(self.sampler, name)
 
 
-def seekable(loader: Any, sampler: Any, source: PositionSource, /) -> Any:
-    """*loader*, its passes begun where *source* says, if it has a batch sampler with a count; otherwise as it is.
+def seekable(loader: Any, sampler: Any, source: PositionSource, /) -> None:
+    """Let *loader*'s passes begin where *source* says, if it has a batch sampler with a count.
 
     *sampler* is the data sampler that made it: its `dataloader_type` says how to count.
     """
@@ -117,13 +115,12 @@ def seekable(loader: Any, sampler: Any, source: PositionSource, /) -> Any:
         # a batch of the "batch" kind is a global one, of the others a micro batch of each rank
         size = sampler.global_batch_size if kind == "batch" else batches.micro_batch_times_data_parallel_size
         batches = SeekableSampler(batches, source, samples_per_batch=int(size), is_cyclic=kind == CYCLIC)
-        # torch refuses to set this after __init__; between two passes the one attribute that is iterated is exchanged.
-        # The position is saved with the datamodule, not with the loader.
-        vars(loader).update(batch_sampler=batches, state_dict=dict, load_state_dict=_ignore)
+        # torch refuses to set this after __init__; between two passes the one attribute that is iterated is exchanged
+        vars(loader)["batch_sampler"] = batches
+        save_nothing(loader)
     else:
-        return loader
+        return
     source.place(batches)
-    return loader
 
 
 def known_order(saved: Identity | None, current: Identity, /) -> Identity | None:
@@ -145,83 +142,7 @@ def check_begins(sampler: SeekableSampler, offset: int, /) -> None:
         refuse_or_warn(Verdict("refused", (difference,)), "error")
 
 
-class TransformHook:
-    """The train loaders of a data sampler: those that its `transform_dataloader` makes, and others.
-
-    It takes that method's place in the instance, where there is one, and builds no sampler in mid-data. Each loader is
-    made seekable once, and *finish* returns what is used in place of it. Copies and pickles lose the hook.
-    """
-
-    def __init__(
-        self,
-        sampler: Any,
-        method: Any,
-        source: PositionSource | None = None,
-        finish: Callable[[Any], Any] = lambda loader: loader,
-    ) -> None:
-        self.sampler = sampler
-        self.method: Any = method
-        self.__wrapped__: Any = method  # `inspect.signature` shows the method's
-        self._is_building = False
-        self._source = source
-        self._finish = finish
-        self._train_loaders: WeakSet[Any] = WeakSet()
-        self._finished: WeakSet[Any] = WeakSet()
-
-    @classmethod
-    def of(cls, sampler: Any, source: PositionSource, finish: Callable[[Any], Any]) -> TransformHook:
-        """The hook of *sampler*, in place of an earlier one."""
-        method = getattr(sampler, _TRANSFORM, None)
-        own = cls(sampler, method.method if isinstance(method, TransformHook) else method, source, finish)
-        if method is not None and hasattr(sampler, "__dict__"):
-            vars(sampler)[_TRANSFORM] = own
-        return own
-
-    @contextmanager
-    def building(self) -> Generator[None, None, None]:
-        """What is transformed inside the block is a train loader, unless its mode says another thing."""
-        self._is_building = True
-        try:
-            yield
-        finally:
-            self._is_building = False
-
-    def take(self, loader: Any) -> Any:
-        """What is used in place of *loader*, a train loader, which a strategy may transform later, as NeMo's does."""
-        _remember(self._train_loaders, loader)
-        if self._source is None or loader in self._finished:
-            return loader
-        finished = self._finish(seekable(loader, self.sampler, self._source))
-        _remember(self._finished, finished)
-        return finished
-
-    def __call__(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the method makes of *dataloader*, begun at 0, and taken if it is a train loader."""
-        if self._source is None:
-            return self.method(dataloader, *args, **kwargs)
-        count = self.sampler.init_consumed_samples
-        self.sampler.init_consumed_samples = 0
-        try:
-            made = self.method(dataloader, *args, **kwargs)
-        finally:
-            self.sampler.init_consumed_samples = count
-        is_train = self._is_building and getattr(dataloader, "mode", "train") == "train"
-        return self.take(made) if is_train or dataloader in self._train_loaders else made
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TransformHook, (self.sampler, self.method)
-
-
-def _remember(loaders: WeakSet[Any], loader: Any) -> None:
-    with suppress(TypeError):  # a list has no weak references
-        loaders.add(loader)
-
-
 def _at(sampler: Any, consumed_samples: int) -> Any:
     own = copy.copy(sampler)
     own.consumed_samples = consumed_samples
     return own
-
-
-def _ignore(state_dict: object) -> None:
-    """The position is saved with the datamodule."""

@@ -20,7 +20,7 @@ from typing import Any
 from typing_extensions import override
 
 from resumable.checks import as_int, whole_count
-from resumable.data_sampler.calculators import calculator_in_use, find_calculator
+from resumable.data_sampler.calculators import calculator_in_use
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
 from resumable.errors import StateError, warn
 from resumable.orders.identity import Identity
@@ -50,22 +50,17 @@ class SamplerOptions:
     calculator: MicrobatchCalculator | None = None
     on_mismatch: OnMismatch = "error"
 
-    def find_calculator(self) -> MicrobatchCalculator | None:
-        """The given calculator; without one that of whichever framework is installed, found at the first call."""
-        return find_calculator() if self.calculator is None else self.calculator
-
 
 class DataSamplerProgress(Progress):
     """The samples that a data sampler counts over the trained steps.
 
     *trainer* returns the trainer, or None while there is none: the last known count stands then. *steps* returns how
-    many steps are trained; without it, these are the trainer's. The calculator of *options* is told where the run is and
-    knows what a step takes. *judge* gets the verdict on a load, once a
-    train loader shows its order.
+    many steps are trained; without it, these are the trainer's. The calculator, that of *options* or of a framework, is
+    told where the run is and knows what a step takes. *judge* gets the verdict on a load, once a train loader shows its
+    order.
     """
 
     order: Identity | None = None
-    knows_epochs: bool = False
     accumulation: int = 1
 
     def __init__(
@@ -84,32 +79,40 @@ class DataSamplerProgress(Progress):
         self._options = options
         self._judge = judge
         self._saved = Snapshot()
-        self._base = (whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples"), 0)
-        self._start = self._last = self._base
+        consumed = whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples")
+        self._base = self._start = self._last = (consumed, 0)
         self._stretch: Stretch | None = None
         self._loader: SeekableSampler | None = None
         self._seen: dict[int, int] = {}
         self._untold: int | None = None
-        self._awaited: _Restore | None = None
+        self._awaits_restore = False
         self._is_judged = True
 
     # -- the progress, as the state asks for it
 
     @property
+    @override
     def position(self) -> Position:
-        """The count of the steps so far; the last known one where there is no trainer, or no step since the load."""
-        return Position(self.consumed_samples)
+        consumed, epoch, offset = self._now()
+        return Position(consumed, epoch or 0, offset or 0)
+
+    def _now(self) -> tuple[int, int | None, int | None]:
+        """The consumed samples, and the epoch and offset where they are known."""
+        return self.consumed_samples, None, None
 
     @property
     def consumed_samples(self) -> int:
-        """Samples whose optimizer step has completed, over all ranks."""
+        """Samples whose optimizer step has completed; the last known ones where there is no trainer."""
         return self._counted(self._steps())
 
     def _counted(self, step: int | None) -> int:
         if step is None:
             return self._last[0]
-        if self._awaited is not None:
-            self._settle_restore(self._awaited, step)
+        if self._awaits_restore and step > 0:
+            self._awaits_restore, saved = False, self._saved.global_step
+            if saved is not None and 0 < saved <= step:  # the trainer was restored: these steps are no training
+                self._set_base(self._base[0], saved, saved)
+                self._start = self._base
         if step != self._last[1]:
             self._last = (self.count(step), step)
         return self._last[0]
@@ -121,30 +124,26 @@ class DataSamplerProgress(Progress):
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
-        at, saved = self.position, self._saved
-        epoch, offset = (at.epoch, at.offset) if self.knows_epochs else (None, None)
+        consumed, epoch, offset = self._now()
+        saved = self._saved
         # the saved step count, where nothing was trained since, shows a trainer that is restored after the load
-        at_saved = saved.global_step is not None and saved.consumed_samples == at.consumed_samples
+        at_saved = saved.global_step is not None and saved.consumed_samples == consumed
         step = saved.global_step if at_saved else self._trainer_step()
-        ledger = ledger_at(self.stretch, at.consumed_samples)
-        return Snapshot(at.consumed_samples, epoch, offset, self.order, ledger=ledger, global_step=step)
+        if self._stretch is None and consumed > self._start[0]:
+            self._stretch = self._stretch_from_start()
+        ledger = ledger_at(self._stretch, consumed)
+        return Snapshot(consumed, epoch, offset, self.order, ledger=ledger, global_step=step)
 
     def _trainer_step(self) -> int | None:
         trainer = self._trainer()
         return None if trainer is None else trainer.global_step
 
-    @property
-    def stretch(self) -> Stretch | None:
-        """What the steps take since the load, once one is trained; None if the size of a step is unknown.
-
-        Without a loader whose epochs are known, the steps run on across the ends of epochs, as the count does.
-        """
-        if self._stretch is None and self._last[0] > self._start[0]:
-            known, (sample, step) = self._configuration(self._saved, self._loader), self._start
-            self._stretch = known and replace(
-                known, step=step, sample=sample, epoch=0, offset=0, length=UNBOUNDED, drop_last="carry", limit=None
-            )
-        return self._stretch
+    def _stretch_from_start(self) -> Stretch | None:
+        """What the steps take since the load, across the ends of epochs, as the count does; None if it is unknown."""
+        known, (sample, step) = self._configuration(self._saved, self._loader), self._start
+        return known and replace(
+            known, step=step, sample=sample, epoch=0, offset=0, length=UNBOUNDED, drop_last="carry", limit=None
+        )
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*; what a train loader shows is judged later. After an error all is as it was."""
@@ -160,8 +159,9 @@ class DataSamplerProgress(Progress):
             self.sampler.prev_consumed_samples = consumed
             self._tell(consumed)
             self.sampler.if_first_step = 1
+            self._seen = {}
             self._set_base(consumed, step)
-        self._awaited = None if step else _Restore(saved.global_step)
+        self._awaits_restore = not step
         self._saved, self.order = saved, saved.order
         self._start, self._stretch, self._is_judged = self._base, None, False
 
@@ -171,17 +171,15 @@ class DataSamplerProgress(Progress):
         A calculator that was not yet initialized at the load is told now.
         """
         step = self._steps()
-        if self._awaited is not None and self._awaited.global_step is None and step is not None:
-            self._awaited, consumed = None, self._base[0]  # BioNeMo's rule: the first call after a load sets the step
+        if self._awaits_restore and self._saved.global_step is None and step is not None:
+            self._awaits_restore, consumed = False, self._base[0]  # BioNeMo's rule: the first call sets the step
             self._start = (consumed, step)
         else:
             consumed = self._counted(step)
         if self._untold is not None:
             self._tell(self._untold)
         self.sampler.init_consumed_samples = consumed
-        seen = self._seen
         self._set_base(consumed, step)
-        self._seen = {number: size for number, size in seen.items() if number >= self._base[1]}  # of an open window
 
     # -- the loader
 
@@ -210,18 +208,17 @@ class DataSamplerProgress(Progress):
 
     # -- the steps
 
-    def step_starts(self, step: int) -> None:
-        """Note what the step takes that follows *step* trained ones, if the sizes vary and the calculator knows."""
+    def step_starts(self, step: int, /) -> None:
+        """Note what the step that follows *step* others takes, as it begins or has just ended, if the sizes vary."""
         calculator = self._calculator_of_sizes()
         if calculator is None:
             return
-        self._awaited = None if step == 0 else self._awaited  # a trainer that trains its first step is not restored
+        self._awaits_restore = self._awaits_restore and step > 0  # a trainer that trains its first step is not restored
         trained = self._steps()
-        self._base = (self._counted(trained), trained or 0)
-        self._seen = {seen: size for seen, size in self._seen.items() if seen >= self._base[1]}
+        self._count_from(self._counted(trained), trained)
         self._seen[step] = self._seen.get(step, 0) + calculator.current_global_batch_size
 
-    def set_calculator(self, step: int) -> None:
+    def set_calculator(self, step: int, /) -> None:
         """Give the step that follows *step* trained ones the size of its position, whatever has moved the calculator.
 
         NeMo's sampler lets the calculator lag by the first batch in a fresh session and not in a resumed one, and moves
@@ -232,8 +229,7 @@ class DataSamplerProgress(Progress):
             calculator.update(self.count(step))
 
     def _calculator_of_sizes(self) -> MicrobatchCalculator | None:
-        calculator = self._options.find_calculator() if self.schedule is not None else None
-        return calculator if calculator is not None and calculator.is_initialized else None
+        return None if self.schedule is None else self._calculator()
 
     @property
     def schedule(self) -> BatchSchedule | None:
@@ -249,11 +245,16 @@ class DataSamplerProgress(Progress):
     def _calculator_in_use(self) -> MicrobatchCalculator | None:
         return calculator_in_use() if self._options.calculator is None else self._options.calculator
 
+    def _calculator(self) -> MicrobatchCalculator | None:
+        """The calculator, once its framework has set it up."""
+        calculator = self._calculator_in_use()
+        return calculator if calculator is not None and calculator.is_initialized else None
+
     def _tell(self, consumed: int) -> None:
-        calculator = self._options.find_calculator()
-        if calculator is not None and calculator.is_initialized:
+        calculator = self._calculator()
+        if calculator is not None:
             calculator.update(consumed)
-        self._untold = None if calculator is None or calculator.is_initialized else consumed
+        self._untold = consumed if calculator is None else None
 
     def count(self, step: int) -> int:
         """Consumed samples when *step* steps are trained."""
@@ -288,20 +289,16 @@ class DataSamplerProgress(Progress):
             )
         return count
 
-    def _settle_restore(self, awaited: _Restore, step: int) -> None:
-        """A trainer that leaps to the step of the saved state, or past it, was restored: those steps are no training."""
-        if step == 0:
-            return
-        if awaited.global_step is not None and 0 < awaited.global_step <= step:
-            self._set_base(self._base[0], awaited.global_step, awaited.global_step)
-            self._start = self._base
-        self._awaited = None
-
     def _set_base(self, consumed: int, step: int | None, trainer_step: int | None = None) -> None:
         self._init_global_step = (self._trainer_step() or 0) if trainer_step is None else trainer_step
         self.sampler.init_global_step = self._init_global_step
-        self._base = self._last = (consumed, step or 0)
-        self._seen = {}
+        self._count_from(consumed, step)
+
+    def _count_from(self, consumed: int, step: int | None) -> None:
+        """Let *consumed* be the count at *step*; of what was seen, an open window's steps stay."""
+        first = step or 0
+        self._base = self._last = (consumed, first)
+        self._seen = {number: size for number, size in self._seen.items() if number >= first}
 
     # -- what a step takes
 
@@ -317,7 +314,7 @@ class DataSamplerProgress(Progress):
         micro = _size(loader, "micro_batch_size") or _size(self.sampler, "micro_batch_size")
         per_round = _size(loader, "micro_batch_times_data_parallel_size")
         ranks = per_round // micro if per_round and micro else None
-        ranks = ranks or _size(self.sampler, "data_parallel_size") or self._calculators_ranks()
+        ranks = ranks or _size(self.sampler, "data_parallel_size") or _size(self._calculator(), "data_parallel_size")
         return replace(
             last,
             micro_batch_size=micro or last.micro_batch_size,
@@ -333,7 +330,9 @@ class DataSamplerProgress(Progress):
         if schedule is not None:
             return ledger_schedule(schedule) if times == 1 else UserSchedule(f"{times} x {ledger_schedule(schedule)}")
         size = _size(self.sampler, "global_batch_size")
-        if self._can_be_asked(size):
+        # its own count, which may need a calculator, says more than its size
+        is_sizeless = size is None and (self._last[0] > self._start[0] or self._calculator_in_use() is None)
+        if is_sizeless or self._calculator() is not None:
             first, second = (self.sampler.compute_consumed_samples(steps) for steps in (1, 2))
             asked = whole_count(first, _COUNT) - self._base[0]
             if asked > 0 and whole_count(second, _COUNT) != self._base[0] + 2 * asked:
@@ -343,29 +342,11 @@ class DataSamplerProgress(Progress):
             size = loader.samples_per_batch
         return None if size is None else ConstantBatchSize(times * size)
 
-    def _can_be_asked(self, size: int | None) -> bool:
-        """Whether the sampler's own count, which may need a calculator, is there and says more than its *size*."""
-        calculator, has_counted = self._calculator_in_use(), self._last[0] > self._start[0]
-        is_ready = size is None if calculator is None else calculator.is_initialized
-        return is_ready or (size is None and has_counted)
-
-    def _calculators_ranks(self) -> int | None:
-        calculator = self._calculator_in_use()
-        is_ready = calculator is not None and calculator.is_initialized
-        return _size(calculator, "data_parallel_size") if is_ready else None
-
 
 def _size(source: object, name: str) -> int | None:
     """The attribute *name* of *source*, if it is a number of samples or ranks."""
     size = as_int(getattr(source, name, None))
     return size if size is not None and size > 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Restore:
-    """A load at step 0, which the trainer's own restore to *global_step* may follow; None where it was not saved."""
-
-    global_step: int | None
 
 
 @contextmanager

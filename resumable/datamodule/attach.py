@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeIs
 
-from resumable.data_sampler.placed_loader import TransformHook
+from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import TrainerAdapter
@@ -76,7 +76,7 @@ def attach_sampled(
     progress = trainer.follow_sampler(tracker, sampler, options.sampling)
     _check_options(options, sampler)
     progress.rebase()  # a loader that is built in mid-training begins there
-    loaders = TransformHook.of(sampler, progress, _shielded)
+    loaders = TransformHook(sampler, progress, lambda loader: shield(loader) if is_dataloader(loader) else loader)
     with loaders.building():
         returned = build()
     returned, _ = _replaced(returned, loaders.take)
@@ -95,10 +95,6 @@ def _check_options(options: Options, sampler: object) -> None:
             ],
             "Leave these options out, and set the sampler up with them.",
         )
-
-
-def _shielded(loader: Any) -> Any:
-    return shield(loader) if is_dataloader(loader) else loader
 
 
 def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule | None:

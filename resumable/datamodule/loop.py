@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
 from torch.utils.data import IterableDataset
 
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
-from resumable.data_sampler.step_observer import watch
+from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
@@ -80,17 +81,10 @@ class LoopAdapter:
         counting = tracker.progress
         if counting is not None and (not isinstance(counting, DataSamplerProgress) or counting.sampler is sampler):
             return cast("DataSamplerProgress", counting)  # or a loader's, built before there was a sampler
-        progress = DataSamplerProgress(
-            sampler,
-            lambda: getattr(self.datamodule, "trainer", None),
-            options,
-            judge=tracker.judge,
-        )
-        watch(sampler, progress)
-        if tracker.is_fresh:
-            tracker.follow(progress)
-        else:
-            tracker.connect(progress)
+        trainer = partial(getattr, self.datamodule, "trainer", None)
+        progress = DataSamplerProgress(sampler, trainer, options, judge=tracker.judge)
+        StepHook(sampler, progress)
+        tracker.follow_or_connect(progress)
         return progress
 
     def connect_sampled(self, tracker: Tracker, /) -> None:

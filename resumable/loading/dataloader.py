@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
 from resumable.feeds.feed import ResumableSampler
+from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
 
-__all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "save_nothing", "seekable"]
+__all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "seekable"]
 
 T = TypeVar("T", default=Any)
 _SCHEDULE = "_resumable_schedule"
@@ -70,15 +71,6 @@ def seekable(loader: DataLoader[Any]) -> SeekableLoader[Any]:
     """The same object, turned into a `SeekableLoader` that tells Lightning that it can resume."""
     save_nothing(loader)
     return mix_in(SeekableLoader, loader)
-
-
-def save_nothing(loader: object) -> None:
-    """Give *loader* a state that is empty: Lightning warns of loaders without one, and the position is saved elsewhere."""
-    vars(loader).update(state_dict=dict, load_state_dict=_ignore)
-
-
-def _ignore(state_dict: object) -> None:
-    """An older checkpoint may hold a position of the loader's own; the saved position supersedes it."""
 
 
 def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callable[[Iterate[T]], Iterator[T]]) -> None:

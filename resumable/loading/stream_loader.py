@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from resumable.errors import MismatchError, warn
 from resumable.extras import naming_the_extra
 from resumable.feeds.feed import Shard
-from resumable.loading.dataloader import Iterate, is_dataloader, save_nothing, seekable
+from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.map_loader import TrainLoader
 from resumable.orders.identity import Identity
-from resumable.saved.snapshot import LoaderPosition
+from resumable.saved.snapshot import LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
 if TYPE_CHECKING:

@@ -48,6 +48,7 @@ __all__ = [
     "Snapshot",
     "dump",
     "parse",
+    "save_nothing",
 ]
 
 FORMAT = 3
@@ -243,3 +244,12 @@ def _stretch(fields: Fields, version: int) -> Stretch:
         limit=optional_count(fields, "limit"),
         schedule=parse_schedule(fields.get("schedule")),
     )
+
+
+def save_nothing(loader: object, /) -> None:
+    """Give *loader* an empty state: Lightning warns of loaders without one, and the position is saved elsewhere."""
+    vars(loader).update(state_dict=dict, load_state_dict=_ignore)
+
+
+def _ignore(state_dict: object) -> None:
+    """An older checkpoint may hold a position of the loader's own; the saved position supersedes it."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from resumable.data_sampler.placed_loader import SeekableSampler, TransformHook
+from resumable.data_sampler.placed_loader import SeekableSampler
+from resumable.data_sampler.sampler_hooks import TransformHook
 
 
 class MegatronLM:
@@ -72,11 +73,11 @@ def test_a_loader_is_placed_once_by_each_run_that_takes_it() -> None:
     )
     first, second = At(), At()
     second.offset = 12
-    loaders = TransformHook.of(sampler, first, lambda loader: loader)
+    loaders = TransformHook(sampler, first, lambda loader: loader)
     with loaders.building():
         made = sampler.transform_dataloader(DataLoader(range(20)))  # type: ignore[arg-type]  # a list will do
     assert (loaders.take(made), 1) == (made, first.placed)
     assert [0, 4, 8, 12, 16] == [batch[0] for batch in made.batch_sampler]
-    again = TransformHook.of(sampler, second, lambda loader: loader)
+    again = TransformHook(sampler, second, lambda loader: loader)
     assert (again.take(made), 1, 1) == (made, first.placed, second.placed)
     assert [12, 16] == [batch[0] for batch in made.batch_sampler]

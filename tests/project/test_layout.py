@@ -22,7 +22,7 @@ ELSEWHERE = {
     "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader",
     "cli/test_main.py": "cli/demo extras",
     "data_sampler/test_calculators.py": "adapters/megatron",
-    "data_sampler/test_ramps.py": "data_sampler/step_observer adapters/lightning/data_sampler_progress",
+    "data_sampler/test_ramps.py": "data_sampler/sampler_hooks adapters/lightning/data_sampler_progress",
     "datamodule/test_class.py": "decorator datamodule/methods datamodule/instance",
     "datamodule/test_loop.py": "datamodule/attach",
     "datamodule/test_refusals.py": "datamodule/options datamodule/trainer",

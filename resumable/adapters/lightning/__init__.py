@@ -133,12 +133,8 @@ class Adapter:
             judge=tracker.judge,
             place_anew=lambda: self.connect_sampled(tracker),
         )
-        if not tracker.is_fresh:
-            tracker.connect(progress)
-        else:
-            tracker.follow(progress)
-            if not hooks.is_loaded and trainer.fit_loop.is_resuming:
-                tracker.load_snapshot(progress.position_without_state(), is_resume=True)
+        if tracker.follow_or_connect(progress) and not hooks.is_loaded and trainer.fit_loop.is_resuming:
+            tracker.load_snapshot(progress.position_without_state(), is_resume=True)
         hooks.progress = progress
         return progress
 

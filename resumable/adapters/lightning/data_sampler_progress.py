@@ -23,15 +23,6 @@ from resumable.verdict import Verdict
 __all__ = ["LightningSamplerProgress"]
 
 
-class _SessionBatches(BatchCount):
-    """The batches of completed optimizer steps in this session, over all its epochs."""
-
-    past = 0
-
-    def total(self) -> int:
-        return self.past + self.done()[0]
-
-
 class LightningSamplerProgress(DataSamplerProgress):
     """A sampler's count over the batches that Lightning has trained, and the epoch that it is in.
 
@@ -52,13 +43,14 @@ class LightningSamplerProgress(DataSamplerProgress):
     ) -> None:
         self.trainer = trainer
         self._place_anew = place_anew
-        self._batches = _SessionBatches(trainer)
+        self._batches = BatchCount(trainer)
+        self._past = 0  # batches of the session's earlier epochs
         super().__init__(
             sampler,
             lambda: trainer,
             # the order is the data sampler's own: there is none to adopt
             options if options.on_mismatch == "error" else replace(options, on_mismatch="warn"),
-            steps=self._batches.total,
+            steps=lambda: self._past + self._batches.done()[0],
             judge=judge,
         )
         self._first = self._base[0]
@@ -68,26 +60,18 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     # -- the progress, as the state asks for it
 
-    @property
-    def position(self) -> Position:
-        """The sampler's count, and the place in the epoch once a loader shows how long an epoch is."""
+    @override
+    def _now(self) -> tuple[int, int | None, int | None]:
         batches, ended = self._batches.done()
-        consumed = self._counted(self._batches.past + batches)
-        if self._plan is None:
-            return Position(consumed)
-        if ended:
-            return Position(consumed, self._epoch + 1, 0)
-        return Position(consumed, self._epoch, consumed - self._began)
-
-    @property
-    def knows_epochs(self) -> bool:  # type: ignore[override]  # only once there is a loader
-        """Whether there is a loader, whose epochs are known."""
-        return self._plan is not None
+        consumed = self._counted(self._past + batches)
+        if self._plan is None:  # only a loader shows how long an epoch is
+            return consumed, None, None
+        return (consumed, self._epoch + 1, 0) if ended else (consumed, self._epoch, consumed - self._began)
 
     def load(self, saved: Snapshot, /) -> Verdict:
         """Write the saved count where the mixin writes it; the verdict waits for a loader."""
         self._take(saved)
-        self._awaited = self._plan = None  # the steps here are this session's own
+        self._awaits_restore, self._plan = False, None  # the steps here are this session's own
         return Verdict()
 
     def position_without_state(self) -> Snapshot:
@@ -244,7 +228,7 @@ class LightningSamplerProgress(DataSamplerProgress):
             left = self._plan.batches_left(self.position.offset)
             fit._data_fetcher.fetched = max(0, fit._data_fetcher.length - left)
         self._batches.batch_starts()
-        step = self._batches.past + fit.epoch_loop.batch_progress.current.ready - 1 - self._batches.first_batch
+        step = self._past + fit.epoch_loop.batch_progress.current.ready - 1 - self._batches.first_batch
         self.set_calculator(step)
         self._seen.pop(step, None)  # of a step that found too little data left
         self.step_starts(step)
@@ -255,7 +239,7 @@ class LightningSamplerProgress(DataSamplerProgress):
             return
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         batches, ended = self._batches.done()
-        self._batches.past += batches
+        self._past += batches
         self._batches.mark()
         # a step that found too little data left ends the epoch as well; a run that was stopped does not
         if ended or progress.ready > progress.processed:

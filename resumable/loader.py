@@ -139,6 +139,7 @@ class ResumableLoader(SeekableLoader[T]):
             schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
         )
         self._progress = LoopProgress(feed, stretch, policy)
+        self._progress.check()
         sampler = ResumableSampler(feed, single=batch_size is None)
         install(self, sampler, partial(self._progress.passes, sampler))
         self._resumable_schedule = self._progress

@@ -37,9 +37,13 @@ class LoopProgress(Progress):
         self.stretch: Stretch = stretch
         self.plan: BatchPlan | StepPlan = feed.batching if stretch.schedule is None else stretch.plan
         self.cursor: Cursor = Cursor(self.plan)
-        self._origin = self.cursor.position
-        self._is_checked = _check(self.plan, self._origin)
+        self._origin = Position()
+        self._is_checked = False
         self._policy = policy
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the steps of a new run cannot be taken; `load` checks those from its position on."""
+        self._is_checked = _check(self.plan, self._origin)
 
     @property
     @override

@@ -14,7 +14,16 @@ import pytest
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from resumable import AgreementError, MismatchError, ResumableLoader, ResumptionState, StateError, resumable
+from resumable import (
+    AgreementError,
+    ConfigurationError,
+    ConstantBatchSize,
+    MismatchError,
+    ResumableLoader,
+    ResumptionState,
+    StateError,
+    resumable,
+)
 from resumable.adapters.distributed import AllGather, Ranks
 from resumable.saved.agreement import RECORD_BYTES, check_agreement, record_of
 from tests.support.cuts import saved_after_step
@@ -279,3 +288,23 @@ def test_agreement_is_asked_once_each() -> None:
     with pytest.raises(MismatchError):
         loader.load_state_dict({**state, "canary": "00000000"})
     assert 3 == len(asked)
+
+
+def test_a_rank_whose_loader_cannot_be_trained_tells_the_others() -> None:
+    """Other ranks may have a loader that can, and would wait for this one in their next collective."""
+    records: list[bytes] = []
+
+    def gather(record: bytes, /) -> list[bytes]:
+        records.append(record)
+        return [record]
+
+    @resumable(agreement=gather, schedule=ConstantBatchSize(3))
+    class Data:
+        trainer: Any = None
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(numbers(12), batch_size=2)
+
+    with pytest.raises(ConfigurationError):
+        Data().train_dataloader()
+    assert ["ConfigurationError"] == [json.loads(record)["failed"] for record in records]

@@ -110,11 +110,6 @@ class Tracker:
             return self.progress.position
         return self._saved.position or Position(self._saved.consumed_samples)
 
-    @property
-    def ledger(self) -> Ledger:
-        """The run's stretches so far, the present one included once it has trained a sample."""
-        return self.snapshot().ledger
-
     def _ledger(self, stretch: Stretch | None, consumed_samples: int) -> Ledger:
         """The loaded ledger, and the present stretch once it has trained a sample: loading and saving adds nothing."""
         if stretch is None or consumed_samples <= stretch.sample:

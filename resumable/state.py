@@ -83,7 +83,7 @@ class ResumptionState:
     @property
     def ledger(self) -> Ledger:
         """The run's stretches so far, the present one included once it has trained a sample."""
-        return self._tracker.ledger
+        return self._tracker.snapshot().ledger
 
     @property
     def padded_samples(self) -> int:

@@ -17,10 +17,10 @@ from tests.support.reference import Reference, batches_of, order_of, vars_of, wh
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batches", range(10))
 def test_every_cut_of_a_run(batches: int, drop_last: bool) -> None:
-    """Saved behind any batch, in mid-epoch or at its end, a new process yields the rest, batch by batch."""
-    behind, state = cut(loader_of(drop_last=drop_last), batches)
+    """Saved after any batch, in mid-epoch or at its end, a new process yields the rest, batch by batch."""
+    trained, state = cut(loader_of(drop_last=drop_last), batches)
     rest = list(batches_of(restarted(state, drop_last=drop_last), EPOCHS))
-    assert expected(drop_last=drop_last) == behind + rest
+    assert expected(drop_last=drop_last) == trained + rest
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -31,17 +31,17 @@ def test_what_workers_prefetched_counts_for_nothing(
     """What workers have prefetched counts for nothing, and their number may change."""
     for batches in (1, 3, 5):
         first, second = ({**o, "persistent_workers": persistent and bool(o)} for o in (before, after))
-        behind, state = cut(loader_of(**first), batches)
-        assert sum(map(len, behind)) == state["consumed_samples"]
-        assert expected() == behind + list(batches_of(restarted(state, **second), EPOCHS))
+        trained, state = cut(loader_of(**first), batches)
+        assert sum(map(len, trained)) == state["consumed_samples"]
+        assert expected() == trained + list(batches_of(restarted(state, **second), EPOCHS))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_epochs_of_one_batch_are_cut_exactly(n: int) -> None:
     """Epochs of one batch, and of a batch larger than the dataset."""
     for batches in range(len(expected(n))):
-        behind, state = cut(loader_of(n), batches)
-        assert expected(n) == behind + list(batches_of(restarted(state, n=n), EPOCHS))
+        trained, state = cut(loader_of(n), batches)
+        assert expected(n) == trained + list(batches_of(restarted(state, n=n), EPOCHS))
 
 
 def test_several_resumes_in_one_epoch() -> None:
@@ -80,14 +80,14 @@ def test_saving_after_every_batch_moves_nothing() -> None:
 @pytest.mark.parametrize("batches", [2, 3, 4])
 def test_another_batch_size_takes_the_same_samples_in_the_same_order(batches: int, size: int) -> None:
     """Other batches of the same samples in the same order, from mid-epoch and from a boundary, for all later epochs."""
-    behind, state = cut(loader_of(), batches)
+    trained, state = cut(loader_of(), batches)
     loader = restarted(state, batch_size=size)
     assert "regrouped" == loader.state.verdict.outcome
     assert "Another micro batch size.\n  saved:   4\n  current: " + str(size) in str(loader.state.verdict)
     reference = Reference(order_of(N, shuffle=True, seed=5), *vars_of(loader.state.position))
     after = list(batches_of(loader, EPOCHS))
     assert [reference.take(size) for _ in after] == after
-    assert whole(order_of(N, shuffle=True, seed=5), EPOCHS) == [i for batch in behind + after for i in batch]
+    assert whole(order_of(N, shuffle=True, seed=5), EPOCHS) == [i for batch in trained + after for i in batch]
 
 
 def test_positions_along_a_run() -> None:
@@ -115,21 +115,21 @@ def test_the_length_is_that_of_a_whole_epoch() -> None:
 
 
 def test_the_epoch_is_the_next_passs() -> None:
-    """`range(loader.epoch, epochs)` covers what is left: in mid-epoch the present one, behind its end the next."""
+    """`range(loader.epoch, epochs)` covers what is left: in mid-epoch the present one, after its end the next."""
     epochs = [restarted(cut(loader_of(), batches)[1]).epoch for batches in range(7)]
     assert [0, 0, 0, 1, 1, 1, 2] == epochs
     assert EPOCHS == restarted(cut(loader_of(), 9)[1]).epoch
 
 
 @pytest.mark.parametrize("options", [{}, WITH_WORKERS, {**WITH_WORKERS, "persistent_workers": True}], ids=str)
-@pytest.mark.parametrize("behind", [0, 1, 3])
-def test_peeking_loses_nothing(options: dict[str, Any], behind: int) -> None:
+@pytest.mark.parametrize("trained", [0, 1, 3])
+def test_peeking_loses_nothing(options: dict[str, Any], trained: int) -> None:
     """`next(iter(loader))` before the loop, fresh or resumed, shows the next batch and moves nothing."""
-    loader = restarted(cut(loader_of(), behind)[1], **options)
+    loader = restarted(cut(loader_of(), trained)[1], **options)
     peeked = next(iter(loader)).tolist()
     rest = list(batches_of(loader, EPOCHS))
     assert peeked == rest[0]
-    assert expected()[behind:] == rest
+    assert expected()[trained:] == rest
 
 
 @pytest.mark.parametrize("n", [3, 4, 11])
@@ -151,7 +151,7 @@ def test_peeking_in_a_loop_that_commits() -> None:
 
 
 def test_iterators_that_are_never_used() -> None:
-    """An `iter()` that nobody advances moves nothing."""
+    """An `iter()` that is not advanced moves nothing."""
     loader = loader_of()
     first, second = iter(loader), iter(loader)
     del first, second
@@ -274,7 +274,7 @@ def test_an_accumulation_window_across_the_end_of_an_epoch() -> None:
 
 
 def test_the_epoch_after_an_uncommitted_end() -> None:
-    """`epoch` tells the next pass: where a window is left open at an epoch's end, that is the next epoch."""
+    """`epoch` is that of the next pass: where a window is left open at an epoch's end, that is the next epoch."""
     loader = loader_of()
     loader.state.commit()
     assert 3 == len(list(loader))

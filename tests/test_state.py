@@ -149,7 +149,7 @@ def test_a_run_of_one_configuration_fits_in_512_bytes(n: int) -> None:
 
 
 def test_a_bare_count_waits_for_a_length() -> None:
-    """A bare count is kept as it is until a loader tells the length, and is not taken for an offset."""
+    """A bare count is kept as it is until a loader gives the length, and is not taken for an offset."""
     state = loaded({"consumed_samples": 640})
     assert (640, None, None) == tuple(state.state_dict()[key] for key in ("consumed_samples", "epoch", "offset"))
     loader = Loader(range(64), batch_size=4)
@@ -170,8 +170,8 @@ def test_a_load_that_fails_leaves_the_state_as_it_was(bad: Any) -> None:
         assert before == (state.position, state.ledger, state.verdict, state.state_dict())
 
 
-def test_a_commit_that_nobody_hears_is_an_error() -> None:
-    """A commit that nobody would hear is an error."""
+def test_a_commit_without_a_loader_is_an_error() -> None:
+    """A commit with no loader to count it is an error."""
     with pytest.raises(ResumptionError, match="There is nothing to commit") as caught:
         loaded({"consumed_samples": 12}).commit()
     assert "position: Position(consumed_samples=12, epoch=0, offset=0)" in str(caught.value)
@@ -193,7 +193,7 @@ def test_a_copy_stands_where_its_original_stood(copied: Any) -> None:
 
 
 def test_it_says_where_it_stands() -> None:
-    """The repr tells the position."""
+    """The repr shows the position."""
     assert "<ResumptionState: 640 samples, exact>" == repr(loaded({"consumed_samples": 640}))
 
 
@@ -252,7 +252,7 @@ def test_rebasing_is_harmless(calls: int) -> None:
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
-@pytest.mark.parametrize("restored", ["before the load", "behind the load"])
+@pytest.mark.parametrize("restored", ["before the load", "after the load"])
 def test_resumes_of_resumes_count_on(restored: str, calls: int) -> None:
     """Several sessions, each with a new sampler and a trainer that restores its steps, come to the samples of one."""
     saved: dict[str, Any] = {"consumed_samples": 0}
@@ -269,7 +269,7 @@ def test_resumes_of_resumes_count_on(restored: str, calls: int) -> None:
     assert (4 * 3 * 8, 12) == (saved["consumed_samples"], saved["global_step"])
 
 
-def test_a_trainer_that_counts_anew_is_not_restored() -> None:
+def test_a_trainer_that_counts_from_0_again_is_not_restored() -> None:
     """Steps that come one by one are training, though the saved run had more of them."""
     saved: dict[str, Any] = {**ResumptionState(Sampler(), trainer_at(5)).state_dict()}
     trainer = trainer_at(0)
@@ -283,7 +283,7 @@ def test_a_trainer_that_counts_anew_is_not_restored() -> None:
 
 @pytest.mark.parametrize("loads", [1, 2])
 def test_loaded_and_saved_again_it_is_the_same(loads: int) -> None:
-    """Before the trainer is restored and behind it, and however often it was loaded."""
+    """Before the trainer is restored and after it, and however often it was loaded."""
     saved = ResumptionState(Sampler(), trainer_at(5)).state_dict()
     trainer = trainer_at(0)
     state = ResumptionState(Sampler(), trainer)
@@ -295,7 +295,7 @@ def test_loaded_and_saved_again_it_is_the_same(loads: int) -> None:
 
 
 def test_without_a_trainer_the_last_known_count_is_kept() -> None:
-    """No trainer is no reason for a silent 0."""
+    """Without a trainer the count is never 0 in silence."""
     state = ResumptionState(Sampler(), None)
     state.load_state_dict({"consumed_samples": 640})
     assert (640, 640) == (state.consumed_samples, state.state_dict()["consumed_samples"])

@@ -28,9 +28,8 @@ __all__ = ["Ledger", "Stretch"]
 class Stretch:
     """A part of the run with one configuration, from its first step on.
 
-    An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size*
-    ranks; the steps begin anew with each epoch, so an epoch's last step may take fewer. With a *schedule*, that says
-    what a step takes.
+    An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size* ranks,
+    or what the *schedule* says. Each epoch begins with a new step, so an epoch's last step may take fewer.
     """
 
     step: int = 0
@@ -138,32 +137,25 @@ class Ledger:
         return [[*(getattr(s, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(s.schedule)] for s in self]
 
     def note(self, stretch: Stretch, /) -> Ledger:
-        """The ledger of a run that goes on as *stretch* says; itself where that changes nothing."""
+        """The ledger of a run that goes on in *stretch*; itself where that changes nothing."""
         kept = tuple(s for s in self.stretches if s.sample < stretch.sample)
         if kept and kept[-1].same_configuration(stretch):
             return self if len(kept) == len(self.stretches) else Ledger(kept)
-        if len(kept) < len(self.stretches) and self.stretches[len(kept)] == stretch:
-            return Ledger((*kept, self.stretches[len(kept)]))
         return Ledger((*kept, stretch))
 
     def going_on(self, stretch: Stretch, /) -> Ledger:
-        """The ledger of a run that goes on as *stretch* says, its first step counted from what is known here.
+        """The ledger of a run that goes on in *stretch*, whose first step is counted from the stretches before it.
 
-        If nothing is known before *stretch*, its own first step stands. Where the run was trained by a schedule that is
-        known by its name alone, and goes on with another, steps are counted from the beginning of that one's stretch.
+        Without any, its own first step stays. After a stretch whose schedule is known by its name alone, steps are
+        counted from where that began, unless *stretch* has the schedule of this name.
         """
-        ledger = self._with_schedule(stretch.schedule)
+        known = stretch.schedule  # in place of its saved name
+        ledger = Ledger(tuple(replace(s, schedule=known) if s.is_unknown and s.schedule == known else s for s in self))
         before = [s for s in ledger if s.sample <= stretch.sample][-1:]
         step = stretch.step
         if before:
             step = before[0].step if before[0].is_unknown else ledger.global_step_at(stretch.sample)
         return ledger.note(replace(stretch, step=step))
-
-    def _with_schedule(self, schedule: LedgerSchedule | None) -> Ledger:
-        """This ledger with *schedule* in place of its saved name."""
-        if not isinstance(schedule, UserSchedule) or not any(s.is_unknown and s.schedule == schedule for s in self):
-            return self
-        return Ledger(tuple(replace(s, schedule=schedule) if s.schedule == schedule else s for s in self))
 
     def words_at(self, at: Position | None, /) -> list[str]:
         """Where *at* is in its epoch, for people; nothing where that is unknown.

@@ -72,12 +72,12 @@ def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, 
         return ()
     last = saved.ledger.stretches[-1]
     same = _kept(last, current)
-    counted_anew = f"{same} Only its own program can count the saved one's steps, so they are counted from here on."
+    recount = f"{same} Only its own program can count the saved schedule's steps, so they are counted from here on."
     names = {
         "micro_batch_size": ("Another micro batch size.", same),
         "data_parallel_size": ("Another number of data-parallel ranks.", same),
         "accumulation": ("Another number of accumulated batches.", same),
-        "schedule": ("Another schedule of batch sizes.", counted_anew if last.is_unknown else same),
+        "schedule": ("Another schedule of batch sizes.", recount if last.is_unknown else same),
         "drop_last": (
             "Another rule for the end of an epoch.",
             "The order stays the same; what its end trains may not.",

@@ -1,4 +1,4 @@
-"""Ranks that stand at unlike places are told so, all of them, before anything is saved or trained."""
+"""Ranks at different positions all raise an error, before anything is saved or trained."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def refused(work: Callable[[], Any], *errors: type[Exception]) -> str:
 
 
 def trained(loader: Any, batches: int) -> Any:
-    """*loader*, behind so many batches."""
+    """*loader*, after so many batches."""
     for _, _ in zip(range(batches), loader, strict=False):
         pass
     return loader
 
 
 def saves(batches: Sequence[int], rank: int) -> Any:
-    """Save behind as many batches as this rank has trained."""
+    """Save after as many batches as this rank has trained."""
     loader = trained(loader_of(), batches[rank])
     return loader.state_dict() if len(set(batches)) == 1 else refused(loader.state_dict)
 
@@ -98,7 +98,7 @@ def test_ranks_that_disagree_are_listed() -> None:
 def loads(state: dict[str, Any], others: dict[str, Any], rank: int, **options: Any) -> tuple[str, bool]:
     """Load *state*, on rank 1 *others*; what it says and whether all is as it was."""
     loader = loader_of(**options)
-    alone = copy.copy(loader.state)  # asks nobody
+    alone = copy.copy(loader.state)  # asks no other rank
     before = alone.state_dict()
     words = refused(lambda: loader.load_state_dict(others if rank == 1 else state), AgreementError, StateError)
     after = copy.copy(loader.state).state_dict()
@@ -112,7 +112,7 @@ def state_after(batches: int, **options: Any) -> dict[str, Any]:
     return state
 
 
-def test_unlike_checkpoints_are_loaded_by_nobody() -> None:
+def test_different_checkpoints_are_loaded_on_no_rank() -> None:
     """A checkpoint that is older on one rank: all ranks say so, and stand where they stood."""
     found = said(3, partial(loads, state_after(3), state_after(1)))
     assert [True] * 3 == [is_as_before for _, is_as_before in found]
@@ -151,7 +151,7 @@ def differs(options: Sequence[dict[str, Any]], rank: int) -> str:
     ],
     ids=["datasets", "seeds", "orders"],
 )
-def test_unlike_datasets_and_seeds(options: list[dict[str, Any]], words: list[str]) -> None:
+def test_different_datasets_and_seeds_are_refused(options: list[dict[str, Any]], words: list[str]) -> None:
     """What the position alone does not show: the ranks would train samples twice and others never."""
     told = said(2, partial(differs, options))
     assert told[0] == told[1]
@@ -176,7 +176,7 @@ def test_a_group_of_ranks_agrees_alone() -> None:
 
 
 def saves_to_a_file(folder: str, rank: int) -> int:
-    """Rank 0 alone writes the file, as it asks nobody; then all load it."""
+    """Rank 0 alone writes the file, without asking the others; then all load it."""
     loader = trained(loader_of(), 2)
     if rank == 0:
         loader.state.save(f"{folder}/state.json")
@@ -233,7 +233,7 @@ def test_lightnings_ranks_agree() -> None:
     assert uncut(plain, 2).steps == run(session, Session(2, scenario)).steps
 
 
-def test_lightnings_ranks_have_unlike_datasets() -> None:
+def test_lightnings_ranks_with_different_datasets_are_refused() -> None:
     """It is said before the first step."""
     told = refusal(Session(2, Scenario(data=UnlikeNumbers)))
     assert told.startswith("The ranks disagree on the position of the run.")

@@ -26,7 +26,7 @@ def test_what_is_no_mapping_is_refused(state: Any) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_key_is_named(key: str) -> None:
-    """Half a state is no state."""
+    """A state that lacks a key is refused."""
     with pytest.raises(StateError, match=f"The saved position lacks '{key}'.") as caught:
         parse({name: value for name, value in GOOD.items() if name != key})
     assert "Load another checkpoint" in str(caught.value)
@@ -83,7 +83,7 @@ def test_numbers_that_contradict_each_other(consumed: int, epoch: int, offset: i
     assert [f"  {name}{value}" for name, value in rows] == str(caught.value).splitlines()[1:4]
 
 
-def test_an_offset_behind_the_end_of_its_own_order() -> None:
+def test_an_offset_past_the_end_of_its_own_order() -> None:
     """A position past the end of its epoch is refused."""
     with pytest.raises(StateError, match="The saved offset is past the end of its epoch") as caught:
         parse({**GOOD, "consumed_samples": 65, "epoch": 0, "offset": 65})
@@ -187,7 +187,7 @@ def test_damaged_parts_of_format_2_are_named(damage: str) -> None:
 
 @pytest.mark.parametrize("schedule", NO_SCHEDULES, ids=repr)
 def test_schedules_that_are_none(schedule: Any) -> None:
-    """A schedule that nobody could have built is refused with what is wrong, before anything is counted by it."""
+    """An impossible schedule is refused, with the reason, before it counts anything."""
     with pytest.raises(StateError, match="This version of resumable does not know the saved schedule") as caught:
         parse({**GOOD, "ledger": [last(schedule=schedule)]})
     assert f"schedule: {schedule!r}\n  reason:   " in str(caught.value)

@@ -257,7 +257,7 @@ def test_there_is_none(path: Path) -> None:
 
 
 def test_only_the_one_before_is_left(written: Path) -> None:
-    """Then it is no first run: the error is no FileNotFoundError, and the file that is left is offered."""
+    """Then this is not a first run: the error is not a FileNotFoundError, and it offers the file that is left."""
     written.unlink()
     assert offers(refused(written), previous_of(written))
     previous_of(written).write_bytes(b"")

@@ -173,7 +173,7 @@ def test_what_a_killed_writer_left_is_removed(path: Path) -> None:
 
 
 def test_what_cannot_be_removed_costs_no_save(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without locks nobody knows who lives: it stays, and the state is saved."""
+    """Without locks it may belong to a living writer: it stays, and the state is saved."""
     left = leave_behind(written)
 
     def no_locks(*given: object) -> None:

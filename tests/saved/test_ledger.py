@@ -97,7 +97,7 @@ def test_step_to_sample_is_that_of_the_simulation(run: tuple[Ledger, list[int]])
 
 @given(runs())
 def test_sample_to_step_is_that_of_the_simulation(run: tuple[Ledger, list[int]]) -> None:
-    """A count of samples completes the steps whose samples lie behind it, in the middle of a step too."""
+    """A count of samples completes the steps whose samples it includes, in the middle of a step too."""
     ledger, consumed = run
     expected = [sum(after <= samples for after in consumed) - 1 for samples in range(consumed[-1] + 1)]
     assert expected == [ledger.global_step_at(samples) for samples in range(consumed[-1] + 1)]

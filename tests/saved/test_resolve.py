@@ -100,7 +100,7 @@ def test_no_policy_invents_a_place(on_mismatch: OnMismatch) -> None:
 
 
 def test_a_saved_seed_is_taken_over_unless_another_was_given() -> None:
-    """A seed that nobody chose is no reason to stop."""
+    """A seed that the user did not choose does not stop a resume."""
     state = Snapshot(50, 0, 50, order=Identity("shuffled", 100, 7))
     found = going_on(state, seed_is_given=False)
     assert (Identity("shuffled", 100, 7), "exact") == (found.order, found.verdict.outcome)
@@ -132,7 +132,7 @@ OTHER_SCHEDULES: dict[str, tuple[Any, Any, str, str]] = {
     ),
     "a first one": (None, ConstantBatchSize(20), "None", "ConstantBatchSize(batch_size=20)"),
     "none any more": (ConstantBatchSize(20), None, "ConstantBatchSize(batch_size=20)", "None"),
-    "somebody else's": (
+    "a user's": (
         UserSchedule("Mine"),
         ConstantBatchSize(20),
         "UserSchedule(name='Mine')",
@@ -154,7 +154,7 @@ def test_another_schedule_is_told_with_both_values(what: str) -> None:
         f"  saved:   {saved}",
         f"  current: {current}",
     ] == str(found.verdict).splitlines()[:4]
-    assert ("steps" in str(found.verdict).splitlines()[4]) == (what == "somebody else's")
+    assert ("steps" in str(found.verdict).splitlines()[4]) == (what == "a user's")
 
 
 def test_the_same_schedule_is_exact() -> None:

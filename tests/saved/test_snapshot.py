@@ -175,7 +175,7 @@ def test_reading_undoes_writing(saved: Snapshot) -> None:
 
 
 class OnlyAMapping(Mapping[str, Any]):
-    """A mapping that is no dict."""
+    """A mapping that is not a dict."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields

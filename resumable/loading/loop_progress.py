@@ -22,7 +22,6 @@ from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve, with_canary
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
-from resumable.steps.divisibility import check_for_ever, check_from
 from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Verdict
 
@@ -102,7 +101,7 @@ class LoopProgress(Progress):
         if isinstance(plan, BatchPlan):
             left = plan.batches_left(at.offset)
             return (whole if plan.carries else plan.batches - left), left
-        return plan.carried_batches(at, self._origin) if plan.drop_last == "carry" else whole, plan.batches_left(at)
+        return plan.carried_batches(at, self._origin) if plan.rounds.carries else whole, plan.batches_left(at)
 
     @property
     @override
@@ -118,7 +117,7 @@ class LoopProgress(Progress):
     def _check_once(self) -> None:
         """See before the first step that all steps to come can be taken, if that was not seen yet."""
         if isinstance(self.plan, StepPlan) and not self._is_checked:
-            check_from(self.plan, self.cursor.next_start)
+            self.plan.check_from(self.cursor.next_start)
             self._is_checked = True
 
     @override
@@ -154,8 +153,8 @@ def _check(plan: BatchPlan | StepPlan, position: Position) -> bool:
     if not isinstance(plan, StepPlan):
         return True
     if not position.consumed_samples:
-        return check_for_ever(plan)
-    check_from(plan, position)
+        return plan.check_for_ever()
+    plan.check_from(position)
     return True
 
 

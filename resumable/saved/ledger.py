@@ -57,7 +57,7 @@ class Stretch:
         if schedule is None:
             return self.batching
         known = schedule.known if isinstance(schedule, UserSchedule) else schedule
-        return StepPlan(self.length, self.micro_batch_size, known, self.data_parallel_size, self.drop_last, self.limit)
+        return StepPlan(self.batching, known, self.micro_batch_size)
 
     @property
     def batching(self) -> BatchPlan:

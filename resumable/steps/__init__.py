@@ -4,6 +4,5 @@ schedules        ConstantBatchSize, LinearRampup, StepSchedule
 stages           the methods of every schedule whose sizes change at known places
 schedule_text    step schedules as text, in Megatron-LM's grammar
 batch_plan       how an epoch falls into batches
-step_plan        how batches fall into the steps of a schedule
-divisibility     whether every step to come falls into whole micro batches
+step_plan        how batches fall into the steps of a schedule, and whether all of them do
 """

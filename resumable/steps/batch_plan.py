@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from resumable.errors import ConfigurationError
 from resumable.position import Position
 
-__all__ = ["BatchPlan", "DropLast", "UNBOUNDED", "no_batch"]
+__all__ = ["BatchPlan", "DropLast", "UNBOUNDED"]
 
 UNBOUNDED = 2**62
 """The length of a stream whose end is unknown."""
@@ -75,13 +75,8 @@ class BatchPlan:
         A limit counts from the start of the epoch in batches of the current size: what was trained in batches of
         another size counts by its samples.
         """
-        if self.carries:
-            return -(-max(0, self.reach - offset) // self.batch_size)
-        remaining = max(0, self.length - offset)
-        left = remaining // self.batch_size if self.drop_last else -(-remaining // self.batch_size)
-        if self.limit is None:
-            return left
-        return min(left, -(-max(0, self.limit * self.batch_size - offset) // self.batch_size))
+        left = -(-max(0, self.reach - offset) // self.batch_size)
+        return min(left, max(0, self.length - offset) // self.batch_size) if self.drop_last is True else left
 
     def offset_after(self, offset: int, batches: int, /) -> int:
         """The offset *batches* batches after *offset*, in the same epoch."""
@@ -127,13 +122,17 @@ class BatchPlan:
 
     def _refuse_empty_epochs(self) -> None:
         if not self.batches:
-            raise no_batch(self.length, self.batch_size, self.drop_last, self.limit)
+            raise self.no_batch(self.batch_size)
 
-
-def no_batch(length: int, batch_size: int, drop_last: DropLast, limit: int | None = None) -> ConfigurationError:
-    """The error for epochs without a batch."""
-    return ConfigurationError(
-        "An epoch has no batch, so the run could never end.",
-        [("dataset length", length), ("batch size", batch_size), ("drop_last", drop_last), ("limit", limit)],
-        "Use a smaller batch size, or drop_last=False.",
-    )
+    def no_batch(self, size: int, /) -> ConfigurationError:
+        """The error for epochs without a batch of *size* samples."""
+        return ConfigurationError(
+            "An epoch has no batch, so the run could never end.",
+            [
+                ("dataset length", self.length),
+                ("batch size", size),
+                ("drop_last", self.drop_last),
+                ("limit", self.limit),
+            ],
+            "Use a smaller batch size, or drop_last=False.",
+        )

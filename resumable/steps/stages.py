@@ -24,7 +24,7 @@ from typing_extensions import override
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError
 
-__all__ = ["DivisibleSchedule", "Stage", "PiecewiseSchedule", "not_divisible", "rounded_down", "steps_that_begin"]
+__all__ = ["DivisibleSchedule", "PiecewiseSchedule", "Stage", "rounded_down"]
 
 
 class Stage(NamedTuple):
@@ -57,12 +57,22 @@ class PiecewiseSchedule(ABC):
         """Global batch size of the step that begins at *consumed_samples* >= 0, in samples over all ranks."""
         return next(self.stages_from(whole_number("consumed_samples", consumed_samples))).size
 
+    def equal_steps_from(self, place: int, /) -> Iterator[tuple[int, int, int | None]]:
+        """The steps from *place* on, equal ones together: where the first begins, their size, how many (None: no end)."""
+        for size, stop in self.stages_from(place):
+            if stop is None:
+                yield place, size, None
+            elif place < stop:  # otherwise the last step has leapt over this stage
+                steps = -((place - stop) // size)
+                yield place, size, steps
+                place += steps * size
+
     def samples_after(self, steps: int, consumed: int = 0, /) -> int:
         """Consumed samples *steps* >= 0 steps after *consumed* >= 0 samples."""
         steps, place = whole_number("steps", steps), whole_number("consumed", consumed)
-        for size, stop in self.stages_from(place):
-            taken = steps if stop is None else min(steps, steps_that_begin(place, stop, size))
-            place += taken * size
+        for begins, size, count in self.equal_steps_from(place):
+            taken = steps if count is None else min(steps, count)
+            place = begins + taken * size
             steps -= taken
             if not steps:
                 break
@@ -70,30 +80,18 @@ class PiecewiseSchedule(ABC):
 
     def steps_between(self, consumed: int, later: int, /) -> int:
         """The largest number of steps with `samples_after(steps, consumed) <= later`, for *later* >= *consumed* >= 0."""
-        place, later = whole_number("consumed", consumed), whole_number("later", later)
-        if later < place:
+        consumed, later = whole_number("consumed", consumed), whole_number("later", later)
+        if later < consumed:
             raise ConfigurationError(
-                "Steps lead forward only.", [("consumed", place), ("later", later)], "Pass the smaller count first."
+                "Steps lead forward only.", [("consumed", consumed), ("later", later)], "Pass the smaller count first."
             )
         steps = 0
-        for size, stop in self.stages_from(place):
-            taken = (later - place) // size
-            if stop is not None:
-                taken = min(taken, steps_that_begin(place, stop, size))
-            place += taken * size
-            steps += taken
-            if stop is None or place < stop:
-                break
+        for begins, size, count in self.equal_steps_from(consumed):
+            taken = (later - begins) // size
+            if count is None or taken < count:
+                return steps + taken
+            steps += count
         return steps
-
-
-def steps_that_begin(place: int, stop: int, size: int) -> int:
-    """How many steps of *size* begin from *place* on and before *stop*; 0 where the stage is skipped.
-
-    >>> steps_that_begin(16, 20, 8), steps_that_begin(24, 20, 8)
-    (1, 0)
-    """
-    return max(0, -((place - stop) // size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,34 +128,3 @@ def rounded_down(size: int, divisor: int, /) -> int:
             "Use a smaller micro batch or fewer ranks, or larger global batches.",
         )
     return size - size % divisor
-
-
-def not_divisible(
-    size: int, consumed_samples: int, micro_batch_size: int, data_parallel_size: int, /
-) -> ConfigurationError:
-    """The error for a global batch of *size* samples that does not fall into whole rounds, with sizes that do.
-
-    >>> print(not_divisible(20, 0, 4, 2))
-    A global batch does not fall into whole micro batches on each rank.
-      global batch size:     20
-      from consumed_samples: 0
-      micro_batch_size:      4
-      data_parallel_size:    2
-      sizes that would do:   '16 or 24'
-    Pass a schedule with such a size, or another batch_size or data_parallel_size, or decrease_batch_size_if_needed=True.
-    """
-    per_round = micro_batch_size * data_parallel_size
-    below = size - size % per_round
-    rows: list[tuple[str, object]] = [
-        ("global batch size", size),
-        ("from consumed_samples", consumed_samples),
-        ("micro_batch_size", micro_batch_size),
-        ("data_parallel_size", data_parallel_size),
-        ("sizes that would do", f"{below} or {below + per_round}" if below else f"{per_round}"),
-    ]
-    advice = "Pass a schedule with such a size, or another batch_size or data_parallel_size"
-    return ConfigurationError(
-        "A global batch does not fall into whole micro batches on each rank.",
-        rows,
-        f"{advice}, or decrease_batch_size_if_needed=True." if below else f"{advice}.",
-    )

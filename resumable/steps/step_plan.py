@@ -13,15 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from resumable.checks import whole_number
+from resumable.errors import ConfigurationError
 from resumable.position import Position
 from resumable.protocols import BatchSchedule
-from resumable.steps.batch_plan import BatchPlan, DropLast, no_batch
-from resumable.steps.stages import PiecewiseSchedule, not_divisible
+from resumable.steps.batch_plan import BatchPlan
+from resumable.steps.stages import PiecewiseSchedule
 
-__all__ = ["Leg", "StepPlan", "Step"]
+__all__ = ["Step", "StepPlan"]
+
+_LAST: Final = 2**63 - 1
+"""The largest count that a state can hold: a schedule's last stage begins before it, or is never reached."""
 
 
 class Step(NamedTuple):
@@ -32,7 +36,7 @@ class Step(NamedTuple):
     batches: int
 
 
-class Leg(NamedTuple):
+class _Leg(NamedTuple):
     """Equal epochs in a row, or one epoch or its rest: *steps* steps over *samples* samples, *times* times.
 
     *times* is None for a leg without end; *steps_before* counts the steps of all earlier legs.
@@ -60,12 +64,10 @@ class Leg(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The steps of a run over epochs of *length* samples, with the global batch sizes of *schedule*.
-
-    *limit* is the largest number of rounds in an epoch; None means no limit.
+    """The steps of a run with the global batch sizes of *schedule*, over epochs that fall into *rounds*.
 
     >>> from resumable.steps.schedules import StepSchedule
-    >>> run = StepPlan(length=20, micro_batch_size=4, schedule=StepSchedule(((0, 4), (8, 8))))
+    >>> run = StepPlan(BatchPlan(length=20, batch_size=4), StepSchedule(((0, 4), (8, 8))), micro_batch_size=4)
     >>> [(step.begins.offset, step.batches) for step in run.steps(Position())]
     [(0, 1), (4, 1), (8, 2), (16, 1)]
     >>> run.advance(Position(), 3)
@@ -74,31 +76,13 @@ class StepPlan:
     Position(consumed_samples=28, epoch=1, offset=8)
     >>> run.steps_within(Position(), 28)
     5
-    >>> StepPlan(10, 2, StepSchedule(((0, 4),)), drop_last=True).position_at(12)
+    >>> StepPlan(BatchPlan(10, 2, drop_last=True), StepSchedule(((0, 4),)), 2).position_at(12)
     Position(consumed_samples=12, epoch=1, offset=4)
     """
 
-    length: int
-    micro_batch_size: int
+    rounds: BatchPlan
     schedule: BatchSchedule
-    data_parallel_size: int = 1
-    drop_last: DropLast = False
-    limit: int | None = None
-
-    @property
-    def rounds(self) -> BatchPlan:
-        """How the epochs fall into rounds, whatever the schedule."""
-        return BatchPlan(self.length, self.per_round, self.drop_last, self.limit)
-
-    @property
-    def reach(self) -> int:
-        """Samples of an epoch that the limit leaves."""
-        return self.length if self.limit is None else min(self.length, self.limit * self.per_round)
-
-    @property
-    def per_round(self) -> int:
-        """Samples of one micro batch on each rank."""
-        return self.micro_batch_size * self.data_parallel_size
+    micro_batch_size: int
 
     def steps(self, position: Position, /) -> Iterator[Step]:
         """The steps of the pass that begins at *position*, one by one.
@@ -106,18 +90,18 @@ class StepPlan:
         Raises:
             ConfigurationError: at a step whose size does not fall into whole rounds, or at an epoch without a step.
         """
-        at, reach = self.canonical(position), self.reach
+        at, rounds, reach, carries = self.canonical(position), self.rounds, self.rounds.reach, self.rounds.carries
         size = self._size_at(at.consumed_samples)
         while True:
-            taken = size if self.drop_last == "carry" else min(size, reach - at.offset)
+            taken = size if carries else min(size, reach - at.offset)
             if taken == size:
-                self.check_size(size, at.consumed_samples)
-            elif self.drop_last:
-                raise no_batch(self.length, size, self.drop_last, self.limit)
+                self._check_size(size, at.consumed_samples)
+            elif rounds.drop_last:
+                raise rounds.no_batch(size)
             after = Position(at.consumed_samples + taken, at.epoch, at.offset + taken)
             size = self._size_at(after.consumed_samples)
             ends = self._settled(after, size)
-            yield Step(at, ends, -(-taken // self.per_round))
+            yield Step(at, ends, -(-taken // rounds.batch_size))
             if ends.epoch != at.epoch:
                 return
             at = ends
@@ -128,16 +112,20 @@ class StepPlan:
 
     def batches_left(self, position: Position, /) -> int:
         """Micro batches, on each rank, of the pass that begins at *position*."""
-        at, reach = self.canonical(position), self.reach
-        if not self.drop_last:
-            return -(-(reach - at.offset) // self.per_round)
-        begins, end = at.consumed_samples, at.consumed_samples + reach - at.offset
+        return -(-self._samples_left(self.canonical(position)) // self.rounds.batch_size)
+
+    def _samples_left(self, at: Position) -> int:
+        """Samples of the pass that begins at *at*, with those of a step that reaches into the next epoch."""
+        rounds, begins = self.rounds, at.consumed_samples
+        end = begins + rounds.reach - at.offset
+        if not rounds.drop_last:
+            return end - begins
         steps = self.schedule.steps_between(begins, end)
-        if self.drop_last == "carry":
+        if rounds.carries:
             steps += self.schedule.samples_after(steps, begins) < end
         elif not steps:
-            raise no_batch(self.length, self._size_at(begins), self.drop_last, self.limit)
-        return (self.schedule.samples_after(steps, begins) - begins) // self.per_round
+            raise rounds.no_batch(self._size_at(begins))
+        return self.schedule.samples_after(steps, begins) - begins
 
     def carried_batches(self, position: Position, origin: Position, /) -> int:
         """Micro batches that the pass of *position* has already trained, in a stream that began at *origin*.
@@ -145,38 +133,39 @@ class StepPlan:
         The pass began with the first step in its epoch. What was trained of that epoch before *origin* counts in
         batches of the current size.
         """
-        epoch_begins = position.consumed_samples - position.offset
+        epoch_begins, per_round = position.consumed_samples - position.offset, self.rounds.batch_size
         begins = origin.consumed_samples
         if epoch_begins <= begins:
-            return (position.consumed_samples - begins) // self.per_round + origin.offset // self.per_round
+            return (position.consumed_samples - begins) // per_round + origin.offset // per_round
         begins = self.schedule.samples_after(self.schedule.steps_between(begins, epoch_begins), begins)
         if begins < epoch_begins:
             begins = self.schedule.samples_after(1, begins)
-        return (position.consumed_samples - begins) // self.per_round
+        return (position.consumed_samples - begins) // per_round
 
     def canonical(self, position: Position, /) -> Position:
         """The same position; where its epoch has no step left, written as the start of the next."""
-        is_dropped = self.drop_last is True and position.offset
+        is_dropped = self.rounds.drop_last is True and position.offset
         return self._settled(position, self._size_at(position.consumed_samples) if is_dropped else 1)
 
     def _settled(self, at: Position, size: int) -> Position:
         """The canonical form of *at*, where a step of *size* samples would begin."""
-        if self.drop_last == "carry":
-            return self.rounds.canonical(at)
-        reach = self.reach
-        is_over = at.offset and at.offset + (size if self.drop_last else 1) > reach
+        rounds = self.rounds
+        if rounds.drop_last == "carry":
+            return rounds.canonical(at)
+        is_over = at.offset and at.offset + (size if rounds.drop_last else 1) > rounds.reach
         return Position(at.consumed_samples, at.epoch + 1, 0) if is_over else at
 
     def advance(self, position: Position, batches: int, /) -> Position:
         """Where the whole steps among *batches* micro batches lead, in the pass that begins at *position*."""
-        at, reach = self.canonical(position), self.reach
+        at = self.canonical(position)
         if not batches:
             return at
-        samples = min(batches, self.batches_left(at)) * self.per_round
-        if not self.drop_last and samples >= reach - at.offset:
-            return Position(at.consumed_samples + reach - at.offset, at.epoch + 1, 0)
-        steps = self.schedule.steps_between(at.consumed_samples, at.consumed_samples + samples)
-        return self._within(at, steps)
+        rounds = self.rounds
+        left = self._samples_left(at) if rounds.carries else rounds.reach - at.offset
+        samples = min(batches * rounds.batch_size, left)
+        if samples == left and not rounds.drop_last:
+            return Position(at.consumed_samples + left, at.epoch + 1, 0)
+        return self._within(at, self.schedule.steps_between(at.consumed_samples, at.consumed_samples + samples))
 
     def _within(self, at: Position, steps: int) -> Position:
         """The position *steps* steps after *at*, if the epoch's end cuts none of them."""
@@ -186,9 +175,9 @@ class StepPlan:
     def after(self, position: Position, steps: int, /) -> Position:
         """The position *steps* optimizer steps after *position*, over any number of epochs."""
         at = self.canonical(position)
-        if self.drop_last == "carry":
+        if self.rounds.carries:
             return self._within(at, steps)
-        leg = next(leg for leg in self.legs(at) if leg.has_step(steps))
+        leg = next(leg for leg in self._legs(at) if leg.has_step(steps))
         epochs, rest = divmod(steps - leg.steps_before, leg.steps)
         return self._within(leg.epoch(epochs), rest)
 
@@ -196,61 +185,140 @@ class StepPlan:
         """Optimizer steps that the *samples* samples after *position* complete."""
         at = self.canonical(position)
         place = at.consumed_samples + samples
-        if self.drop_last == "carry":
+        if self.rounds.carries:
             return self.schedule.steps_between(at.consumed_samples, place)
-        leg = next(leg for leg in self.legs(at) if leg.has_sample(place))
+        leg = next(leg for leg in self._legs(at) if leg.has_sample(place))
         epochs = (place - leg.begins.consumed_samples) // leg.samples
         begins = leg.epoch(epochs).consumed_samples
         return leg.steps_before + epochs * leg.steps + self.schedule.steps_between(begins, place)
 
     def position_at(self, consumed_samples: int, /) -> Position:
         """The position of a run that has trained *consumed_samples* by this plan from its first sample."""
-        if self.drop_last is not True:
-            return Position(consumed_samples, *divmod(consumed_samples, self.reach))
-        leg = next(leg for leg in self.legs(Position()) if leg.has_sample(consumed_samples))
+        if self.rounds.drop_last is not True:
+            return Position(consumed_samples, *divmod(consumed_samples, self.rounds.reach))
+        leg = next(leg for leg in self._legs(Position()) if leg.has_sample(consumed_samples))
         epochs, offset = divmod(consumed_samples - leg.begins.consumed_samples, leg.samples)
         return self.canonical(Position(consumed_samples, leg.begins.epoch + epochs, offset))
 
-    def legs(self, at: Position, /) -> Iterator[Leg]:
-        """The run from *at* on, equal epochs taken together. With known stages the last leg has no end.
+    def _legs(self, at: Position) -> Iterator[_Leg]:
+        """The run from *at* on, epochs whose steps all have the same size taken together. There are none with "carry".
 
-        There are no legs with "carry", where steps run across the ends of epochs.
+        Where the stages of the schedule are known, the last leg has no end.
         """
-        reach, steps_before = self.reach, 0
+        steps_before = 0
         while True:
-            leg = self._equal_epochs(at, steps_before) if at.offset == 0 else None
-            if leg is None or leg.times == 0:
-                begins, end = at.consumed_samples, at.consumed_samples + reach - at.offset
-                steps = self.schedule.steps_between(begins, end)
-                samples = self.schedule.samples_after(steps, begins) - begins
-                if not self.drop_last:
-                    samples, steps = end - begins, steps + (samples < end - begins)
-                elif not steps and not at.offset:
-                    raise no_batch(self.length, self._size_at(begins), self.drop_last, self.limit)
-                leg = Leg(at, samples, steps, 1, steps_before)
+            leg = self._equal_epochs(at, steps_before)
+            if leg is None:
+                begins, samples = at.consumed_samples, self._samples_left(at)
+                steps = self.schedule.steps_between(begins, begins + samples)
+                steps += self.schedule.samples_after(steps, begins) < begins + samples  # the last one is cut
+                leg = _Leg(at, samples, steps, 1, steps_before)
             yield leg
             if leg.times is None:
                 return
             at, steps_before = leg.epoch(leg.times), steps_before + leg.steps * leg.times
 
-    def _equal_epochs(self, at: Position, steps_before: int) -> Leg | None:
-        """The whole epochs from *at* on whose steps all have the same size; None where the stages are unknown."""
-        if not isinstance(self.schedule, PiecewiseSchedule):
+    def _equal_epochs(self, at: Position, steps_before: int) -> _Leg | None:
+        """The whole epochs from *at* on that lie in one stage; None if there is none, or the stages are unknown."""
+        if at.offset or not isinstance(self.schedule, PiecewiseSchedule):
             return None
-        size, stop = next(self.schedule.stages_from(at.consumed_samples))
-        reach = self.reach
-        samples = reach - reach % size if self.drop_last else reach
+        (size, stop), reach = next(self.schedule.stages_from(at.consumed_samples)), self.rounds.reach
+        beyond = None if stop is None else stop - at.consumed_samples - reach
+        if beyond is not None and beyond < 0:
+            return None
+        samples = reach - reach % size if self.rounds.drop_last else reach
         if not samples:
-            raise no_batch(self.length, size, self.drop_last, self.limit)
-        times = None if stop is None else (stop - at.consumed_samples) // samples
-        return Leg(at, samples, -(-samples // size), times, steps_before)
+            raise self.rounds.no_batch(size)
+        return _Leg(at, samples, -(-samples // size), None if beyond is None else 1 + beyond // samples, steps_before)
 
     def _size_at(self, consumed_samples: int) -> int:
         """The schedule's batch size; a user-defined schedule's is checked."""
         size = self.schedule.batch_size_at(consumed_samples)
         return size if isinstance(self.schedule, PiecewiseSchedule) else whole_number("batch_size_at()", size, least=1)
 
-    def check_size(self, size: int, consumed_samples: int, /) -> None:
+    # -- whether every step falls into whole rounds: found before the run begins, not when it gets there
+
+    def check_from(self, position: Position, /) -> None:
+        """Check that every step from *position* on falls into whole rounds.
+
+        Where the stages of the schedule are unknown, only the first step is checked; later ones are checked as they begin.
+
+        Raises:
+            ConfigurationError: if one does not, with sizes that do, or if an epoch has no step.
+
+        >>> from resumable.steps.schedules import StepSchedule
+        >>> run = StepPlan(BatchPlan(length=100, batch_size=8), StepSchedule(((0, 12), (24, 16))), micro_batch_size=8)
+        >>> run.check_from(Position(24, 0, 24))
+        >>> run.check_from(Position(12, 0, 12))
+        Traceback (most recent call last):
+        resumable.errors.ConfigurationError: A global batch does not fall into whole micro batches on each rank.
+          global batch size:     12
+          from consumed_samples: 12
+          micro_batch_size:      8
+          data_parallel_size:    1
+          sizes that would do:   '8 or 16'
+        Pass a schedule with such a size, or another batch_size or data_parallel_size, or decrease_batch_size_if_needed=True.
+        """
+        at, schedule = self.canonical(position), self.schedule
+        if not isinstance(schedule, PiecewiseSchedule):
+            next(self.steps(at))
+        elif self._all_fit(schedule, at.consumed_samples):
+            return
+        elif self.rounds.carries:
+            for begins, size, _ in schedule.equal_steps_from(at.consumed_samples):
+                self._check_size(size, begins)
+        else:
+            for leg in self._legs(at):
+                end = leg.begins.consumed_samples + leg.samples
+                for begins, size, _ in schedule.equal_steps_from(leg.begins.consumed_samples):
+                    if begins + size > end:
+                        break
+                    self._check_size(size, begins)
+
+    def check_for_ever(self) -> bool:
+        """Whether every step from the first sample on falls into whole rounds.
+
+        If not, a state may still be loaded, since what it has already trained need not fit: a run may get more ranks
+        after its small batches.
+
+        Raises:
+            ConfigurationError: if the sizes that every such run reaches do not fit.
+
+        >>> from resumable.steps.schedules import StepSchedule
+        >>> StepPlan(BatchPlan(length=100, batch_size=8), StepSchedule(((0, 12), (24, 16))), 8).check_for_ever()
+        False
+        """
+        try:
+            self.check_from(Position())
+        except ConfigurationError:
+            if isinstance(self.schedule, PiecewiseSchedule) and not self._all_fit(self.schedule, _LAST):
+                raise
+            return False
+        return True
+
+    def _all_fit(self, schedule: PiecewiseSchedule, consumed_samples: int) -> bool:
+        """Whether the sizes of all stages from *consumed_samples* on do, so that no step needs to be looked at."""
+        rounds = self.rounds
+        largest = rounds.reach if rounds.drop_last is True else _LAST
+        stages = schedule.stages_from(consumed_samples)
+        return all(size % rounds.batch_size == 0 and size <= largest for size, _ in stages)
+
+    def _check_size(self, size: int, consumed_samples: int) -> None:
         """Raise ConfigurationError unless the step of *size* samples at *consumed_samples* falls into whole rounds."""
-        if size % self.per_round:
-            raise not_divisible(size, consumed_samples, self.micro_batch_size, self.data_parallel_size)
+        per_round = self.rounds.batch_size
+        if not size % per_round:
+            return
+        below = size - size % per_round
+        rows: list[tuple[str, object]] = [
+            ("global batch size", size),
+            ("from consumed_samples", consumed_samples),
+            ("micro_batch_size", self.micro_batch_size),
+            ("data_parallel_size", per_round // self.micro_batch_size),
+            ("sizes that would do", f"{below} or {below + per_round}" if below else f"{per_round}"),
+        ]
+        advice = "Pass a schedule with such a size, or another batch_size or data_parallel_size"
+        raise ConfigurationError(
+            "A global batch does not fall into whole micro batches on each rank.",
+            rows,
+            f"{advice}, or decrease_batch_size_if_needed=True." if below else f"{advice}.",
+        )

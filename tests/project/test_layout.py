@@ -39,7 +39,6 @@ ELSEWHERE = {
     "saved/test_resolve.py": "verdict",
     "steps/test_batch_plan.py": "position",
     "steps/test_schedules.py": "steps/stages",
-    "steps/test_step_plan.py": "steps/divisibility",
     "stopping/test_workers.py": "stopping/fork_server",
     "test_state.py": "progress",
 }

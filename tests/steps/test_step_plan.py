@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from resumable.errors import ConfigurationError
 from resumable.position import Position
-from resumable.steps.batch_plan import DropLast
-from resumable.steps.divisibility import check_for_ever, check_from
+from resumable.protocols import BatchSchedule
+from resumable.steps.batch_plan import BatchPlan, DropLast
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 from resumable.steps.step_plan import StepPlan
@@ -57,11 +57,29 @@ def setups(draw: st.DrawFn, *, fits: bool = True) -> Setup:
     return Setup(length, micro, ranks, tuple((threshold, draw(sizes)) for threshold in thresholds), drop_last)
 
 
+def plan_of(
+    length: int,
+    micro: int,
+    schedule: BatchSchedule,
+    ranks: int = 1,
+    *,
+    drop_last: DropLast = False,
+    limit: int | None = None,
+) -> StepPlan:
+    """A plan from the sizes of a run."""
+    return StepPlan(BatchPlan(length, micro * ranks, drop_last, limit), schedule, micro)
+
+
+def with_rounds(plan: StepPlan, **changes: Any) -> StepPlan:
+    """*plan* with other rounds."""
+    return replace(plan, rounds=replace(plan.rounds, **changes))
+
+
 def scheduled(setup: Setup, *, foreign: bool = False) -> StepPlan:
     """The same as the package has it."""
     schedule = StepSchedule(setup.sizes)
     known: Any = Foreign(schedule) if foreign else schedule
-    return StepPlan(setup.length, setup.micro, known, setup.ranks, setup.drop_last)
+    return plan_of(setup.length, setup.micro, known, setup.ranks, drop_last=setup.drop_last)
 
 
 def walked(setup: Setup, at: LoaderPosition, steps: int) -> list[WalkedStep]:
@@ -109,6 +127,9 @@ def test_advance_leads_to_the_last_whole_step(setup: Setup, at: LoaderPosition, 
 
 
 @given(setups(), places, st.integers(0, 60), st.booleans())
+@example(
+    Setup(20, 4, 1, ((0, 8), (16, 4)), drop_last=True), (0, 0, 0), 2, False
+)  # the rest of an epoch takes a smaller step
 def test_steps_and_samples_lead_where_the_walk_leads(
     setup: Setup, at: LoaderPosition, steps: int, foreign: bool
 ) -> None:
@@ -132,13 +153,13 @@ def test_a_bare_count_finds_its_place(setup: Setup, steps: int, foreign: bool) -
 def test_closed_forms_do_not_walk() -> None:
     """A billion epochs of a trillion samples cost what one of ten costs, on both sides of a ramp-up."""
     ramp = LinearRampup(start=16, end=1024, increment=16, rampup_samples=10**13)
-    whole = StepPlan(10**12, 8, ramp, data_parallel_size=2)
-    for run in (whole, replace(whole, drop_last=True)):
+    whole = plan_of(10**12, 8, ramp, ranks=2)
+    for run in (whole, with_rounds(whole, drop_last=True)):
         far = run.after(Position(), 10**18)
         assert 10**18 == run.steps_within(Position(), far.consumed_samples)
         assert far == run.position_at(far.consumed_samples)
         assert far.epoch > 10**8
-    carried = replace(whole, drop_last="carry").after(Position(), 10**18)
+    carried = with_rounds(whole, drop_last="carry").after(Position(), 10**18)
     assert ramp.samples_after(10**18) == carried.consumed_samples == carried.epoch * 10**12 + carried.offset
 
 
@@ -159,10 +180,10 @@ def test_what_does_not_fall_into_rounds_is_refused(setup: Setup, at: LoaderPosit
     bad = next(bad_sizes(setup, at), None)
     first = walked(setup, at, 1)[0].begins[0]
     if bad is None or (foreign and bad[0] != first):
-        check_from(run, Position(*at))
+        run.check_from(Position(*at))
         return
     with pytest.raises(ConfigurationError, match="A global batch does not fall into whole micro batches") as caught:
-        check_from(run, Position(*at))
+        run.check_from(Position(*at))
     consumed, size = bad
     below = size - size % setup.per_round
     would_do = f"'{below} or {below + setup.per_round}'" if below else f"'{below + setup.per_round}'"
@@ -183,23 +204,23 @@ def test_rounded_down_steps_fall_into_rounds(setup: Setup, at: LoaderPosition) -
     assume(at[2] <= setup.length)
     unit = setup.per_round
     schedule = DivisibleSchedule(StepSchedule(setup.sizes), unit)
-    run = StepPlan(setup.length, setup.micro, schedule, setup.ranks, setup.drop_last)
+    run = plan_of(setup.length, setup.micro, schedule, setup.ranks, drop_last=setup.drop_last)
     assume(all(size >= unit for _, size in setup.sizes))
     rounded = replace(setup, sizes=tuple((threshold, size - size % unit) for threshold, size in setup.sizes))
     expected = [(step.begins, step.ends, len(step.rounds)) for step in pass_of(rounded, at)]
     assert expected == [(*map(vars_of, step[:2]), step.batches) for step in run.steps(Position(*at))]
-    check_from(run, Position(*at))
+    run.check_from(Position(*at))
 
 
 def test_nothing_is_rounded_down_to_nothing() -> None:
     """A step of no samples would never end: the size and the divisor are named."""
-    run = StepPlan(100, 8, DivisibleSchedule(StepSchedule(((0, 20), (40, 12), (80, 40))), 16), data_parallel_size=2)
+    run = plan_of(100, 8, DivisibleSchedule(StepSchedule(((0, 20), (40, 12), (80, 40))), 16), ranks=2)
     with pytest.raises(ConfigurationError, match="A global batch that is rounded down to whole micro") as caught:
-        check_from(run, Position())
+        run.check_from(Position())
     assert "global batch size:                     12\n  micro_batch_size * data_parallel_size: 16\n" in str(
         caught.value
     )
-    check_from(run, Position(80, 0, 80))
+    run.check_from(Position(80, 0, 80))
 
 
 @given(st.integers(1, 8), st.integers(0, 9), st.integers(1, 9), st.integers(0, 200), st.integers(1, 4))
@@ -227,28 +248,28 @@ def test_an_epoch_without_a_step(foreign: bool) -> None:
         lambda: run.position_at(10**6),
         lambda: run.batches_left(there),
         lambda: run.step_batches(there),
-        lambda: check_from(run, there if foreign else Position()),
+        lambda: run.check_from(there if foreign else Position()),
     ]
     for do in doing:
         with pytest.raises(ConfigurationError, match=r"An epoch has no batch(.|\n)*dataset length: 20\n") as caught:
             do()
         assert "batch size:     24\n  drop_last:      True" in str(caught.value)
-    check_from(replace(run, drop_last=False), Position())
-    check_from(replace(run, drop_last="carry"), Position())
+    with_rounds(run, drop_last=False).check_from(Position())
+    with_rounds(run, drop_last="carry").check_from(Position())
 
 
-def test_small_batches_may_lie_behind() -> None:
+def test_small_batches_may_be_trained_already() -> None:
     """A run may get more ranks after the small batches of its ramp-up, but not where no size fits."""
     ramp = LinearRampup(start=8, end=32, increment=8, rampup_samples=300)
-    wide = StepPlan(1000, 8, ramp, data_parallel_size=4)
-    assert not check_for_ever(wide)
-    assert check_for_ever(replace(wide, data_parallel_size=1))
-    check_from(wide, Position(301, 0, 301))
+    wide = plan_of(1000, 8, ramp, ranks=4)
+    assert not wide.check_for_ever()
+    assert plan_of(1000, 8, ramp).check_for_ever()
+    wide.check_from(Position(301, 0, 301))
     with pytest.raises(ConfigurationError, match="from consumed_samples: 0"):
-        check_from(wide, Position())
-    for hopeless in (replace(wide, data_parallel_size=3), replace(wide, length=31, drop_last=True)):
+        wide.check_from(Position())
+    for hopeless in (plan_of(1000, 8, ramp, ranks=3), plan_of(31, 8, ramp, ranks=4, drop_last=True)):
         with pytest.raises(ConfigurationError):
-            check_for_ever(hopeless)
+            hopeless.check_for_ever()
 
 
 @pytest.mark.parametrize("size", [0, -8, 1.5, True, "8"])
@@ -259,7 +280,7 @@ def test_the_sizes_of_a_user_defined_schedule_are_checked(size: Any) -> None:
         def batch_size_at(self, consumed_samples: int, /) -> Any:
             return size
 
-    run = StepPlan(20, 2, Wrong(ConstantBatchSize(4)))
+    run = plan_of(20, 2, Wrong(ConstantBatchSize(4)))
     with pytest.raises(ConfigurationError, match=r"batch_size_at\(\)"):
         next(run.steps(Position()))
 
@@ -268,7 +289,7 @@ def test_a_limit_ends_an_epoch_early() -> None:
     """An epoch of at most three rounds is its first twelve samples, whatever becomes of the tail."""
     cases: list[tuple[DropLast, list[int]]] = [(False, [8, 4, 8]), (True, [8, 8, 8]), ("carry", [8, 8, 8])]
     for drop_last, expected in cases:
-        run = StepPlan(20, 4, ConstantBatchSize(8), drop_last=drop_last, limit=3)
+        run = plan_of(20, 4, ConstantBatchSize(8), drop_last=drop_last, limit=3)
         at, taken = Position(), list[int]()
         for _ in range(3):
             step = next(run.steps(at))

@@ -26,7 +26,6 @@ from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import LoaderPosition
-from resumable.steps.divisibility import check_from
 from resumable.steps.step_plan import Step, StepPlan
 
 __all__ = ["LightningScheduleProgress", "Window"]
@@ -98,7 +97,7 @@ class LightningScheduleProgress(LightningProgress):
 
     @override
     def _check(self, position: Position) -> None:
-        check_from(self.plan, position)
+        self.plan.check_from(position)
 
     @override
     def with_loaders(self, loaders: list[TrainLoader], mode: str) -> LoaderGroup:
@@ -122,11 +121,12 @@ class LightningScheduleProgress(LightningProgress):
     @property
     def batches_in_epoch(self) -> int:
         """Batches of the whole present epoch, before Lightning's own limit."""
-        at, unlimited = self.position, replace(self.plan, limit=None)
+        at, plan = self.position, self.plan
+        unlimited = replace(plan, rounds=replace(plan.rounds, limit=None))
         return self._trained(at) + unlimited.batches_left(at)
 
     def _trained(self, at: Position) -> int:
-        return at.offset // self.plan.per_round
+        return at.offset // self.plan.rounds.batch_size
 
     # -- the epoch, as a placement asks for it
 

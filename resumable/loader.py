@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from typing_extensions import TypedDict, TypeVar, Unpack
 
 from resumable.checks import whole_number
-from resumable.feeds.feed import ResumableSampler
-from resumable.feeds.order_feed import OrderFeed, ShardedFeed
+from resumable.feeds.feed import ResumableSampler, Shard
+from resumable.feeds.order_feed import OrderFeed
 from resumable.loading.arguments import (
     check_in_order,
     check_options,
@@ -124,10 +124,9 @@ class ResumableLoader(SeekableLoader[T]):
         followed = order_of(length, shuffle, seed, order)
         rank, size = rank_of(data_parallel_rank, data_parallel_size, ranks)
         micro = 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
-        batching = BatchPlan(length, micro * size, tail)
-        batching.position_at(0)  # raises where an epoch has no batch
-        is_plain = size == 1 and tail != "carry"
-        feed = OrderFeed(followed, batching) if is_plain else ShardedFeed(followed, batching, rank=rank, size=size)
+        plan = BatchPlan(length, micro * size, tail)
+        plan.position_at(0)  # raises where an epoch has no batch
+        feed = OrderFeed(followed, plan, Shard(rank, size))
         per_batch = None if batch_size is None else micro
         super().__init__(dataset, batch_size=per_batch, drop_last=tail is True, **options)
         stretch = Stretch(
@@ -188,7 +187,7 @@ class ResumableLoader(SeekableLoader[T]):
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
-        return self._progress.cursor.next_start.epoch
+        return self._progress.next_start.epoch
 
     @property
     def batches_done(self) -> int:

@@ -103,7 +103,7 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
     if options.schedule is None:
         return given[0] if given else None
     schedule = schedule_of(
-        options.schedule, loaders[0].feed.batching.batch_size, rounds_down=options.decrease_batch_size_if_needed
+        options.schedule, loaders[0].feed.plan.batch_size, rounds_down=options.decrease_batch_size_if_needed
     )
     if given and given[0] != schedule:
         raise DecorationError(

@@ -63,7 +63,7 @@ class LoopAdapter:
     ) -> None:
         """Count what the one loader yields, as a ResumableLoader does."""
         loader = cast("MapLoader", loaders[0])
-        batching = loader.feed.batching
+        batching = loader.feed.plan
         stretch = Stretch(
             length=batching.length,
             micro_batch_size=loader.feed.micro_batch_size,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils.data import Sampler
+from typing_extensions import override
 
 from resumable.errors import MismatchError, ReplayError
 from resumable.orders.identity import Identity
@@ -16,33 +17,56 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "FIRST_BLOCK", "Feed", "Grouping", "ResumableSampler", "Shard", "cannot_adopt", "cut", "miscounted"]
+__all__ = [
+    "BLOCK",
+    "FIRST_BLOCK",
+    "Feed",
+    "Grouping",
+    "ResumableSampler",
+    "Shard",
+    "StreamGrouping",
+    "cannot_adopt",
+    "cut",
+    "miscounted",
+]
 
 FIRST_BLOCK, BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
 
 
-class Grouping(Protocol):
-    """How a loader's samples fall into batches, and what their order depends on."""
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which part of the data this process loads: that of data-parallel rank *rank* of *size*.
 
-    batching: BatchPlan
+    *already_sharded*: the loader yields this rank's samples alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    already_sharded: bool = False
+
+
+class Grouping(Protocol):
+    """How a loader's samples fall into batches of all ranks together: as *plan* says. This rank loads *shard*."""
+
+    plan: BatchPlan
+    shard: Shard
 
     @property
     def micro_batch_size(self) -> int:
         """Samples of a batch on one rank."""
-        ...
-
-    @property
-    def identity(self) -> Identity | None:
-        """What the order depends on; None for a stream."""
-        ...
+        return self.plan.batch_size // self.shard.size
 
     def padded_samples(self, offset: int, /) -> int:
         """Samples that the end of an epoch trains again in a pass from *offset* on, so that all ranks get equally many."""
-        ...
+        return 0
 
     def adopt(self, identity: Identity, /) -> None:
-        """Go on in the order of *identity*."""
+        """Go on in the order of *identity*.
+
+        Raises:
+            MismatchError: where it cannot.
+        """
         ...
 
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
@@ -50,35 +74,35 @@ class Grouping(Protocol):
 
         A user's sampler gives it only once its epoch has begun; with *looks*, the epoch begins for it.
         """
-        ...
-
-
-class Feed(Protocol):
-    """A `Grouping` that yields this rank's batches of indices, from any position. The defaults are those of one rank."""
-
-    batching: BatchPlan
-    identity: Identity
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples of a batch on one rank."""
-        return self.batching.batch_size
-
-    def padded_samples(self, offset: int, /) -> int:
-        """See `Grouping`."""
-        return 0
-
-    def adopt(self, identity: Identity, /) -> None:
-        """See `Grouping`."""
-        ...
-
-    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """See `Grouping`."""
         return None
+
+
+class Feed(Grouping, Protocol):
+    """A `Grouping` that yields this rank's batches of indices, from any position of the order of *identity*."""
+
+    identity: Identity
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         ...
+
+
+class StreamGrouping(Grouping):
+    """How a stream falls into batches. Only the stream knows its order, and its next samples once they are read."""
+
+    identity: None = None
+
+    def __init__(self, plan: BatchPlan, shard: Shard) -> None:
+        self.plan = plan
+        self.shard = shard
+
+    @override
+    def adopt(self, identity: Identity, /) -> None:
+        raise MismatchError(
+            "The state was saved with a map-style dataset, and the loader streams.",
+            [("saved order", identity), ("current", "a stream")],
+            "Give the run the loader that it began with. Nothing was loaded.",
+        )
 
 
 def cut(indices: list[Any] | NDArray[np.int64], size: int) -> list[list[Any]]:
@@ -110,10 +134,10 @@ class ResumableSampler(Sampler[Any]):
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
         self.batch_size: int = feed.micro_batch_size
-        self.drop_last: bool = feed.batching.drop_last is True
+        self.drop_last: bool = feed.plan.drop_last is True
 
     def __len__(self) -> int:
-        return replace(self.feed.batching, limit=None).batches  # the framework that set a limit applies it to this
+        return replace(self.feed.plan, limit=None).batches  # the framework that set a limit applies it to this
 
     def __iter__(self) -> Iterator[Any]:
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
@@ -142,15 +166,3 @@ def cannot_adopt(saved: Identity, current: Identity) -> MismatchError:
         [("saved", saved), ("current", current)],
         "Pass the sampler or order that the run began with. Nothing was loaded.",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Which part of the data this process loads: that of data-parallel rank *rank* of *size*.
-
-    *already_sharded*: the loader yields this rank's samples alone.
-    """
-
-    rank: int = 0
-    size: int = 1
-    already_sharded: bool = False

@@ -14,80 +14,58 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.feeds.feed import Feed, ResumableSampler, Shard
-from resumable.feeds.order_feed import OrderFeed, ShardedFeed
+from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.replay import ReplayedSampler
-from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed, RoundRobinFeed, SamplerShards
+from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed
 from resumable.orders.orders import Sequential, Shuffled
-from resumable.protocols import Order
 from resumable.steps.batch_plan import BatchPlan
 
-__all__ = ["feed_of", "share_out"]
+__all__ = ["feed_of"]
 
 
-def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> tuple[Feed, Shard]:
-    """The batches of *shard* that *loader* yields, and the shard, which the loader's own sampler may know better.
+def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> Feed:
+    """The batches of *shard* that *loader* yields; the loader's own sampler may know the shard better.
 
     Raises:
         DecorationError: for a sampler without a length.
         ConfigurationError: for an empty one.
 
-    >>> feed, _ = feed_of(DataLoader(range(10), batch_size=2), 0, Shard(rank=1, size=2))
-    >>> list(feed.batches(0, 0))
+    >>> list(feed_of(DataLoader(range(10), batch_size=2), 0, Shard(rank=1, size=2)).batches(0, 0))
     [[2, 3], [6, 7], [9]]
     """
-    sampler, batches = _samplers_of(loader)
+    # what the loader was made with, even after others have taken their place
+    made_with: tuple[Any, Any] = vars(loader).setdefault("_resumable_samplers", (loader.sampler, loader.batch_sampler))
+    sampler, batches = made_with
     for own in (sampler, batches):
         if isinstance(own, ResumableSampler):  # a ResumableLoader, which knows its ranks
-            return _feed_of_ours(own.feed, shard)
-    if batches is not None and not _is_torchs(batches, BatchSampler):
-        shard = _sharded(shard, batches)
-        whole = BatchSamplerFeed(batches, seed, _batching_of(batches, loader))
-        if shard.size == 1:
-            return whole, shard
-        return (RankLocalFeed if shard.already_sharded else RoundRobinFeed)(whole, shard), shard
+            return _of_as_many_ranks(own.feed, shard)
+    users: Any = None if batches is None or _is_torchs(batches, BatchSampler) else batches
     size, drop_last = 1, False
-    if batches is not None:
+    if batches is not None and users is None:
         sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
-    if _is_torchs(sampler, DistributedSampler):
+    if users is None and _is_torchs(sampler, DistributedSampler):
         shard = replace(shard, rank=sampler.rank, size=sampler.num_replicas, already_sharded=False)
     else:
-        shard = _sharded(shard, sampler)
-    order = _order_of(sampler, seed)
-    if shard.already_sharded:
-        return RankLocalFeed(OrderFeed(order, BatchPlan(len(order), size, drop_last)), shard), shard
-    batching = BatchPlan(len(order), size * shard.size, drop_last)
-    return share_out(order, batching, shard), shard
+        is_local = shard.already_sharded or _knows_ranks(sampler if users is None else users)
+        shard = replace(shard, already_sharded=shard.size > 1 and is_local)
+    shared = Shard() if shard.already_sharded else shard
+    if users is None:
+        order = _order_of(sampler, seed)
+        feed: Feed = OrderFeed(order, BatchPlan(len(order), size * shared.size, drop_last), shared)
+    else:
+        feed = BatchSamplerFeed(users, seed, _plan_of(users, loader, shared.size), shared)
+    return RankLocalFeed(feed, shard) if shard.already_sharded else feed
 
 
-def share_out(order: Order | ReplayedSampler, batching: BatchPlan, shard: Shard, /) -> Feed:
-    """The part of *shard* of *order*, cut into the rounds of *batching*.
-
-    >>> list(share_out(Sequential(4), BatchPlan(4, 2), Shard(rank=1, size=2)).batches(0, 0))
-    [[1], [3]]
-    """
-    if shard.size == 1:
-        return OrderFeed(order, batching)
-    if isinstance(order, ReplayedSampler):
-        return SamplerShards(order, batching, shard)
-    return ShardedFeed(order, batching, rank=shard.rank, size=shard.size)
-
-
-def _samplers_of(loader: DataLoader[Any]) -> tuple[Any, Any]:
-    """The sampler and batch sampler that the loader was made with, even after others have taken their place."""
-    made_with: tuple[Any, Any] = vars(loader).setdefault("_resumable_samplers", (loader.sampler, loader.batch_sampler))
-    return made_with
-
-
-def _feed_of_ours(feed: Feed, shard: Shard) -> tuple[Feed, Shard]:
+def _of_as_many_ranks(feed: Feed, shard: Shard) -> Feed:
     """The feed of a ResumableLoader, which the user gave its ranks."""
-    size = feed.batching.batch_size // feed.micro_batch_size
-    if size != shard.size and shard.size > 1:
+    if feed.shard.size != shard.size and shard.size > 1:
         raise ConfigurationError(
             "The train loader was made for another number of ranks.",
-            [("its data_parallel_size", size), ("the trainer's", shard.size)],
+            [("its data_parallel_size", feed.shard.size), ("the trainer's", shard.size)],
             "Pass it ranks=resumable.adapters.lightning.Ranks(trainer), or return a plain DataLoader, which is given them.",
         )
-    return feed, replace(shard, size=size, already_sharded=False)
+    return feed
 
 
 def _is_torchs(sampler: object, cls: type[Any]) -> bool:
@@ -95,10 +73,6 @@ def _is_torchs(sampler: object, cls: type[Any]) -> bool:
     theirs: type[Any] = type(sampler)
     is_torchdatas = theirs.__module__.startswith("torchdata.")
     return theirs is cls or (is_torchdatas and theirs.__name__.removeprefix("Stateful") == cls.__name__)
-
-
-def _sharded(shard: Shard, sampler: Any) -> Shard:
-    return replace(shard, already_sharded=shard.size > 1 and (shard.already_sharded or _knows_ranks(sampler)))
 
 
 def _knows_ranks(sampler: Any) -> bool:
@@ -119,16 +93,16 @@ def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSample
     return ReplayedSampler(sampler, seed)
 
 
-def _batching_of(batches: Any, loader: DataLoader[Any]) -> BatchPlan:
-    """The batch plan of a user's batch sampler: a batch has its `batch_size` samples, or one if it has none."""
+def _plan_of(batches: Any, loader: DataLoader[Any], ranks: int) -> BatchPlan:
+    """The rounds of a user's batch sampler: a batch has its `batch_size` samples, or one if it has none."""
     number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
     candidates: tuple[Any, ...] = (getattr(batches, "sampler", None), loader.dataset)
     for samples in candidates:
         length = len(samples) if hasattr(samples, "__len__") else 0
         for drop_last in (False, True):
             if length and BatchPlan(length, size, drop_last).batches == number:
-                return BatchPlan(length, size, drop_last)
-    return BatchPlan(number * size, size)
+                return BatchPlan(length, size * ranks, drop_last)
+    return BatchPlan(number * size, size * ranks)
 
 
 def _sized(thing: Any) -> int:

@@ -10,14 +10,14 @@ All ranks together get samples that depend on the position alone. The layout is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator
+from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import override
 
-from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, cannot_adopt, cut, miscounted
+from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, Shard, cannot_adopt, cut, miscounted
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.canary import Canaries
 from resumable.orders.identity import Identity
@@ -29,7 +29,7 @@ from resumable.steps.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OrderFeed", "ShardedFeed"]
+__all__ = ["OrderFeed"]
 
 _A_CALL: Final = 2_500
 """A call of a user's order is assumed to cost as much as so many indices."""
@@ -39,34 +39,31 @@ _AT_ONCE: Final = 65_536
 
 
 class OrderFeed(Feed):
-    """Batches cut from an order, or from a user's sampler that is replayed."""
+    """One rank's batches of an order, or of a user's sampler that is replayed; *plan* is that of the rounds.
 
-    def __init__(self, order: Order | ReplayedSampler, batching: BatchPlan) -> None:
-        self.batching = batching
+    With drop_last="carry", batches run across the ends of epochs.
+    """
+
+    def __init__(self, order: Order, plan: BatchPlan, shard: Shard = Shard()) -> None:
+        self.plan = plan
+        self.shard = shard
         self._set(order)
 
-    def _set(self, order: Order | ReplayedSampler) -> None:
+    def _set(self, order: Order) -> None:
         self.order = order
-        if isinstance(order, ReplayedSampler):
-            self.identity: Identity = Identity(order.kind, len(order), order.seed)
-            self._draw: Callable[[int, int, int], list[Any] | NDArray[np.int64]] = order.draw
-            self._canaries: Canaries | None = None
-        else:
-            self.identity = identity_of(order)
-            self._draw = order.indices
-            self._canaries = Canaries(order)
+        self.identity: Identity = identity_of(order)
+        self._canaries = Canaries(order)
 
     @override
     def padded_samples(self, offset: int, /) -> int:
-        ranks = self.batching.batch_size // self.micro_batch_size
-        return 0 if self.batching.drop_last else -(self.batching.reach - offset) % ranks
+        return 0 if self.plan.drop_last else -(self.plan.reach - offset) % self.shard.size
 
     @override
     def adopt(self, identity: Identity, /) -> None:
         if identity != self.identity:
             self._set(self._order_of(identity))
 
-    def _order_of(self, identity: Identity) -> Order | ReplayedSampler:
+    def _order_of(self, identity: Identity) -> Order:
         if isinstance(self.order, ReplayedSampler) and identity.kind == self.identity.kind:
             return ReplayedSampler(self.order.sampler, identity.seed or 0, kind=identity.kind)
         if identity.kind == Shuffled.kind:
@@ -80,70 +77,61 @@ class OrderFeed(Feed):
         order, canaries = self.order, self._canaries
         if identity is not self.identity and identity != self.identity:
             order = self._order_of(identity)
-            canaries = None if isinstance(order, ReplayedSampler) else Canaries(order)
-        if canaries is not None:
-            return canaries.at(epoch, offset)
-        return order.canary(epoch, looks=looks) if isinstance(order, ReplayedSampler) else None
+            canaries = Canaries(order)
+        return order.canary(epoch, looks=looks) if isinstance(order, ReplayedSampler) else canaries.at(epoch, offset)
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        left = self.batching.batches_left(offset) if count is None else count
+        left = self.plan.batches_left(offset) if count is None else count
         return chain.from_iterable(self._blocks(epoch, offset, left))
 
     def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
         """Batches that are drawn together, few at first."""
-        size, length, draw = self.batching.batch_size, self.batching.length, self._draw
-        block = FIRST_BLOCK
+        plan, ranks, micro, order = self.plan, self.shard.size, self.micro_batch_size, self.order
+        per_round, block = plan.batch_size, FIRST_BLOCK
+        draws_all = isinstance(order, ReplayedSampler) or (ranks == 1 and not plan.carries)
+        is_ours = isinstance(order, (Sequential, Shuffled))
         while left:
-            batches = min(left, max(1, block // size))
-            stop = min(offset + batches * size, length)
-            indices = draw(epoch, offset, stop)
-            if len(indices) != stop - offset:
-                raise miscounted(self.identity, epoch, stop - offset, len(indices))
-            yield cut(indices, size)
-            left, offset, block = left - batches, stop, BLOCK
+            at_once = block // (per_round if draws_all else micro)
+            rounds = min(left, max(1, at_once if is_ours else min(at_once, _AT_ONCE // per_round)))
+            stop = offset + rounds * per_round
+            # no name keeps a block: the next one takes its memory, and is made faster in it
+            if not draws_all:
+                yield cut(self._at(epoch, self._places(offset, rounds)), micro)
+            elif ranks == 1:
+                yield cut(self._slice(epoch, offset, min(stop, plan.length)), micro)
+            else:
+                all_ranks = self._slice(epoch, offset, min(stop, plan.length))
+                yield [self._share(epoch, batch) for batch in cut(all_ranks, per_round)]
+            left, offset, block = left - rounds, stop, BLOCK
 
-
-class ShardedFeed(OrderFeed):
-    """The batches of rank *rank* of *size*; *batching* is that of the rounds, and may run across the ends of epochs."""
-
-    def __init__(self, order: Order, batching: BatchPlan, *, rank: int = 0, size: int = 1) -> None:
-        super().__init__(order, batching)
-        self._rank = rank
-        self._size = size
-
-    @property
-    @override
-    def micro_batch_size(self) -> int:
-        return self.batching.batch_size // self._size
-
-    @override
-    def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
-        per_round, micro, block = self.batching.batch_size, self.micro_batch_size, FIRST_BLOCK
-        is_ours = isinstance(self.order, (Sequential, Shuffled))
-        while left:
-            rounds = min(left, max(1, block // micro if is_ours else min(block // micro, _AT_ONCE // per_round)))
-            yield cut(self._at(epoch, self._places(offset, rounds)), micro)
-            left, offset, block = left - rounds, offset + rounds * per_round, BLOCK
+    def _share(self, epoch: int, batch: list[Any]) -> list[Any]:
+        """This rank's equal part of a round's draws; the epoch's first ones fill a last round."""
+        share = -(-len(batch) // self.shard.size)
+        missing = share * self.shard.size - len(batch)
+        if missing:
+            first = self._slice(epoch, 0, min(missing, self.plan.length))
+            batch = [*batch, *islice(cycle(first), missing)]
+        return batch[self.shard.rank * share : (self.shard.rank + 1) * share]
 
     def _places(self, offset: int, rounds: int) -> NDArray[np.int64]:
         """This rank's places in the rounds from *offset* on, counted on across the ends of epochs."""
-        per_round, micro, length = self.batching.batch_size, self.micro_batch_size, self.batching.length
-        first = offset + self._rank * micro
+        per_round, micro, length = self.plan.batch_size, self.micro_batch_size, self.plan.length
+        first = offset + self.shard.rank * micro
         starts = np.arange(first, first + rounds * per_round, per_round, dtype=np.int64)
         places = np.add.outer(starts, np.arange(micro, dtype=np.int64)).ravel()
         last = offset + (rounds - 1) * per_round
-        if self.batching.carries or last + per_round <= length:
+        if self.plan.carries or last + per_round <= length:
             return places
-        share = -(-(length - last) // self._size)
-        tail = np.arange(last + self._rank * share, last + (self._rank + 1) * share, dtype=np.int64)
+        share = -(-(length - last) // self.shard.size)
+        tail = np.arange(last + self.shard.rank * share, last + (self.shard.rank + 1) * share, dtype=np.int64)
         return np.concatenate((places[:-micro], tail % length))
 
     def _at(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the order has at *places*; with drop_last="carry" they may lie in later epochs."""
-        if not self.batching.carries:
+        if not self.plan.carries:
             return self._of_epoch(epoch, places)
-        later, places = np.divmod(places, self.batching.reach)
+        later, places = np.divmod(places, self.plan.reach)
         ends = [*np.flatnonzero(np.diff(later)).tolist(), places.size - 1]
         starts = [0, *(end + 1 for end in ends[:-1])]
         return np.concatenate(
@@ -154,24 +142,22 @@ class ShardedFeed(OrderFeed):
         )
 
     def _of_epoch(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same within *epoch*; of a user's order from slices, one for all or one for each run, as is cheaper."""
         order = self.order
         if isinstance(order, Sequential):
             return places
         if isinstance(order, Shuffled):
             return permuted_at(order.n, order.seed, epoch, places)
-        return self._of_users_order(epoch, places)
-
-    def _of_users_order(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The same from slices: one for all where that is cheaper than one for each run of neighbouring places."""
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         first, stop = int(places.min()), int(places.max()) + 1
         if stop - first <= _A_CALL * (cuts.size + 1):
-            return self._slice(epoch, first, stop)[places - first]
+            return np.asarray(self._slice(epoch, first, stop))[places - first]
         runs = np.split(places, cuts)
         return np.concatenate([self._slice(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
 
-    def _slice(self, epoch: int, start: int, stop: int) -> NDArray[Any]:
-        drawn = np.asarray(self._draw(epoch, start, stop))
+    def _slice(self, epoch: int, start: int, stop: int) -> Any:
+        """What the order itself gives: an array, or a user's sampler a list."""
+        drawn = self.order.indices(epoch, start, stop)
         if len(drawn) != stop - start:
             raise miscounted(self.identity, epoch, stop - start, len(drawn))
         return drawn

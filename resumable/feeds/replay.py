@@ -8,11 +8,10 @@ random numbers are as if no sampler had drawn.
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,7 @@ from resumable.errors import ReplayError
 from resumable.orders.canary import AHEAD, digest_of
 from resumable.orders.permutation import stream_key
 
-if TYPE_CHECKING:
-    from torch.utils.data import Sampler
-
-__all__ = ["Epochs", "ReplayedSampler", "replay"]
+__all__ = ["ReplayedSampler", "replay"]
 
 _CHUNK = 4096
 """Draws between two switches of the random streams: enough that the switch (some 20 µs) does not count."""
@@ -48,19 +44,36 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = F
             chunk = list(islice(draws, _CHUNK))
 
 
-class Epochs:
-    """The epochs of a user's sampler, each drawn from its beginning, and the canaries of those that have begun.
+class ReplayedSampler:
+    """A user's sampler as an order: each epoch is drawn from its beginning on, and going back draws it anew.
 
-    With *batched*, it yields lists of indices. The very first draws are made twice and compared.
+    With *batched*, the sampler yields lists of indices. The very first draws are made twice and compared.
     """
 
-    def __init__(self, sampler: Iterable[Any], seed: int, *, batched: bool = False) -> None:
+    def __init__(self, sampler: Iterable[Any], seed: int, /, *, kind: str | None = None, batched: bool = False) -> None:
         self.sampler = sampler
         self.seed = seed
+        self.kind: str = kind or type(sampler).__qualname__
         self._batched = batched
         self._is_verified = False
         self._canaries: dict[int, str | None] = {}
-        self._begun: tuple[int, Iterator[Any]] = (-1, iter(()))
+        self._at: tuple[int, int] = (-1, 0)
+        self._draws: Iterator[Any] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
+
+    def indices(self, epoch: int, start: int, stop: int, /) -> Any:
+        """A list of the draws *start* to *stop* of *epoch*; fewer where it ends before *stop*.
+
+        Raises:
+            ReplayError: as `replay`.
+        """
+        if self._at != (epoch, start):
+            self._draws = islice(self.begin(epoch), start, None)
+        drawn = list(islice(self._draws, stop - start))
+        self._at = (epoch, start + len(drawn))
+        return drawn
 
     def begin(self, epoch: int, /) -> Iterator[Any]:
         """What the sampler yields in *epoch*, from its first draw on.
@@ -68,9 +81,9 @@ class Epochs:
         Raises:
             ReplayError: as `replay`.
         """
-        begun, self._begun = self._begun, (-1, iter(()))
-        if begun[0] == epoch:
-            return begun[1]
+        at, self._at = self._at, (-1, 0)
+        if at == (epoch, 0):
+            return self._draws
         draws = replay(self.sampler, self.seed, epoch, verify=not self._is_verified)
         head = list(islice(draws, AHEAD))
         self._is_verified = True
@@ -83,59 +96,35 @@ class Epochs:
     def canary(self, epoch: int, /, *, looks: bool) -> str | None:
         """The canary of *epoch*; None where it has not begun. With *looks*, its draws begin for the canary."""
         if looks and epoch not in self._canaries:
-            self._begun = (epoch, self.begin(epoch))
+            self._draws = self.begin(epoch)
+            self._at = (epoch, 0)
         return self._canaries.get(epoch)
-
-
-class ReplayedSampler:
-    """A user's sampler, drawn in order; going back draws the epoch anew, without its data."""
-
-    def __init__(self, sampler: Sampler[Any], seed: int, *, kind: str | None = None) -> None:
-        self.sampler = sampler
-        self.seed = seed
-        self.kind: str = kind or type(sampler).__qualname__
-        self._epochs = Epochs(sampler, seed)
-        self._at: tuple[int, int] = (-1, 0)
-        self._draws: Iterator[Any] = iter(())
-
-    def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
-
-    def draw(self, epoch: int, start: int, stop: int, /) -> list[Any]:
-        """The draws *start* to *stop* of *epoch*; fewer where it ends before *stop*."""
-        if self._at != (epoch, start):
-            self._draws = self._epochs.begin(epoch)
-            deque(islice(self._draws, start), maxlen=0)
-        drawn = list(islice(self._draws, stop - start))
-        self._at = (epoch, start + len(drawn))
-        return drawn
-
-    def canary(self, epoch: int, /, *, looks: bool) -> str | None:
-        """The canary of *epoch*'s first draws; see `Epochs.canary`."""
-        return self._epochs.canary(epoch, looks=looks)
 
 
 class _Streams:
     """The random streams that a sampler may draw from, and their states between two draws."""
 
     def __init__(self, sampler: Iterable[Any], seed: int, epoch: int) -> None:
-        self._generators = [g for g in (getattr(s, "generator", None) for s in _chain(sampler)) if g is not None]
-        set_epochs = [getattr(s, "set_epoch", None) for s in _chain(sampler)]
-        for set_epoch in set_epochs:
-            if callable(set_epoch):
+        samplers = _chain(sampler)
+        own = [each.generator for each in samplers if getattr(each, "generator", None) is not None]
+        self._generators: list[torch.Generator] = [torch.default_generator, *own]
+        for each in samplers:
+            if callable(set_epoch := getattr(each, "set_epoch", None)):
                 set_epoch(epoch)
-        self._seed: int | None = stream_key(0, seed, epoch)
+        self._seed = stream_key(0, seed, epoch)
         self._states: list[Any] = []
 
     @contextmanager
     def switched(self) -> Generator[None]:
         """Draw from the sampler's streams inside the block; afterwards the process's own are as before."""
         outside = self._get()
-        if self._seed is None:
+        if self._states:
             self._set(self._states)
         else:
-            self._set_seed(self._seed)
-            self._seed = None
+            random.seed(self._seed)
+            np.random.seed(self._seed % 2**32)
+            for generator in self._generators:
+                generator.manual_seed(self._seed)
         try:
             yield
         finally:
@@ -143,22 +132,13 @@ class _Streams:
             self._set(outside)
 
     def _get(self) -> list[Any]:
-        own = [generator.get_state() for generator in self._generators]
-        return [torch.random.get_rng_state(), random.getstate(), np.random.get_state(), own]
+        return [random.getstate(), np.random.get_state(), *(each.get_state() for each in self._generators)]
 
     def _set(self, states: list[Any]) -> None:
-        torch.random.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
-        for generator, state in zip(self._generators, states[3], strict=True):
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for generator, state in zip(self._generators, states[2:], strict=True):
             generator.set_state(state)
-
-    def _set_seed(self, seed: int) -> None:
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        for generator in self._generators:
-            generator.manual_seed(seed)
 
 
 def _chain(sampler: Iterable[Any]) -> list[Any]:

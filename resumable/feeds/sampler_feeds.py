@@ -17,95 +17,87 @@ from typing import Any
 
 from typing_extensions import override
 
-from resumable.feeds.feed import FIRST_BLOCK, Feed, Shard, cannot_adopt, miscounted
-from resumable.feeds.order_feed import OrderFeed
-from resumable.feeds.replay import Epochs, ReplayedSampler
+from resumable.feeds.feed import Feed, Shard, cannot_adopt, miscounted
+from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.identity import Identity
 from resumable.orders.orders import Shuffled
 from resumable.orders.permutation import stream_key
 from resumable.steps.batch_plan import BatchPlan
 
-__all__ = ["BatchSamplerFeed", "SamplerShards", "RankLocalFeed", "RoundRobinFeed"]
+__all__ = ["BatchSamplerFeed", "RankLocalFeed"]
 
 
-class SamplerShards(OrderFeed):
-    """One rank's batches of a user's sampler, which is drawn in rounds; *batching* is that of the rounds."""
-
-    order: ReplayedSampler
-
-    def __init__(self, sampler: ReplayedSampler, batching: BatchPlan, shard: Shard) -> None:
-        super().__init__(sampler, batching)
-        self._shard = shard
-
-    @property
-    @override
-    def micro_batch_size(self) -> int:
-        return self.batching.batch_size // self._shard.size
-
-    @override
-    def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
-        size, length = self.batching.batch_size, self.batching.length
-        while left:
-            rounds = min(left, max(1, FIRST_BLOCK // size))
-            stop = min(offset + rounds * size, length)
-            drawn = self.order.draw(epoch, offset, stop)
-            if len(drawn) != stop - offset:
-                raise miscounted(self.identity, epoch, stop - offset, len(drawn))
-            yield [self._part(epoch, drawn[start : start + size]) for start in range(0, len(drawn), size)]
-            left, offset = left - rounds, stop
-
-    def _part(self, epoch: int, drawn: list[Any]) -> list[Any]:
-        """This rank's equal part of a round; the epoch's first samples fill a last round."""
-        each = -(-len(drawn) // self._shard.size)
-        missing = each * self._shard.size - len(drawn)
-        if missing:
-            first = self.order.draw(epoch, 0, min(missing, self.batching.length))
-            drawn = [*drawn, *islice(cycle(first), missing)]
-        return drawn[self._shard.rank * each : (self._shard.rank + 1) * each]
-
-
-class RoundRobinFeed(Feed):
-    """One rank's batches of a user's batch sampler: one of each round, which has as many as there are ranks.
+class BatchSamplerFeed(Feed):
+    """One rank's batches of a user's batch sampler, replayed: of each round, which has one for each rank.
 
     The epoch's first batches fill its last round, or drop_last drops that round, so that all ranks get equally many.
+
+    Whole batches are counted as such up to the position. A position inside a batch (the batch size has changed in
+    mid-epoch) is found by counting samples, and the rest of that epoch is cut into batches anew.
     """
 
-    def __init__(self, own: BatchSamplerFeed, shard: Shard) -> None:
-        self._own = own
-        self._shard = shard
-        self.batching: BatchPlan = replace(own.batching, batch_size=own.batching.batch_size * shard.size)
-        self.identity: Identity = own.identity
+    def __init__(self, sampler: Iterable[list[Any]], seed: int, plan: BatchPlan, shard: Shard = Shard()) -> None:
+        self.plan = plan
+        self.shard = shard
+        self._sampler = ReplayedSampler(sampler, seed, batched=True)
+        self.identity: Identity = Identity(self._sampler.kind, plan.length, seed)
 
     @property
-    @override
-    def micro_batch_size(self) -> int:
-        return self._own.micro_batch_size
+    def _whole(self) -> BatchPlan:
+        """The plan of the sampler's batches, before the ranks share them."""
+        plan, size = self.plan, self.shard.size
+        limit = None if plan.limit is None else plan.limit * size
+        return replace(plan, batch_size=plan.batch_size // size, limit=limit)
 
     @override
     def padded_samples(self, offset: int, /) -> int:
-        if self.batching.drop_last:
+        if self.plan.drop_last:
             return 0
-        return -self._own.batching.batches_left(offset) % self._shard.size * self.micro_batch_size
+        return -self._whole.batches_left(offset) % self.shard.size * self.micro_batch_size
 
     @override
     def adopt(self, identity: Identity, /) -> None:
-        self._own.adopt(identity)
-        self.identity = self._own.identity
+        if replace(identity, seed=None) != replace(self.identity, seed=None):
+            raise cannot_adopt(identity, self.identity)
+        self._sampler, self.identity = self._sampler_of(identity), identity
+
+    def _sampler_of(self, identity: Identity) -> ReplayedSampler:
+        own = self._sampler
+        return own if identity.seed == own.seed else ReplayedSampler(own.sampler, identity.seed or 0, batched=True)
 
     @override
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        return self._own.canary(identity, epoch, offset, looks=looks)
+        return self._sampler_of(identity).canary(epoch, looks=looks)
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        left = self.batching.batches_left(offset) if count is None else count
-        following = self._own.batches(epoch, offset)
-        rank, size = self._shard.rank, self._shard.size
+        batches = self._batches(epoch, offset)
+        return islice(batches, count) if self.shard.size == 1 else self._shared(batches, epoch, offset, count)
+
+    def _shared(self, batches: Iterator[list[Any]], epoch: int, offset: int, count: int | None) -> Iterator[list[Any]]:
+        """This rank's one of each round of *batches*."""
+        rank, size = self.shard.rank, self.shard.size
+        for _ in range(self.plan.batches_left(offset) if count is None else count):
+            of_round = list(islice(batches, size))
+            if len(of_round) < size:
+                of_round += islice(cycle(self._batches(epoch, 0)), size - len(of_round))
+            yield of_round[rank]
+
+    def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:
+        """The sampler's batches from *offset* on."""
+        draws, plan = self._sampler.begin(epoch), self._whole
+        size, left = plan.batch_size, plan.batches_left(offset)
+        if offset % size == 0:
+            given = 0
+            for batch in islice(draws, offset // size, None):
+                given += 1
+                yield batch
+            if given < left:
+                raise miscounted(self.identity, epoch, left, given)
+            return
+        indices = islice(chain.from_iterable(draws), offset, None)
         for _ in range(left):
-            batches = list(islice(following, size))
-            if len(batches) < size:
-                batches += islice(cycle(self._own.batches(epoch, 0)), size - len(batches))
-            yield batches[rank]
+            yield list(islice(indices, size))
 
 
 class RankLocalFeed(Feed):
@@ -116,75 +108,22 @@ class RankLocalFeed(Feed):
 
     def __init__(self, own: Feed, shard: Shard) -> None:
         self._own = own
-        self._shard = shard
-        plan = own.batching
-        self.batching: BatchPlan = replace(
-            plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size
-        )
+        self.shard = shard
+        plan = own.plan
+        self.plan = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
         self.adopt(own.identity)
-
-    @property
-    @override
-    def micro_batch_size(self) -> int:
-        return self._own.micro_batch_size
 
     @override
     def adopt(self, identity: Identity, /) -> None:
         # Ranks whose loaders shuffle datasets of equal length would otherwise shuffle them identically. A sampler that
         # shares the data out by itself needs the opposite, the same draws on each rank.
         seed = identity.seed
-        if seed is not None and identity.kind == Shuffled.kind and self._shard.rank:
-            seed = stream_key(self._shard.rank, stream_key(0, seed, epoch=0), epoch=0)
-        self._own.adopt(replace(identity, length=self._own.batching.length, seed=seed))
-        self.identity: Identity = replace(identity, length=self.batching.length)
+        if seed is not None and identity.kind == Shuffled.kind and self.shard.rank:
+            seed = stream_key(self.shard.rank, stream_key(0, seed, epoch=0), epoch=0)
+        self._own.adopt(replace(identity, length=self._own.plan.length, seed=seed))
+        self.identity: Identity = replace(identity, length=self.plan.length)
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        left = self.batching.batches_left(offset) if count is None else count
-        return self._own.batches(epoch, offset // self._shard.size, left)
-
-
-class BatchSamplerFeed(Feed):
-    """The batches of a user's own batch sampler, replayed.
-
-    Whole batches are counted as such up to the position. A position inside a batch (the batch size has changed in
-    mid-epoch) is found by counting samples, and the rest of that epoch is cut into batches anew.
-    """
-
-    def __init__(self, sampler: Iterable[list[Any]], seed: int, batching: BatchPlan) -> None:
-        self.batching = batching
-        self.identity: Identity = Identity(type(sampler).__qualname__, batching.length, seed)
-        self._epochs = Epochs(sampler, seed, batched=True)
-
-    @override
-    def adopt(self, identity: Identity, /) -> None:
-        if replace(identity, seed=None) != replace(self.identity, seed=None):
-            raise cannot_adopt(identity, self.identity)
-        self._epochs, self.identity = self._epochs_of(identity), identity
-
-    def _epochs_of(self, identity: Identity) -> Epochs:
-        is_present = identity.seed == self.identity.seed
-        return self._epochs if is_present else Epochs(self._epochs.sampler, identity.seed or 0, batched=True)
-
-    @override
-    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        return self._epochs_of(identity).canary(epoch, looks=looks)
-
-    @override
-    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        return islice(self._batches(epoch, offset), count)
-
-    def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:
-        draws = self._epochs.begin(epoch)
-        size = self.batching.batch_size
-        if offset % size == 0:
-            left, given = self.batching.batches_left(offset), 0
-            for batch in islice(draws, offset // size, None):
-                given += 1
-                yield batch
-            if given < left:
-                raise miscounted(self.identity, epoch, left, given)
-            return
-        indices = islice(chain.from_iterable(draws), offset, None)
-        for _ in range(self.batching.batches_left(offset)):
-            yield list(islice(indices, size))
+        left = self.plan.batches_left(offset) if count is None else count
+        return self._own.batches(epoch, offset // self.shard.size, left)

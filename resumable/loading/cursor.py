@@ -36,8 +36,6 @@ class Pass:
     With a schedule, *step* is the step that the last batch belongs to, and what was taken before it.
     """
 
-    __slots__ = ("begun_at", "ended", "is_running", "step", "taken")
-
     def __init__(self, begun_at: Position, /) -> None:
         self.begun_at: Position = begun_at
         self.taken: int = 0
@@ -45,12 +43,8 @@ class Pass:
         self.step: tuple[Step, int] | None = None
         self.is_running: Callable[[], bool] = _never
 
-    def __getstate__(self) -> tuple[Position, int, bool, tuple[Step, int] | None]:
-        return self.begun_at, self.taken, self.ended, self.step
-
-    def __setstate__(self, kept: tuple[Position, int, bool, tuple[Step, int] | None]) -> None:
-        self.begun_at, self.taken, self.ended, self.step = kept
-        self.is_running = _never  # a copy has nobody who iterates it
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "is_running": _never}  # nobody iterates a copy
 
     @property
     def of_step(self) -> int:
@@ -68,30 +62,28 @@ class Cursor:
     Position(consumed_samples=4, epoch=0, offset=4)
     """
 
-    __slots__ = ("_committed", "_looks", "_saved_at", "batching", "commits", "current")
-
     def __init__(
-        self, batching: BatchPlan | StepPlan, position: Position = Position(), /, *, commits: bool = False
+        self, plan: BatchPlan | StepPlan, position: Position = Position(), /, *, commits: bool = False
     ) -> None:
-        self.batching: BatchPlan | StepPlan = batching
+        self.plan: BatchPlan | StepPlan = plan
         self.seek(position, commits=commits)
 
     def seek(self, position: Position, /, *, commits: bool) -> None:
         """Stand at *position*, with nothing read beyond it."""
         self.commits: bool = commits
-        self.current: Pass = Pass(self.batching.canonical(position))
+        self.current: Pass = Pass(self.plan.canonical(position))
         self._committed = self.current.begun_at
         self._saved_at = -1
         self._looks = 0
 
     @property
-    def read(self) -> Position:
+    def read_position(self) -> Position:
         """The position after the last batch that was yielded; with a schedule, after the last complete step."""
         this = self.current
         if this.step is None:
-            return self.batching.advance(this.begun_at, this.taken)
-        step, before = this.step
-        return step.ends if this.taken - before == step.batches else step.begins
+            return self.plan.advance(this.begun_at, this.taken)
+        step = this.step[0]
+        return step.ends if this.of_step == step.batches else step.begins
 
     @property
     def step_batches(self) -> int:
@@ -101,15 +93,15 @@ class Cursor:
             step, _ = this.step
             if not (self.commits and self._committed == step.ends):
                 return step.batches
-        return self.batching.step_batches(self.next_start)
+        return self.plan.step_batches(self.next_start)
 
     @property
     def position(self) -> Position:
         """The trained position."""
         if self.commits:
             return self._committed
-        this = self.current  # `read`, written out: a state saved after every batch asks for it each time
-        return self.batching.advance(this.begun_at, this.taken) if this.step is None else self.read
+        this = self.current  # `read_position`, written out: a state saved after every batch asks for it each time
+        return self.plan.advance(this.begun_at, this.taken) if this.step is None else self.read_position
 
     def commit(self) -> None:
         """Everything yielded so far is trained; from now on only what is committed counts.
@@ -125,7 +117,7 @@ class Cursor:
                 "Accumulate loader.num_microbatches of them, then step and commit.",
             )
         self.commits = True
-        self._committed = self.read
+        self._committed = self.read_position
 
     def note_saved(self) -> None:
         """A saved position was handed out: what it counts as trained stays counted."""
@@ -136,10 +128,10 @@ class Cursor:
         """Where the next pass begins: at the trained position, or in the next epoch where the last pass has ended."""
         last = self.current
         if last.ended or not last.taken:
-            return self.read
+            return self.read_position
         if self.commits:
             return self._committed
-        return last.begun_at if self._was_a_look else self.read
+        return last.begun_at if self._was_a_look else self.read_position
 
     @property
     def _was_a_look(self) -> bool:

@@ -28,14 +28,13 @@ from resumable.verdict import Verdict
 __all__ = ["LoopProgress"]
 
 
-class LoopProgress(Progress):
+class LoopProgress(Cursor, Progress):
     """The progress of a loop: what its loader yielded, or what the loop committed."""
 
     def __init__(self, feed: Feed, stretch: Stretch, policy: Policy) -> None:
+        super().__init__(feed.plan if stretch.schedule is None else stretch.plan)
         self.feed = feed
         self.stretch: Stretch = stretch
-        self.plan: BatchPlan | StepPlan = feed.batching if stretch.schedule is None else stretch.plan
-        self.cursor: Cursor = Cursor(self.plan)
         self._origin = Position()
         self._is_checked = False
         self._policy = policy
@@ -44,22 +43,17 @@ class LoopProgress(Progress):
         """Raise `ConfigurationError` if the steps of a new run cannot be taken; `load` checks those from its position on."""
         self._is_checked = _check(self.plan, self._origin)
 
-    @property
-    @override
-    def position(self) -> Position:
-        return self.cursor.position
-
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
-        at, order = self.cursor.position, self.feed.identity
+        at, order = self.position, self.feed.identity
         canary = self.feed.canary(order, at.epoch, at.offset)
         consumed, ledger = at.consumed_samples, ledger_at(self.stretch, at.consumed_samples)
-        return Snapshot(consumed, at.epoch, at.offset, order, self.cursor.commits, (), ledger, None, canary)
+        return Snapshot(consumed, at.epoch, at.offset, order, self.commits, (), ledger, None, canary)
 
     @property
     @override
     def is_running(self) -> bool:
-        return self.cursor.current.is_running()
+        return self.current.is_running()
 
     @override
     def load(self, saved: Snapshot, /) -> Verdict:
@@ -72,7 +66,7 @@ class LoopProgress(Progress):
             canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
             verdict = with_canary(verdict, saved.canary, canary, self._policy.on_mismatch)
         self.feed.adopt(found.order)
-        self.cursor.seek(at, commits=saved.commits or self.cursor.commits)
+        self.seek(at, commits=saved.commits or self.commits)
         self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
@@ -83,7 +77,7 @@ class LoopProgress(Progress):
     def num_microbatches(self) -> int:
         """Batches of the optimizer step that is being trained, or of the next one."""
         self._check_once()
-        return self.cursor.step_batches
+        return self.step_batches
 
     @property
     def batches_in_epoch(self) -> int:
@@ -93,11 +87,11 @@ class LoopProgress(Progress):
     @property
     def batches_done(self) -> int:
         """Batches of the present epoch that are trained; between two passes, those that the next pass leaves out."""
-        return self._batches(self.cursor.position if self.is_running else self.cursor.next_start)[0]
+        return self._batches(self.position if self.is_running else self.next_start)[0]
 
     def _batches(self, at: Position) -> tuple[int, int]:
         """Batches of the epoch before *at* and after it, counted in the present batch size."""
-        plan, whole = self.plan, at.offset // self.stretch.batching.batch_size
+        plan, whole = self.plan, at.offset // self.feed.plan.batch_size
         if isinstance(plan, BatchPlan):
             left = plan.batches_left(at.offset)
             return (whole if plan.carries else plan.batches - left), left
@@ -111,33 +105,24 @@ class LoopProgress(Progress):
     @property
     def _begun_at(self) -> Position:
         """Where the present pass began, or the next one begins."""
-        this = self.cursor.current
-        return this.begun_at if this.taken and this.is_running() else self.cursor.next_start
+        this = self.current
+        return this.begun_at if this.taken and this.is_running() else self.next_start
 
     def _check_once(self) -> None:
         """See before the first step that all steps to come can be taken, if that was not seen yet."""
         if isinstance(self.plan, StepPlan) and not self._is_checked:
-            self.plan.check_from(self.cursor.next_start)
+            self.plan.check_from(self.next_start)
             self._is_checked = True
-
-    @override
-    def commit(self) -> None:
-        self.cursor.commit()
-
-    @override
-    def note_saved(self) -> None:
-        """What the saved position counts as trained stays counted."""
-        self.cursor.note_saved()
 
     @override
     def settle(self) -> None:
         """Open the next pass: its beginning tells a look at the data from training."""
-        self.cursor.begin()
+        self.begin()
 
     def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
         """A pass from the progress on, counted as it is yielded."""
         self._check_once()
-        this = self.cursor.begin()
+        this = self.begin()
         sampler.start = (this.begun_at.epoch, this.begun_at.offset)
         if isinstance(self.plan, StepPlan):
             sampler.count = self.plan.batches_left(this.begun_at)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from typing_extensions import override
+
 from resumable.errors import ConfigurationError, DecorationError
-from resumable.feeds.feed import Feed, Grouping, ResumableSampler, Shard
+from resumable.feeds.feed import Feed, ResumableSampler, Shard, StreamGrouping
 from resumable.feeds.from_dataloader import feed_of
 from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
@@ -26,12 +28,16 @@ class TrainLoader(Protocol):
 
     loader: Any
     num_workers: int
-    shard: Shard
 
     @property
-    def feed(self) -> Grouping:
+    def feed(self) -> Feed | StreamGrouping:
         """How its samples fall into batches of all ranks together, and what their order depends on."""
         ...
+
+    @property
+    def shard(self) -> Shard:
+        """Which part of the data it yields."""
+        return self.feed.shard
 
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
         """Start each pass at *start*(), and end it after *count*() batches; None is the epoch's end."""
@@ -39,30 +45,28 @@ class TrainLoader(Protocol):
 
     def state_at(self, batches: int, /) -> object:
         """What the dataset saved of itself when the present pass had yielded *batches* batches of its epoch."""
-        ...
+        return None
 
 
-class MapLoader:
+class MapLoader(TrainLoader):
     """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere, on any rank."""
 
     def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard) -> None:
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
-        feed, shard = feed_of(loader, seed, shard)
-        if not feed.batching.batches and shard.size > 1:
-            raise _no_round(feed, shard)
-        self.shard = shard
+        feed = feed_of(loader, seed, shard)
+        if not feed.plan.batches and feed.shard.size > 1:
+            raise _no_round(feed)
         self.sampler: ResumableSampler = ResumableSampler(feed, single=loader.batch_sampler is None)
         self.num_workers: int = loader.num_workers
         self.loader: SeekableLoader[Any] = seekable(loader)
 
     @property
+    @override
     def feed(self) -> Feed:
-        """This rank's batches of indices."""
         return self.sampler.feed
 
+    @override
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
-        """See `TrainLoader`."""
-
         def passes(iterate: Iterate[Any]) -> Iterator[Any]:
             at = start()
             self.sampler.start, self.sampler.count = (at.epoch, at.offset), count()
@@ -88,19 +92,15 @@ class MapLoader:
             _resumable_schedule=None if progress.stretch.schedule is None else progress,
         )
 
-    def state_at(self, batches: int, /) -> object:
-        """None: a map-style dataset has no state of its own."""
-        return None
 
-
-def _no_round(feed: Feed, shard: Shard) -> ConfigurationError:
+def _no_round(feed: Feed) -> ConfigurationError:
     return ConfigurationError(
         "An epoch has no batch for every rank, so the run could never end.",
         [
-            ("dataset length", feed.batching.length),
+            ("dataset length", feed.plan.length),
             ("batch_size", feed.micro_batch_size),
-            ("ranks", shard.size),
-            ("drop_last", feed.batching.drop_last),
+            ("ranks", feed.shard.size),
+            ("drop_last", feed.plan.drop_last),
         ],
         "Use fewer ranks or a smaller batch_size, or drop_last=False.",
     )

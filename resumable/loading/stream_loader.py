@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resumable.errors import MismatchError, warn
+from typing_extensions import override
+
+from resumable.errors import warn
 from resumable.extras import naming_the_extra
-from resumable.feeds.feed import Shard
+from resumable.feeds.feed import Shard, StreamGrouping
 from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.map_loader import TrainLoader
-from resumable.orders.identity import Identity
 from resumable.saved.snapshot import LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
@@ -41,36 +42,7 @@ _LOST = (
 )
 
 
-@dataclass(slots=True)
-class StreamGrouping:
-    """How a stream falls into batches: a `Grouping` without an order."""
-
-    batching: BatchPlan
-    micro_batch_size: int
-
-    @property
-    def identity(self) -> None:
-        """None: only the stream knows its order."""
-        return None
-
-    def padded_samples(self, offset: int, /) -> int:
-        """None: each rank's stream is its own."""
-        return 0
-
-    def adopt(self, identity: Identity, /) -> None:
-        """Raise: a stream has no order that could be taken over."""
-        raise MismatchError(
-            "The state was saved with a map-style dataset, and the loader streams.",
-            [("saved order", identity), ("current", "a stream")],
-            "Give the run the loader that it began with. Nothing was loaded.",
-        )
-
-    def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        """None: a stream's next samples are unknown until they are read."""
-        return None
-
-
-class StreamLoader:
+class StreamLoader(TrainLoader):
     """A loader whose passes the dataset's own state carries on, or reading again.
 
     *stateful* turns a DataLoader into one that saves its dataset's state in workers; it gives None where it cannot.
@@ -79,55 +51,41 @@ class StreamLoader:
     def __init__(
         self, loader: Any, shard: Shard, stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None]
     ) -> None:
-        self.shard: Shard = replace(shard, already_sharded=shard.size > 1)
+        shard = replace(shard, already_sharded=shard.size > 1)
         self.num_workers: int = getattr(loader, "num_workers", 0)
         if is_dataloader(loader):
-            loader, self._keeper = self._with_state(loader, stateful)
+            loader, self._keeper = _with_state(loader, shard, stateful)
             self.loader: Any = seekable(loader)
         else:
             self._keeper = _keeper(loader)
             self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
-        self._loses_state = self.shard.size > 1 and self._keeper is not None
+        self._loses_state = shard.size > 1 and self._keeper is not None
         if self._loses_state:
             self._keeper = None
-        own = _batching_of(loader)
-        length = own.length if own.length >= UNBOUNDED else own.length * shard.size
-        plan = replace(own, length=length, batch_size=own.batch_size * shard.size)
-        self.feed: StreamGrouping = StreamGrouping(plan, own.batch_size)
+        self._feed = StreamGrouping(_plan_of(loader, shard.size), shard)
         # workers that end with their epoch take their states with them: the next ones get the dataset as it was
         self._begins_afresh = self.num_workers > 0 and not getattr(loader, "persistent_workers", False)
         self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
         self._has_begun = False
 
+    @property
+    @override
+    def feed(self) -> StreamGrouping:
+        return self._feed
+
+    @override
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
-        """See `TrainLoader`; a stream's passes end where it does, and Lightning limits them by itself."""
+        # a stream's passes end where it does, and Lightning limits them by itself
         vars(self.loader)["_resumable_pass"] = partial(self._pass, start)
 
+    @override
     def state_at(self, batches: int, /) -> object:
-        """See `TrainLoader`; None where it is not known."""
         return next((state for number, state in self._states if number == batches), None)
-
-    def _with_state(
-        self, loader: DataLoader[Any], stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None]
-    ) -> tuple[DataLoader[Any], _Keeper | None]:
-        """*loader*, or the one that takes its place, and the object that saves the stream's state."""
-        dataset = _keeper(loader.dataset)
-        is_torchdatas = type(loader).__module__.startswith("torchdata.")
-        if not is_torchdatas and (own := _keeper(loader)) is not None:
-            return loader, own
-        if dataset is None or not loader.num_workers or self.shard.size > 1:
-            # torchdata's loader too: at an epoch's end, or without a state to save, it would lose its position
-            return loader, dataset
-        made = loader if is_torchdatas else stateful(loader)
-        if made is None:
-            _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
-            return loader, None
-        return made, _keeper(made)
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
         at = start()
-        trained = at.offset // self.feed.batching.batch_size
+        trained = at.offset // self.feed.plan.batch_size
         self._states.clear()
         if self._loses_state and (at.epoch or at.offset) and not self._has_begun:
             warn(_LOST)
@@ -174,13 +132,35 @@ class _SizedStream(_Stream):
 _END = object()
 
 
-def _batching_of(loader: Any) -> BatchPlan:
+def _plan_of(loader: Any, ranks: int) -> BatchPlan:
     """Samples where the dataset has a length, otherwise whole batches; without an end where the loader has no length."""
     size, drop_last = getattr(loader, "batch_size", None) or 1, bool(getattr(loader, "drop_last", False))
     if not _is_sized(loader):
-        return BatchPlan(UNBOUNDED, size)
-    exact = BatchPlan(len(loader.dataset), size, drop_last) if _is_sized(getattr(loader, "dataset", None)) else None
-    return exact if exact is not None and exact.batches == len(loader) else BatchPlan(len(loader) * size, size)
+        return BatchPlan(UNBOUNDED, size * ranks)
+    dataset: Any = getattr(loader, "dataset", None)
+    if _is_sized(dataset):
+        exact = BatchPlan(len(dataset), size, drop_last)
+        if exact.batches == len(loader):
+            return BatchPlan(exact.length * ranks, size * ranks, drop_last)
+    return BatchPlan(len(loader) * size * ranks, size * ranks)
+
+
+def _with_state(
+    loader: DataLoader[Any], shard: Shard, stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None]
+) -> tuple[DataLoader[Any], _Keeper | None]:
+    """*loader*, or the one that takes its place, and the object that saves the stream's state."""
+    dataset = _keeper(loader.dataset)
+    is_torchdatas = type(loader).__module__.startswith("torchdata.")
+    if not is_torchdatas and (own := _keeper(loader)) is not None:
+        return loader, own
+    if dataset is None or not loader.num_workers or shard.size > 1:
+        # torchdata's loader too: at an epoch's end, or without a state to save, it would lose its position
+        return loader, dataset
+    made = loader if is_torchdatas else stateful(loader)
+    if made is None:
+        _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
+        return loader, None
+    return made, _keeper(made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +210,3 @@ def _warn_of_reading_again(why: str) -> None:
         f"This resume reads the stream again up to its position: {why}.\n"
         "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds."
     )
-
-
-_: type[TrainLoader] = StreamLoader

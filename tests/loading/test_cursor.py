@@ -35,7 +35,7 @@ def test_only_what_is_committed_counts_from_the_first_commit_on() -> None:
     this.taken = 1
     cursor.commit()
     this.taken = 3
-    assert (Position(4, 0, 4), Position(10, 1, 0)) == (cursor.position, cursor.read)
+    assert (Position(4, 0, 4), Position(10, 1, 0)) == (cursor.position, cursor.read_position)
     cursor.commit()
     assert Position(10, 1, 0) == cursor.position
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resumable.feeds.order_feed import OrderFeed, ShardedFeed
+from resumable.feeds.order_feed import OrderFeed
 from resumable.loading import loop_progress as resuming
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.loop_progress import LoopProgress
@@ -74,21 +74,21 @@ def patched(cls: type[Any], name: str, change: Callable[[Any, Any], Any]) -> Cal
 
 def on_read(cursor: Cursor, _: Position) -> Position:
     """The place that was read, whatever was committed."""
-    return cursor.read
+    return cursor.read_position
 
 
-def one_again(feed: ShardedFeed, places: Any) -> Any:
+def one_again(feed: OrderFeed, places: Any) -> Any:
     """The first place twice, in the place of the second."""
     again = places.copy()
     again[1:2] = again[:1]
     return again
 
 
-def strided(feed: ShardedFeed, places: Any) -> Any:
+def strided(feed: OrderFeed, places: Any) -> Any:
     """Torch's layout instead of Megatron's: rank r takes every size-th sample."""
-    if len(places) < 2 or places[-1] >= feed.batching.length or feed.batching.carries:
+    if len(places) < 2 or places[-1] >= feed.plan.length or feed.plan.carries:
         return places
-    rank, size = vars(feed)["_rank"], vars(feed)["_size"]
+    rank, size = feed.shard.rank, feed.shard.size
     micro, rounds = feed.micro_batch_size, len(places) // feed.micro_batch_size
     starts = places[: rounds * micro].reshape(rounds, micro)[:, :1] - rank * micro
     return (starts + rank + np.arange(micro) * size).ravel()
@@ -98,20 +98,12 @@ def resized(patch: pytest.MonkeyPatch) -> None:
     """An order that depends on the number of ranks, as that of many samplers does."""
     own: Callable[..., None] = vars(OrderFeed)["_set"]
 
-    def put(self: ShardedFeed, order: Any) -> None:
+    def put(self: OrderFeed, order: Any) -> None:
         own(self, order)
         if isinstance(order, Shuffled):
-            size = self.__dict__.get("_size", 1)
-            self.order = Shuffled(order.n, (order.seed + size - 1) % 2**64)
+            self.order = Shuffled(order.n, (order.seed + self.shard.size - 1) % 2**64)
 
-    original = ShardedFeed.__init__
-
-    def init(self: ShardedFeed, order: Any, batching: BatchPlan, *, rank: int = 0, size: int = 1) -> None:
-        original(self, order, batching, rank=rank, size=size)
-        put(self, order)
-
-    patch.setattr(ShardedFeed, "__init__", init)
-    patch.setattr(ShardedFeed, "_set", put)
+    patch.setattr(OrderFeed, "_set", put)
 
 
 def at_the_epochs_beginning(patch: pytest.MonkeyPatch) -> None:
@@ -134,7 +126,7 @@ def another_state(state: ResumptionState, found: dict[str, Any]) -> dict[str, An
 def of_its_rank(state: ResumptionState, found: dict[str, Any]) -> dict[str, Any]:
     """A state that says which rank saved it."""
     progress: Any = tracker_of(state).progress
-    return {**found, "global_step": getattr(progress.feed, "_rank", 0)}
+    return {**found, "global_step": progress.feed.shard.rank}
 
 
 def set_in(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
@@ -142,9 +134,9 @@ def set_in(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], 
     return lambda patch: patch.setattr(where, name, value)
 
 
-def filled_with_the_last(feed: ShardedFeed, places: Any) -> Any:
+def filled_with_the_last(feed: OrderFeed, places: Any) -> Any:
     """What a short round lacks is its last sample again, not the epoch's first ones."""
-    return places if feed.batching.carries else np.where(places < places[0], feed.batching.length - 1, places)
+    return places if feed.plan.carries else np.where(places < places[0], feed.plan.length - 1, places)
 
 
 def as_it_is(batching: BatchPlan, position: Position) -> Position:
@@ -166,7 +158,7 @@ def a_batch_further(cursor: Cursor, _: None) -> None:
     """It stands behind the batch with which it should go on."""
     at = cursor.current.begun_at
     if at.offset:
-        cursor.current = Pass(cursor.batching.advance(at, 1))
+        cursor.current = Pass(cursor.plan.advance(at, 1))
 
 
 def without_the_seed(patch: pytest.MonkeyPatch) -> None:
@@ -179,9 +171,9 @@ def without_the_seed(patch: pytest.MonkeyPatch) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
-    "a feed that repeats a sample": (patched(ShardedFeed, "_places", one_again), "A micro batch of rank"),
-    "a feed in another layout": (patched(ShardedFeed, "_places", strided), "A micro batch of rank"),
-    "a tail that is filled otherwise": (patched(ShardedFeed, "_places", filled_with_the_last), "A micro batch of rank"),
+    "a feed that repeats a sample": (patched(OrderFeed, "_places", one_again), "A micro batch of rank"),
+    "a feed in another layout": (patched(OrderFeed, "_places", strided), "A micro batch of rank"),
+    "a tail that is filled otherwise": (patched(OrderFeed, "_places", filled_with_the_last), "A micro batch of rank"),
     "a cursor that counts what is prefetched": (
         set_in(resuming, "_count", counts_what_it_draws),
         "The trained position",
@@ -213,7 +205,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
         patched(Cursor, "step_batches", lambda _, batches: batches + (batches > 1)),
         "num_microbatches",
     ),
-    "a part that raises": (patched(ShardedFeed, "_places", lambda _, places: places["first"]), "Traceback"),
+    "a part that raises": (patched(OrderFeed, "_places", lambda _, places: places["first"]), "Traceback"),
 }
 
 

@@ -67,7 +67,7 @@ class LightningProgress(TrainerProgress):
         return at
 
     def _advance(self, done: int) -> Position:
-        return self.primary.feed.batching.advance(self.anchor, done)
+        return self.primary.feed.plan.advance(self.anchor, done)
 
     @property
     @override
@@ -183,7 +183,7 @@ class LightningProgress(TrainerProgress):
     @property
     @override
     def batch_size(self) -> int:
-        return self.primary.feed.batching.batch_size
+        return self.primary.feed.plan.batch_size
 
     @property
     @override
@@ -201,7 +201,7 @@ class LightningProgress(TrainerProgress):
     @override
     def trained_batches(self, loops: dict[str, Any], /) -> int:
         """Batches of this epoch already trained, counted in the current batch size."""
-        plan, offset = self.primary.feed.batching, self.anchor.offset
+        plan, offset = self.primary.feed.plan, self.anchor.offset
         if not offset:
             return 0
         is_bounded = plan.length < UNBOUNDED
@@ -210,11 +210,11 @@ class LightningProgress(TrainerProgress):
 
     @override
     def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
-        return self.primary.feed.batching.batches
+        return self.primary.feed.plan.batches
 
     @override
     def first_epoch_batches(self, trained: int, /) -> int | None:
-        plan, offset = self.primary.feed.batching, self.anchor.offset
+        plan, offset = self.primary.feed.plan, self.anchor.offset
         batches = trained + plan.batches_left(offset)
         is_whole = not offset or batches == plan.batches or plan.length >= UNBOUNDED
         return None if is_whole else batches
@@ -256,7 +256,7 @@ class LightningProgress(TrainerProgress):
             MismatchError: unless the order is the dataset's own, the one that the old run certainly used, or the
                 policy lets the run go on.
         """
-        batching, now = self.primary.feed.batching, self._count.now
+        batching, now = self.primary.feed.plan, self._count.now
         per_epoch = batching.offset_after(0, batching.batches)
         epoch = now.epoch + now.ended
         offset = 0 if epoch > now.epoch else batching.offset_after(0, now.batches)

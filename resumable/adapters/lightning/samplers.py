@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from resumable.adapters.lightning.ranks import puts_samplers_in
 from resumable.feeds.feed import Feed, ResumableSampler, Shard
-from resumable.feeds.from_dataloader import share_out
 from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.sampler_feeds import RankLocalFeed
 from resumable.loading.map_loader import MapLoader
@@ -37,14 +36,14 @@ class RankSampler(DistributedSampler[Any]):
     """
 
     def __init__(self, batches: ResumableSampler, shard: Shard) -> None:
-        length = batches.feed.batching.length
+        length = batches.feed.plan.length
         super().__init__(range(length), num_replicas=shard.size, rank=shard.rank, shuffle=False)  # type: ignore[arg-type]
         self._batches = batches
 
     def __len__(self) -> int:
         feed = self._batches.feed
-        length, size = feed.batching.length, feed.batching.batch_size
-        return length // size * feed.micro_batch_size if feed.batching.drop_last else -(-length // self.num_replicas)
+        length, size = feed.plan.length, feed.plan.batch_size
+        return length // size * feed.micro_batch_size if feed.plan.drop_last else -(-length // self.num_replicas)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._batches) if self._batches.single else chain.from_iterable(self._batches)
@@ -68,8 +67,8 @@ def unshuffle(taken: MapLoader) -> None:
 
 
 def _unshuffled(feed: Feed, shard: Shard) -> Feed:
-    plan = feed.batching
+    plan = feed.plan
     if not shard.already_sharded:
-        return share_out(Sequential(plan.length), plan, shard)
+        return OrderFeed(Sequential(plan.length), plan, shard)
     own = replace(plan, length=plan.length // shard.size, batch_size=plan.batch_size // shard.size)
     return RankLocalFeed(OrderFeed(Sequential(own.length), own), shard)

@@ -32,7 +32,7 @@ class GroupStart:
 
 def stretch_of(loader: TrainLoader, accumulation: int, /) -> Stretch:
     """The configuration that *loader* trains in."""
-    plan = loader.feed.batching
+    plan = loader.feed.plan
     return Stretch(
         length=plan.length,
         micro_batch_size=loader.feed.micro_batch_size,
@@ -65,7 +65,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         identity = loader.feed.identity
         if own.order is not None and identity is None:
             loader.feed.adopt(own.order)  # a stream says that it cannot
-        order = identity or Identity("stream", loader.feed.batching.length)
+        order = identity or Identity("stream", loader.feed.plan.length)
         regrouping = _of_other_ranks(loader, saved, own)
         if regrouping is not None:
             refuse_or_warn(regrouping, policy.on_mismatch)
@@ -150,7 +150,7 @@ def _of_other_ranks(loader: TrainLoader, saved: Snapshot, own: Snapshot) -> Verd
 def _comparable(order: Identity, loader: TrainLoader, saved: Snapshot) -> Identity:
     """The saved order as this rank would have saved it: each rank's own part may have another length."""
     if loader.shard.already_sharded and (loader.shard.rank or _ranks_of(saved, loader) != loader.shard.size):
-        return replace(order, length=loader.feed.batching.length)
+        return replace(order, length=loader.feed.plan.length)
     return order
 
 
@@ -166,7 +166,7 @@ class LoaderGroup:
     def place(self, number: int, at: LoaderPosition, batches: int, *, ended: bool) -> LoaderPosition:
         """Where *batches* batches lead loader *number* from *at*; with *ended*, the epoch's end starts a pass."""
         loader, state = self.loaders[number], at.state
-        plan = loader.feed.batching
+        plan = loader.feed.plan
         if batches:
             kept = loader.state_at(at.offset // plan.batch_size + batches)
             state = state if kept is None else kept
@@ -189,11 +189,11 @@ def combine(loaders: Sequence[TrainLoader], mode: str, limit: int | float, /) ->
 
     The primary is the shortest in the mode `min_size`, otherwise the longest; of several, the first.
     """
-    lengths = [_limited(loader.feed.batching, limit) for loader in loaders]
+    lengths = [_limited(loader.feed.plan, limit) for loader in loaders]
     primary = lengths.index((min if mode == "min_size" else max)(lengths))
     feed = loaders[primary].feed
-    if lengths[primary] < feed.batching.batches:
-        feed.batching = replace(feed.batching, limit=int(lengths[primary]))
+    if lengths[primary] < feed.plan.batches:
+        feed.plan = replace(feed.plan, limit=int(lengths[primary]))
     return LoaderGroup(tuple(loaders), mode, primary, is_finite=math.inf not in lengths)
 
 

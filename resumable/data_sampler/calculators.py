@@ -45,6 +45,7 @@ class _FrameworkCalculator:
     """The calculator that a framework keeps in a global of its module: a `MicrobatchCalculator`.
 
     The module is looked up by name at each use, as NeMo does: it has no types, and may have been replaced since.
+    Before the framework has initialized the calculator, the sizes and `update` raise ResumptionError.
     """
 
     __slots__ = ()
@@ -72,8 +73,6 @@ class _FrameworkCalculator:
         It is what megatron-core calls the running size, rounded down under `decrease_batch_size_if_needed`; Apex does
         not round. An unrounded size of a ramp-up that does not divide by micro_batch_size * data_parallel_size is
         returned as it is, though the micro batches of the step hold fewer samples.
-
-        Raises ResumptionError before the calculator is initialized.
         """
         framework = self._initialized()
         running = getattr(framework, "get_current_running_global_batch_size", None)  # absent in Apex and older releases
@@ -81,10 +80,7 @@ class _FrameworkCalculator:
 
     @property
     def data_parallel_size(self) -> int:
-        """Ranks that share the step which begins now.
-
-        Raises ResumptionError before the calculator is initialized.
-        """
+        """Ranks that share the step which begins now."""
         framework = self._initialized()
         known = getattr(getattr(framework, GLOBAL, None), "data_parallel_size", None)  # of those that vary the size
         per_rank = framework.get_micro_batch_size() * framework.get_num_microbatches()
@@ -99,7 +95,6 @@ class _FrameworkCalculator:
         """Move it to the step that begins at *consumed_samples*.
 
         Sizes that do not divide by micro_batch_size * data_parallel_size pass, as in NeMo's own load.
-        Raises ResumptionError before the calculator is initialized.
         """
         self._initialized().update_num_microbatches(consumed_samples=consumed_samples, consistency_check=False)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from resumable.saved.snapshot import save_nothing
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["PositionSource", "SeekableSampler", "check_begins", "known_order", "seekable"]
+__all__ = ["PositionSource", "SeekableSampler", "check_begins", "seekable"]
 
 _MEGATRONS = ("consumed_samples", "total_samples", "__len__")
 
@@ -121,13 +120,6 @@ def seekable(loader: Any, sampler: Any, source: PositionSource, /) -> None:
     else:
         return
     source.place(batches)
-
-
-def known_order(saved: Identity | None, current: Identity, /) -> Identity | None:
-    """*saved*, with what older states did not say of a cyclic order taken from *current*."""
-    if saved is not None and saved.kind == CYCLIC and current.kind.startswith(CYCLIC):
-        return replace(current, length=saved.length)
-    return saved
 
 
 def check_begins(sampler: SeekableSampler, offset: int, /) -> None:

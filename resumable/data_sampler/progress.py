@@ -21,9 +21,9 @@ from typing_extensions import override
 
 from resumable.checks import as_int, whole_count
 from resumable.data_sampler.calculators import calculator_in_use
-from resumable.data_sampler.placed_loader import SeekableSampler, check_begins, known_order
+from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.errors import StateError, warn
-from resumable.orders.identity import Identity
+from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
@@ -74,13 +74,13 @@ class DataSamplerProgress(Progress):
     ) -> None:
         self.sampler = sampler
         self._trainer = trainer
-        self._init_global_step = 0
         self._steps = self._trainer_step if steps is None else steps
         self._options = options
         self._judge = judge
         self._saved = Snapshot()
         consumed = whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples")
         self._base = self._start = self._last = (consumed, 0)
+        self._init_global_step = 0
         self._stretch: Stretch | None = None
         self._loader: SeekableSampler | None = None
         self._seen: dict[int, int] = {}
@@ -197,7 +197,9 @@ class DataSamplerProgress(Progress):
         self._is_judged, self.order, self._loader = True, sampler.identity, sampler
 
     def _compared(self, sampler: SeekableSampler, offset: int, current: Stretch | None) -> Verdict:
-        order, saved = sampler.identity, known_order(self._saved.order, sampler.identity)
+        order, saved = sampler.identity, self._saved.order
+        if saved is not None and saved.kind == CYCLIC and order.kind.startswith(CYCLIC):
+            saved = replace(order, length=saved.length)  # older states did not say how a cyclic order shuffles
         verdict = compare(saved or order, order, offset=offset, regrouped=regrouped(self._saved, current))
         refuse_or_warn(verdict, self._options.on_mismatch)
         return verdict

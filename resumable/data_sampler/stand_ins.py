@@ -68,30 +68,21 @@ def _lacking(error: AttributeError, owner: Any, sampler: str) -> str | None:
 
 def _stand_in(stack: ExitStack, owner: Any, name: str) -> bool:
     """Let something stand in for *name* until *stack* is closed; False where nothing can."""
+    holders = [owner]
     if name == GLOBAL:
-        return _stand_in_for_calculator(stack)
-    had = name in vars(owner)
-    step = SimpleNamespace(global_step=getattr(owner, "init_global_step", 0))
-    counts = SimpleNamespace(compute_consumed_samples=lambda _=0: 0, **dict.fromkeys(ATTRIBUTES, 0))
-    try:
-        setattr(owner, name, step if name == _TRAINER else counts)
-    except AttributeError:  # a property
-        return False
-    stack.callback(lambda: setattr(owner, name, None) if had else delattr(owner, name))
-    return True
-
-
-class _NoCalculator:
-    """A calculator that can be updated and not asked."""
-
-    def update(self, *_: object, **__: object) -> None:
-        return
-
-
-def _stand_in_for_calculator(stack: ExitStack) -> bool:
-    found = [sys.modules[name] for name in FRAMEWORKS if name in sys.modules]
-    empty = [module for module in found if getattr(module, GLOBAL, module) is None]
-    for module in empty:
-        setattr(module, GLOBAL, _NoCalculator())
-        stack.callback(setattr, module, GLOBAL, None)
-    return bool(empty)
+        modules = [sys.modules[module] for module in FRAMEWORKS if module in sys.modules]
+        holders = [module for module in modules if getattr(module, GLOBAL, module) is None]
+        stand_in = SimpleNamespace(update=lambda *_, **__: None)
+    elif name == _TRAINER:
+        stand_in = SimpleNamespace(global_step=getattr(owner, "init_global_step", 0))
+    else:
+        stand_in = SimpleNamespace(compute_consumed_samples=lambda _=0: 0, **dict.fromkeys(ATTRIBUTES, 0))
+    for holder in holders:
+        had = name in vars(holder)
+        try:
+            setattr(holder, name, stand_in)
+        except AttributeError:  # a property
+            return False
+        undo: tuple[Any, ...] = (setattr, holder, name, None) if had else (delattr, holder, name)
+        stack.callback(*undo)
+    return bool(holders)

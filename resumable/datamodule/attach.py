@@ -39,10 +39,9 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
         ConfigurationError: for a schedule whose sizes do not fall into whole batches.
         MismatchError: if the state cannot go on exactly with these loaders, and the policy is "error".
     """
-    seed = options.seed
+    seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if options.seed is None else options.seed
     loaders: list[TrainLoader] = []
     shard = _shard_of(trainer, options.ranks)
-    default = int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
     def replace(loader: Any) -> Any:
         if not hasattr(loader, "__iter__"):
@@ -53,7 +52,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
             )
         number = len(loaders)
         trainer.check_loader(loader, number, loader.stretch if isinstance(loader, ResumableLoader) else None)
-        loaders.append(_train_loader(loader, seed_of_loader(default if seed is None else seed, number), shard))
+        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard))
         return loaders[-1].loader
 
     returned, mode = _replaced(returned, replace)
@@ -74,17 +73,6 @@ def attach_sampled(
         MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
     """
     progress = trainer.follow_sampler(tracker, sampler, options.sampling)
-    _check_options(options, sampler)
-    progress.rebase()  # a loader that is built in mid-training begins there
-    loaders = TransformHook(sampler, progress, lambda loader: shield(loader) if is_dataloader(loader) else loader)
-    with loaders.building():
-        returned = build()
-    returned, _ = _replaced(returned, loaders.take)
-    trainer.connect_sampled(tracker)
-    return returned
-
-
-def _check_options(options: Options, sampler: object) -> None:
     if options.ranks is not None or options.decrease_batch_size_if_needed:
         raise DecorationError(
             "A data sampler has ranks and batch sizes of its own.",
@@ -95,27 +83,31 @@ def _check_options(options: Options, sampler: object) -> None:
             ],
             "Leave these options out, and set the sampler up with them.",
         )
+    progress.rebase()  # a loader that is built in mid-training begins there
+    loaders = TransformHook(sampler, progress, lambda loader: shield(loader) if is_dataloader(loader) else loader)
+    with loaders.building():
+        returned = build()
+    returned, _ = _replaced(returned, loaders.take)
+    trainer.connect_sampled(tracker)
+    return returned
 
 
 def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule | None:
     """The schedule that groups the loaders' batches: the decorator's, or that of a ResumableLoader."""
-    given = [own for each in loaders if (own := _own_schedule(each.loader)) is not None]
+    own = [each.loader.stretch.schedule for each in loaders if isinstance(each.loader, ResumableLoader)]
+    given = next((schedule for schedule in own if schedule is not None), None)
     if options.schedule is None:
-        return given[0] if given else None
+        return given
     schedule = schedule_of(
         options.schedule, loaders[0].feed.plan.batch_size, rounds_down=options.decrease_batch_size_if_needed
     )
-    if given and given[0] != schedule:
+    if given is not None and given != schedule:
         raise DecorationError(
             "The schedule is given twice.",
-            [("of the loader", given[0]), ("of the decorator", schedule)],
+            [("of the loader", given), ("of the decorator", schedule)],
             "Pass it to one of them.",
         )
     return schedule
-
-
-def _own_schedule(loader: Any) -> LedgerSchedule | None:
-    return loader.stretch.schedule if isinstance(loader, ResumableLoader) else None
 
 
 def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:

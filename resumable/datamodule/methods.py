@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Final
 
 from resumable.data_sampler.progress import unchanged_on_error
 from resumable.data_sampler.stand_ins import run
 from resumable.datamodule.instance import resumption_of, sampler_of
-from resumable.datamodule.options import MARK, Options
+from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import adapter_of
 from resumable.errors import ResumptionError
 from resumable.saved.snapshot import KEYS
@@ -24,7 +23,7 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
     # torch comes with the first loader, not with the decorator
     from resumable.datamodule.attach import attach, attach_sampled
 
-    options: Options = getattr(self, MARK)
+    options: Options = self.__resumable_options__
     tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
     build = functools.partial(method, *args, **kwargs)
     trainer.before_build(tracker)
@@ -62,11 +61,10 @@ class _Theirs(dict[str, Any]):
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
     tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
     before = tracker.snapshot()
-    with nullcontext() if sampler is None else unchanged_on_error(sampler):
+    with unchanged_on_error(sampler):
         if trainer.before_load(tracker):
             if sampler is not None:
-                options: Options = getattr(self, MARK)
-                trainer.follow_sampler(tracker, sampler, options.sampling)
+                trainer.follow_sampler(tracker, sampler, self.__resumable_options__.sampling)
             tracker.load(state_dict)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))
@@ -77,8 +75,8 @@ def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> 
 
 def _run(self: Any, method: Callable[[], Any]) -> Any:
     """Run the class's own method, which may use a trainer, a sampler or a calculator that does not exist yet."""
-    options: Options = getattr(self, MARK)
-    return run(method, self, options.attribute) if hasattr(self, options.attribute) else method()
+    attribute = self.__resumable_options__.attribute
+    return run(method, self, attribute) if hasattr(self, attribute) else method()
 
 
 AROUND: Final[dict[str, Callable[..., Any]]] = {

@@ -17,8 +17,6 @@ __all__ = ["MARK", "Options", "check_class"]
 MARK: Final = "__resumable_options__"
 """The class attribute that `@resumable` leaves: its options."""
 
-_CALCULATOR: Final = ("is_initialized", "current_global_batch_size", "update")
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -55,7 +53,7 @@ class Options:
             check_members(
                 "calculator",
                 self.calculator,
-                _CALCULATOR,
+                ("is_initialized", "current_global_batch_size", "update"),
                 "calculator= lacks the members of a MicrobatchCalculator.",
                 "Pass one, such as resumable.adapters.megatron.Calculator().",
             )

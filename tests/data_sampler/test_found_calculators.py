@@ -198,6 +198,20 @@ Plain()
 print(sorted({"apex", "megatron", "numpy", "torch"} & sys.modules.keys()))
 """
 
+LOADED = """
+import sys
+from types import SimpleNamespace
+from resumable import ResumptionState
+sampler = SimpleNamespace(compute_consumed_samples=lambda steps: 8 + 4 * steps, init_global_step=0)
+sampler.init_consumed_samples = sampler.prev_consumed_samples = sampler.if_first_step = 0
+trainer = SimpleNamespace(global_step=0)
+state = ResumptionState(sampler, trainer)
+state.load_state_dict({"consumed_samples": 8})
+state.update_init_global_step()
+trainer.global_step = 3
+print(state.state_dict()["consumed_samples"], sorted({"apex", "megatron"} & sys.modules.keys()))
+"""
+
 # Every warning and every record is wanted, but for those that are not this package's noise: torch's, and the set-up's.
 FOUND = f"""
 import logging, sys, warnings, torch
@@ -224,6 +238,11 @@ def run(code: str) -> tuple[int, list[str], str]:
 def test_nothing_is_imported_before_a_calculator_is_asked_for() -> None:
     """Not by the package, not by the module that chooses, not by decorating a class."""
     assert run(DECORATED) == (0, ["[]"], "")
+
+
+def test_a_load_imports_no_framework() -> None:
+    """A calculator whose framework nobody imported is not set up, so a load and a save have none to tell or ask."""
+    assert run(LOADED) == (0, ["20 []"], "")
 
 
 def test_importing_megatron_core_makes_no_noise() -> None:

@@ -91,16 +91,11 @@ class LightningSamplerProgress(DataSamplerProgress):
         Raises:
             MismatchError: if the state cannot go on exactly in it, and the policy is "error".
         """
-        self.order, plan = sampler.identity, self._plan_of(sampler)
-        if self._plan is not None:
-            self._plan = plan
-            return
-        try:
+        plan, is_first = self._plan_of(sampler), self._plan is None
+        if is_first:
             self._find_epoch(sampler, plan)
-        except BaseException:
-            self.order = self._saved.order
-            raise
-        if self.has_moved_on(self._saved):
+        self.order, self._plan = sampler.identity, plan
+        if is_first and self.has_moved_on(self._saved):
             self._place_anew()  # a strategy's loaders are here only when the loops are placed already
 
     def _find_epoch(self, sampler: SeekableSampler, plan: BatchPlan) -> None:
@@ -114,7 +109,7 @@ class LightningSamplerProgress(DataSamplerProgress):
         else:
             at = plan.canonical(Position(consumed, saved.epoch or 0, offset))
         check_begins(sampler, at.offset)
-        self._plan, self._epoch, self._began = plan, at.epoch, consumed - at.offset
+        self._epoch, self._began = at.epoch, consumed - at.offset
         self._stretch = stretch and replace(stretch, sample=consumed, epoch=at.epoch, offset=at.offset)
         self._judge(verdict)
 

@@ -53,7 +53,7 @@ class ResumptionError(Exception):
     """
 
     def __init__(self, what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /) -> None:
-        super().__init__(explain(what, values, advice) if advice else what)
+        super().__init__(explain(what, values, advice))
 
 
 class ConfigurationError(ResumptionError, ValueError):
@@ -113,18 +113,16 @@ class ResumptionWarning(UserWarning):
     """A resume is slower than it could be, or not exact. The run goes on."""
 
 
-def explain(what: str, values: Iterable[tuple[str, object]], advice: str) -> str:
-    """A message in three parts: what is wrong, the values on aligned lines, what to do next.
+def explain(what: str, values: Iterable[tuple[str, object]] = (), advice: str = "") -> str:
+    r"""A message of the three parts of a `ResumptionError`.
 
-    >>> print(explain("The seed differs.", [("saved", 1), ("current", 20)], "Pass seed=1."))
-    The seed differs.
-      saved:   1
-      current: 20
-    Pass seed=1.
+    >>> explain("The seed differs.", [("saved", 1)], "Pass seed=1.")
+    'The seed differs.\n  saved: 1\nPass seed=1.'
     """
     rows = [(f"{name}:", repr(value)) for name, value in values]
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join([what, *(f"  {name:<{width}} {value}" for name, value in rows), advice])
+    lines = [what, *(f"  {name:<{width}} {value}" for name, value in rows), advice]
+    return "\n".join(lines if advice else lines[:-1])
 
 
 def warn(what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /) -> None:
@@ -139,5 +137,4 @@ def warn(what: str, values: Iterable[tuple[str, object]] = (), advice: str = "",
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
-    message = explain(what, values, advice) if advice else what
-    warnings.warn(message, ResumptionWarning, stacklevel=level)
+    warnings.warn(explain(what, values, advice), ResumptionWarning, stacklevel=level)

@@ -124,11 +124,11 @@ class LinearRampup(PiecewiseSchedule):
         '0:8 20:16'
         """
         steps: list[tuple[int, int]] = []
-        begin: int | None = 0
+        begin = 0
         for size, stop in self.stages_from(0):
-            if begin is not None and (not steps or steps[-1][1] != size):
+            if not steps or steps[-1][1] != size:
                 steps.append((begin, size))
-            begin = stop
+            begin = stop or begin
         return StepSchedule(tuple(steps))
 
     @property

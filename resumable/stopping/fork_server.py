@@ -11,34 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from typing import Final
 
-__all__ = ["IGNORED", "is_fork_server", "live_on"]
-
-IGNORED: Final = (
+_IGNORED: Final = (
     signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
 )  # fmt: skip
 
 
-def is_fork_server() -> bool:
-    """Whether this process was started as a fork server.
-
-    >>> is_fork_server()
-    False
-    """
-    return any("multiprocessing.forkserver" in argument for argument in sys.orig_argv)
-
-
-def live_on() -> None:
-    """Ignore the signals in this process, and restore their default in each process that it forks."""
-    _set(signal.SIG_IGN)
-    os.register_at_fork(after_in_child=lambda: _set(signal.SIG_DFL))
-
-
-def _set(handler: signal.Handlers) -> None:
-    for number in IGNORED:
+def _handle(handler: signal.Handlers) -> None:
+    for number in _IGNORED:
         signal.signal(number, handler)
 
 
-if is_fork_server():
-    live_on()
+if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
+    _handle(signal.SIG_IGN)
+    os.register_at_fork(after_in_child=partial(_handle, signal.SIG_DFL))

@@ -94,8 +94,8 @@ class _Handler:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Set the flag, then call the handler that was there before."""
         if self.watch in _here.watches:
-            since = _here.seconds_since_request()
-            if number == signal.SIGINT and since is not None and since > _SAME_REQUEST_S:
+            asked = _here.requested_at
+            if number == signal.SIGINT and asked is not None and time.monotonic() - asked > _SAME_REQUEST_S:
                 signal.default_int_handler(number, frame)
             self.watch.received.append(signal.Signals(number))
             request_stop()
@@ -121,9 +121,6 @@ class _Here:
         self.watches: list[StopSignals] = []
         self.requested_at: float | None = None
         self.leaves_at_fork = False
-
-    def seconds_since_request(self) -> float | None:
-        return None if self.requested_at is None else time.monotonic() - self.requested_at
 
     def leave_in_child(self) -> None:
         for watch in reversed(self.watches):

@@ -51,7 +51,8 @@ class ShieldLoader(DataLoader[T]):
         signals = answered()
         if not self.num_workers or isinstance(self.worker_init_fn, _IgnoreSignals):
             return begin()
-        method = _start_method(self)
+        context: Any = self.multiprocessing_context or multiprocessing
+        method = str(context.get_start_method())
         own, self.worker_init_fn = self.worker_init_fn, _IgnoreSignals(signals, self.worker_init_fn, method)
         try:
             with _held_back(signals, method) if signals else nullcontext():
@@ -94,11 +95,6 @@ def mix_in(mixin: type[L], loader: DataLoader[Any], /) -> L:
             _MADE[mixin, cls] = made
         object.__setattr__(loader, "__class__", _MADE[mixin, cls])
     return cast("L", loader)
-
-
-def _start_method(loader: Any) -> str:
-    context: Any = loader.multiprocessing_context or multiprocessing
-    return str(context.get_start_method())
 
 
 def _revived(cls: type[Any], kept: dict[str, Any]) -> Any:
@@ -173,19 +169,16 @@ class _Workers:
     def note(self, batches: Any) -> None:
         """*batches* has started workers, which SIGTERM does not end."""
         if self._pid != os.getpid():
-            self._begin()
+            self._pid, self._passes, self._processes = os.getpid(), WeakSet(), WeakSet()
+            # An interpreter's end. The function registered last runs first: this one, then torch's, after which torch
+            # ends no worker, then multiprocessing's.
+            atexit.register(self.end)
+            # The end of a process that multiprocessing started, such as a spawned rank, which runs no atexit.
+            util.Finalize(None, self.end, exitpriority=100)
         self._passes.add(batches)
         for process in getattr(batches, "_workers", ()):
             process.terminate = process.kill  # what torch does with a worker that does not come to its end
             self._processes.add(process)
-
-    def _begin(self) -> None:
-        self._pid, self._passes, self._processes = os.getpid(), WeakSet(), WeakSet()
-        # An interpreter's end. The function registered last runs first: this one, then torch's, after which torch ends
-        # no worker, then multiprocessing's.
-        atexit.register(self.end)
-        # The end of a process that multiprocessing started, such as a spawned rank, which runs no atexit.
-        util.Finalize(None, self.end, exitpriority=100)
 
     def end(self) -> None:
         """End what is left, as torch ends the workers of a loader that is no longer used."""

@@ -1,7 +1,7 @@
 """One arm of the demo: a run whose training processes are started, watched, killed and started again.
 
 Python's fork server imports Lightning once and forks each of these processes; from then on it trains, dies and
-leaves files like any other. The parent knows of it only what its log tells.
+leaves files like any other. The parent knows of it only what its log holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an arm has come: optimizer *steps* behind it, *kills* so far, and whether a process *trains* by now."""
+    """How far an arm has come: the optimizer *steps* and *kills* until now, and whether its process *trains* yet."""
 
     steps: int
     kills: int
@@ -77,7 +77,7 @@ def _enter(job: Job, output: Path) -> None:
 
 
 def _logged_steps(log: Path) -> Generator[int | None, None, None]:
-    """Over and over: how many optimizer steps lie behind the session that writes *log*; None before it trains."""
+    """Again and again, how many optimizer steps the run that writes *log* has completed; None before it trains."""
     while not log.exists():
         yield None
     steps, unread = None, b""
@@ -111,7 +111,7 @@ def _watch(process: BaseProcess, log: Path, kill: Kill | None, kills: int) -> Ge
 
 
 def _sweep(process: BaseProcess) -> None:
-    """SIGKILL for *process*, then for the workers that it leaves: by themselves they notice only after seconds."""
+    """Kill *process*, then the workers that it leaves: by themselves they notice its end only after seconds."""
     process.kill()
     process.join()
     if process.pid is not None:
@@ -124,8 +124,8 @@ def run_arm(
 ) -> Generator[Progress, None, Run]:
     """Train *arm* to its end in *folder*, kills and resumes included; gives its progress and never waits for it.
 
-    Raises `DemoError` where a training process fails or hangs. Close the generator to end it early: that kills
-    the process.
+    Raises `DemoError` if a training process fails or hangs. Close the generator to end the arm early: that kills the
+    process.
     """
     kills = planned_kills(settings) if arm.killed else ()
     for session in range(len(kills) + 1):

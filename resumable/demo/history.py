@@ -1,4 +1,4 @@
-"""What a run left in its folder, read back as plain values, and what in it differs from the uninterrupted run."""
+"""What a run left in its folder, read back as plain values, and how it differs from the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN: Final = 3  # of a long list of differences
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one training process is told: the *session* counts the processes of its run from 0."""
+    """What one training process gets: the *session* counts the processes of its run from 0."""
 
     folder: Path
     datamodule: str
@@ -38,7 +38,7 @@ def session_log(folder: Path, session: int, /) -> Path:
 
 
 def _read_session(path: Path, *, reached: int, killed: bool) -> Session:
-    """The session that *path* logs; one that ended before it trained begins where the run had come to, *reached*."""
+    """The session that *path* logs; one that ended before it trained begins at *reached*, where the run was."""
     logged = path.read_bytes() if path.exists() else b""
     whole, _, _torn = logged.rpartition(b"\n")  # a kill can tear the last line; no checkpoint holds its step
     head, *entries = [json.loads(line) for line in whole.splitlines()] or [{"step": reached}]
@@ -71,7 +71,7 @@ def _miscounted(run: Run) -> list[str]:
     ]
 
 
-def _told(step: Step | None) -> str:
+def _words(step: Step | None) -> str:
     if step is None:
         return "nothing"
     return f"{', '.join(map(str, step.indices[:_SHOWN]))}{', ...' * (len(step.indices) > _SHOWN)} (epoch {step.epoch})"
@@ -80,17 +80,17 @@ def _told(step: Step | None) -> str:
 def _disordered(run: Run, reference: Run) -> list[str]:
     pairs = zip_longest((step for _, step in run.history()), (step for _, step in reference.history()))
     return [
-        f"step {number}: trained {_told(step)} instead of {_told(wanted)}"
+        f"step {number}: trained {_words(step)} instead of {_words(wanted)}"
         for number, (step, wanted) in enumerate(pairs)
         if step != wanted
     ]
 
 
 def differences(run: Run, reference: Run, /, *, kills: int) -> list[str]:
-    """What keeps *run* from being exact: killed *kills* times, and yet equal to *reference*, which nothing interrupted.
+    """How *run*, killed *kills* times, differs from *reference*, which nothing interrupted.
 
-    Empty where every sample was trained once in every epoch, in *reference*'s order, and loss and weights are
-    equal to the last bit.
+    Empty if every sample was trained once in every epoch, in *reference*'s order, and loss and weights are equal to the
+    last bit.
 
     >>> whole = Run("a", 2, 1, (Session(0, (Step(0, (1, 0)),)),))
     >>> differences(Run("b", 2, 1, (Session(0, (Step(0, (0, 1)),)),)), whole, kills=0)
@@ -102,5 +102,5 @@ def differences(run: Run, reference: Run, /, *, kills: int) -> list[str]:
     if run.weights_digest != reference.weights_digest:
         found.append(f"weights, SHA-256: {run.weights_digest} instead of {reference.weights_digest}")
     if run.kills != kills:
-        found.append(f"kills: {run.kills} instead of {kills}, since the run was over before the next")
+        found.append(f"kills: {run.kills} instead of {kills}, since the run ended before the next")
     return found

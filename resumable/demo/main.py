@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARMS", "run_demo"]
 
-# The first is what the others are held against, the second is the one that has to be exact.
+# The others are compared with the first. The second must be exact.
 ARMS: Final = (
     Arm("uninterrupted", "ResumableText", killed=False),
     Arm("@resumable", "ResumableText"),
@@ -45,7 +45,7 @@ def _state(doing: str, killed: int, kills: int) -> str:
 
 
 def _look(training: Generator[Progress, None, Run], bars: Bars, bar: TaskID, kills: int) -> Run | None:
-    """Move *bar* to where *training* is; its run once it is complete."""
+    """Move *bar* to where *training* is. Return its run once that is complete, and None before."""
     try:
         progress = next(training)
     except StopIteration as end:
@@ -114,9 +114,9 @@ def _write_result(path: Path, settings: Settings, runs: Sequence[Run], found: Se
 
 
 def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, console: Console | None = None) -> int:
-    """Train, kill and resume as *settings* say; write `demo.png` and `result.json` to *out*; give the exit code.
+    """Train, kill and resume as *settings* say; write `demo.png` and `result.json` to *out*; return the exit code.
 
-    0 where the second of *arms* was exact, 1 where it was not or a process failed; the console says what was not.
+    It is 0 if the second of *arms* was exact, and 1 if it was not or a process failed. The console shows what differed.
     """
     console = Console() if console is None else console
     began = time.monotonic()

@@ -21,7 +21,7 @@ WINDOW: Final = 33  # bytes; all but the first are predicted
 
 
 class Windows(Dataset[tuple[int, Tensor]]):
-    """Windows of real text; each comes with its index, so that a log can tell what was trained."""
+    """Windows of real text; each comes with its index, so that a log can show what was trained."""
 
     def __init__(self, samples: int) -> None:
         self._bytes = torch.frombuffer(bytearray(read_windows(samples, WINDOW)), dtype=torch.uint8).view(

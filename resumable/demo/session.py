@@ -29,7 +29,7 @@ __all__ = ["AtomicCheckpointIO", "StepLog", "train"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves beside the final name and renames: whoever looks finds the old checkpoint or the new one, whole."""
+    """Saves beside the final name and renames: a reader finds the old checkpoint or the new one, whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -53,7 +53,7 @@ class StepLog(L.Callback):
         os.write(self._file, (json.dumps(entry) + "\n").encode())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how many steps lie behind this session: those of the checkpoint that it goes on from."""
+        """Log how many steps the run has completed: those of the checkpoint that this session goes on from."""
         self._write(step=trainer.global_step)
 
     def on_train_batch_end(
@@ -78,7 +78,7 @@ def _digest(module: torch.nn.Module) -> str:
 
 
 def train(job: Job, /) -> None:
-    """Train from the newest checkpoint in *job*'s folder, or from the start where there is none, to the end of the run."""
+    """Train from the newest checkpoint in *job*'s folder, or from the start if there is none, to the end of the run."""
     # Workers are forked, as on every Python before 3.14: a fork server of their own would import torch again.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)  # several of these processes share the machine

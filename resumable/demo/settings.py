@@ -11,7 +11,7 @@ from resumable.errors import ConfigurationError
 
 __all__ = ["Kill", "Settings", "planned_kills"]
 
-# No kill is planned behind this share of the run: on a busy machine, too, the process has to be training still.
+# No kill is planned after this share of the run: the process must still be training then, on a busy machine too.
 _LAST_KILL: Final = 0.85
 # A kill falls this long, at most, after its step was seen: into a step, between two steps or into a save.
 _LONGEST_DELAY_S: Final = 0.03
@@ -21,8 +21,8 @@ _LONGEST_DELAY_S: Final = 0.03
 class Settings:
     """What is trained, and how often it is killed.
 
-    The sizes give a run of 300 steps, some ten seconds on slow cores. *samples* is no multiple of *batch_size*
-    on purpose: every epoch ends with a short batch. Raises `ConfigurationError` for *kills* or a *seed* out of range.
+    The sizes give a run of 300 steps, some ten seconds on slow cores. *samples* is deliberately not a multiple of
+    *batch_size*, so every epoch ends with a short batch. Raises `ConfigurationError` for *kills* or a *seed* out of range.
     """
 
     seed: int = 0
@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def killable_steps(self) -> range:
-        """The steps that a kill can be planned for: behind the first checkpoint, and not too near to the end."""
+        """The steps that a kill can be planned for: after the first checkpoint, and not too near the end."""
         return range(self.checkpoint_every + 1, int(self.steps * _LAST_KILL) + 1)
 
 

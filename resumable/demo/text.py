@@ -13,7 +13,7 @@ __all__ = ["read_windows"]
 def read_windows(samples: int, window: int, /, folder: Path | None = None) -> bytes:
     """*samples* windows of *window* bytes each, end to end: the modules of *folder*, sorted by name, until there is enough.
 
-    *folder* is the standard library's where none is given. Raises `ConfigurationError` where it holds too little.
+    *folder* is the standard library's by default. Raises `ConfigurationError` if it holds too little.
 
     >>> len(read_windows(3, 16))
     48

@@ -1,10 +1,10 @@
-"""What became of a run's data, told from plain values: counts, a table, a picture.
+"""What became of a run's data, from plain values: counts, a table, a picture.
 
     report            Run, Session, Step, counts       Python alone
     report.table      as_table                         needs rich
     report.picture    draw                             needs matplotlib
 
-Nothing here knows a framework: fill `Run` from any log that tells which indices each optimizer step trained.
+Nothing here knows a framework: fill `Run` from any log of the indices that each optimizer step trained.
 The extra `demo` brings rich and matplotlib.
 """
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-# Calm colours for the sessions, in turn, and two loud ones for trouble: told apart by people with any colour vision,
-# and in grey. After Okabe and Ito, "Color Universal Design" (2008), and Paul Tol, "Colour Schemes" (2021).
+# Calm colours for the sessions, in turn, and two loud ones for trouble. People with any colour vision can distinguish
+# them, in grey too. After Okabe and Ito, "Color Universal Design" (2008), and Paul Tol, "Colour Schemes" (2021).
 _SESSIONS: Final = ("#77AADD", "#EEDD88", "#44BB99", "#D5C7F0")
 _REPEATED: Final = "#CC3311"
 _LOST: Final = "#222222"
@@ -114,7 +114,7 @@ def _draw_sessions(axes: Axes, run: Run, top: float) -> None:
 
 
 def _draw_run(axes: Axes, run: Run, reference: Run, top: float, height: float) -> float:
-    """Header, sessions, cells and what was lost, from *top* down; gives where it ends."""
+    """Header, sessions, cells and what was lost, from *top* down; returns where it ends."""
     count = counts(run)
     title = f"{run.name}, killed {run.kills} {'time' if run.kills == 1 else 'times'}" if run.kills else run.name
     _write(axes, 0, top, title, "left", va="top", fontsize=10.5, fontweight="bold")
@@ -172,7 +172,7 @@ def draw(runs: Sequence[Run], path: str | PathLike[str], /) -> None:
 
     A cell is a sample, a column an optimizer step, a colour a session. What an epoch trained again stands out in
     its place; what it never trained hangs below its end, at the same scale while there is room. Raises
-    `ConfigurationError` without runs.
+    `ConfigurationError` if there are no runs.
 
     >>> from resumable.report.runs import Step
     >>> from tempfile import TemporaryDirectory
@@ -180,7 +180,7 @@ def draw(runs: Sequence[Run], path: str | PathLike[str], /) -> None:
     ...     draw([Run("a", 1, 1, (Session(0, (Step(0, (0,)),)),))], f"{folder}/a.png")
     """
     if not runs:
-        raise ConfigurationError("There is nothing to draw.", [("runs", list(runs))], "Give at least one run.")
+        raise ConfigurationError("There is nothing to draw.", [("runs", list(runs))], "Pass at least one run.")
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI)
     bottom, side = _FOOTER / _HEIGHT, _MARGIN / _WIDTH
     axes = figure.add_axes((side, bottom, 1 - 2 * side, 1 - bottom))

@@ -36,15 +36,15 @@ class Session:
 
     @property
     def stop_step(self) -> int:
-        """Optimizer steps behind the run when this session ended."""
+        """Optimizer steps that the run had completed when this session ended."""
         return self.start_step + len(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All sessions of a run that is to train each of *samples* indices once in each of its first *epochs*.
+    """All sessions of a run that must train each of *samples* indices once in each of its first *epochs*.
 
-    For a run that is not over give as *epochs* those that are: what follows can be repeated, but not be lost yet.
+    For a run that has not ended, pass its complete epochs: later samples can be repeated, but none is lost yet.
 
     *final_loss* and *weights_digest*, any text that equal weights have in common, are for comparing runs.
     """
@@ -64,7 +64,7 @@ class Run:
     def history(self) -> list[tuple[int, Step]]:
         """The steps that count, in order, each with the number of its session.
 
-        Raises `ConfigurationError` where a session goes on from a step that none before it reached.
+        Raises `ConfigurationError` if a session goes on from a step that no earlier one reached.
 
         >>> one, two = Session(0, (Step(0, (3, 1)), Step(0, (0, 2))), killed=True), Session(1, (Step(0, (2, 0)),))
         >>> [(number, step.indices) for number, step in Run("a", 4, 1, (one, two)).history()]
@@ -75,8 +75,8 @@ class Run:
             if session.start_step > len(history):
                 raise ConfigurationError(
                     f"Session {number} of {self.name!r} goes on from a step that no session reached.",
-                    [("start_step", session.start_step), ("steps so far", len(history))],
-                    "Give all sessions of the run, in the order in which they ran.",
+                    [("start_step", session.start_step), ("steps until then", len(history))],
+                    "Pass all sessions of the run, in the order in which they ran.",
                 )
             del history[session.start_step :]
             history += [(number, step) for step in session.steps]
@@ -94,7 +94,7 @@ class Counts:
 
 
 def counts(run: Run, /) -> Counts:
-    """Samples that *run* trained, those of them that their epoch had had already, and those that an epoch never had.
+    """Samples that *run* trained, how many of them their epoch had trained already, and how many it never trained.
 
     >>> counts(Run("a", 4, 1, (Session(0, (Step(0, (3, 1)), Step(0, (3, 0)))),)))
     Counts(trained=4, repeated=1, lost=1, undone_steps=0)
@@ -111,7 +111,7 @@ def counts(run: Run, /) -> Counts:
 
 
 def compare_weights(run: Run, reference: Run, /) -> str:
-    """How *run*'s weights stand to *reference*'s: "bit-equal", "differ", or "" where one of the digests is not known.
+    """How *run*'s weights compare with *reference*'s: "bit-equal", "differ", or "" if a digest is unknown.
 
     >>> compare_weights(Run("a", 1, 1, (), weights_digest="5f"), Run("b", 1, 1, (), weights_digest="5f"))
     'bit-equal'

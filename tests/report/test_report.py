@@ -100,9 +100,9 @@ def test_a_session_from_nowhere_is_refused() -> None:
         made_run(Session(0, STEPS[:2]), Session(5, STEPS[5:])).history()
     assert str(caught.value) == (
         "Session 1 of 'made up' goes on from a step that no session reached.\n"
-        "  start_step:   5\n"
-        "  steps so far: 2\n"
-        "Give all sessions of the run, in the order in which they ran."
+        "  start_step:       5\n"
+        "  steps until then: 2\n"
+        "Pass all sessions of the run, in the order in which they ran."
     )
 
 

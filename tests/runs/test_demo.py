@@ -146,7 +146,7 @@ def test_an_exact_run_has_no_differences() -> None:
         ),
         pytest.param(replace(EXACT, final_loss=0.25), ["final loss: 0.25 instead of 0.5"], id="loss"),
         pytest.param(replace(EXACT, weights_digest="60"), ["weights, SHA-256: 60 instead of 5f"], id="weights"),
-        pytest.param(REFERENCE, ["kills: 0 instead of 1, since the run was over before the next"], id="not killed"),
+        pytest.param(REFERENCE, ["kills: 0 instead of 1, since the run ended before the next"], id="not killed"),
     ],
 )
 def test_each_difference_is_found_and_named(run: Run, expected: list[str]) -> None:

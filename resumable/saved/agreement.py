@@ -22,7 +22,6 @@ __all__ = ["RECORD_BYTES", "agreed", "check_agreement", "record_of"]
 RECORD_BYTES: Final = 512
 """The length of every record: a collective takes the same number of bytes from each rank."""
 
-_LONGEST: Final = 80
 _SAID: Final = ("consumed_samples", "epoch", "offset", "global_step", "canary")
 
 
@@ -45,7 +44,7 @@ def record_of(state: Mapping[str, Any], /) -> bytes:
 
 def _short(text: str) -> str:
     """*text*, cut to fit into a record however JSON writes it."""
-    return text[:_LONGEST].encode("ascii", "replace").decode()
+    return text[:80].encode("ascii", "replace").decode()
 
 
 def _padded(said: Mapping[str, Any]) -> bytes:

@@ -42,14 +42,12 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from resumable.errors import ConfigurationError, MissingStateError, StateError
 
-__all__ = ["Flaw", "PREVIOUS", "parse", "read", "render", "write"]
+__all__ = ["Flaw", "parse", "read", "render", "write"]
 
 if sys.platform != "win32":
     import fcntl
 
-PREVIOUS: Final = ".previous"
-"""The suffix of the file that holds the state before the last one."""
-
+_PREVIOUS: Final = ".previous"
 _VERSION: Final = 1  # of the file's form; the state inside has its own
 _HEAD: Final = b'{\n  "resumable": '
 _TAIL: Final = b"}\n"
@@ -88,7 +86,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], /) -> None:
         )
     _remove_stale(target)
     with _temporary(target, text) as new:
-        _keep(target, new + PREVIOUS)
+        _keep(target, new + _PREVIOUS)
         os.replace(new, target)
     _sync_directory(target)
 
@@ -115,7 +113,7 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
         found = parse(_bytes_of(target))
     except FileNotFoundError:
         found = Flaw("There is no state file.")
-        if not os.path.lexists(target + PREVIOUS):
+        if not os.path.lexists(target + _PREVIOUS):
             advice = "In a first run, begin without a state. Otherwise check the path."
             raise MissingStateError(found.what, [("path", target)], advice) from None
     if isinstance(found, Flaw):
@@ -125,7 +123,7 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
 
 def _refusal(target: str, flaw: Flaw) -> StateError:
     """The error for a file that cannot be read; it leads to the state before it."""
-    previous = target + PREVIOUS
+    previous = target + _PREVIOUS
     rows: list[tuple[str, object]] = [("path", target), *flaw.values]
     try:
         before = parse(_bytes_of(previous))
@@ -210,7 +208,7 @@ def _keep(target: str, name: str) -> None:
         except OSError:  # no hard links, or too many: a copy does as well
             with open(name, "xb") as copy:
                 _fill(copy, text, like=target)
-        os.replace(name, target + PREVIOUS)
+        os.replace(name, target + _PREVIOUS)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)  # rename(2): renaming a file to another name of itself leaves both
@@ -228,7 +226,7 @@ def _remove_stale(target: str) -> None:
         with suppress(OSError), open(stale, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
-                os.unlink(stale + PREVIOUS)
+                os.unlink(stale + _PREVIOUS)
             os.unlink(stale)
 
 

@@ -43,7 +43,6 @@ from resumable.saved.schedule_format import parse_schedule
 __all__ = [
     "FORMAT",
     "KEYS",
-    "LONGEST_CANARY",
     "LoaderPosition",
     "Snapshot",
     "dump",
@@ -55,9 +54,8 @@ FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
 
 _ORDER = ("kind", "length", "seed")
-_PLACE = ("epoch", "offset", "order", "state")
-LONGEST_CANARY = 32
-"""Characters of a canary, at most."""
+_LOADER = ("epoch", "offset", "order", "state")
+_LONGEST_CANARY = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class Snapshot(NamedTuple):
 
     @property
     def position(self) -> Position | None:
-        """The place, or None where epoch and offset have yet to follow from the dataset's length."""
+        """The position, or None where epoch and offset have yet to follow from the dataset's length."""
         if self.epoch is None or self.offset is None:
             return None
         return Position(self.consumed_samples, self.epoch, self.offset)
@@ -150,14 +148,16 @@ def parse(state: object, /) -> Snapshot:
         None if is_bare else count(fields, "offset"),
         order=_identity(field_of(fields, "order"), version),
         commits=flag(fields, "commits"),
-        loaders=tuple(_place(entry, version) for entry in records(fields, "loaders", _PLACE, are_rows=version > 2)),
+        loaders=tuple(
+            _loader_position(entry, version) for entry in records(fields, "loaders", _LOADER, are_rows=version > 2)
+        ),
         ledger=Ledger(
             tuple(_stretch(entry, version) for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2))
         ),
         global_step=optional_count(fields, "global_step") if version > 1 else None,
-        canary=optional_text(fields, "canary", longest=LONGEST_CANARY) if version > 1 else None,
+        canary=optional_text(fields, "canary", longest=_LONGEST_CANARY) if version > 1 else None,
     )
-    _check_place(saved)
+    _check_position(saved)
     _check_ledger(saved.ledger, consumed)
     return saved
 
@@ -173,7 +173,7 @@ def _version(fields: Fields) -> int:
     return version
 
 
-def _check_place(saved: Snapshot) -> None:
+def _check_position(saved: Snapshot) -> None:
     consumed, epoch, offset, order = saved.consumed_samples, saved.epoch, saved.offset, saved.order
     if epoch is None or offset is None:
         return
@@ -221,7 +221,7 @@ def _identity(value: object, version: int) -> Identity | None:
     return Identity(kind, count(fields, "length"), optional_count(fields, "seed", bits=64))
 
 
-def _place(fields: Fields, version: int) -> LoaderPosition:
+def _loader_position(fields: Fields, version: int) -> LoaderPosition:
     order = _identity(field_of(fields, "order"), version)
     return LoaderPosition(count(fields, "epoch"), count(fields, "offset"), order, field_of(fields, "state"))
 

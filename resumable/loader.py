@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import signature
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
@@ -118,7 +117,7 @@ class ResumableLoader(SeekableLoader[T]):
         **options: Unpack[LoaderOptions],
     ) -> None:
         policy = Policy(seed is not None or order is not None, on_mismatch)
-        check_options(options, signature(ResumableLoader.__init__).parameters)
+        check_options(options, ResumableLoader.__init__.__kwdefaults__ or ())
         check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
@@ -22,6 +22,8 @@ from resumable.steps.schedules import LinearRampup
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 
 __all__ = ["check_in_order", "check_options", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
+
+_DATALOADER_OPTIONS: Final = tuple(signature(cast("Any", DataLoader.__init__)).parameters)
 
 
 def length_of(dataset: Any, /) -> int:
@@ -183,7 +185,7 @@ def check_options(options: Mapping[str, Any], own: Collection[str], /) -> None:
       nearest:    'num_workers'
     Pass num_workers=, or leave the option out.
     """
-    known = {*own, *signature(cast("Any", DataLoader.__init__)).parameters}
+    known = {*own, *_DATALOADER_OPTIONS}
     for name in options.keys() - known:
         nearest = next(iter(get_close_matches(name, known, 1, 0.0)))
         raise ConfigurationError(

@@ -335,7 +335,10 @@ class DataSamplerProgress(Progress):
         # its own count, which may need a calculator, says more than its size
         is_sizeless = size is None and (self._last[0] > self._start[0] or self._calculator_in_use() is None)
         if is_sizeless or self._calculator() is not None:
-            first, second = (self.sampler.compute_consumed_samples(steps) for steps in (1, 2))
+            try:
+                first, second = (self.sampler.compute_consumed_samples(steps) for steps in (1, 2))
+            except Exception:  # noqa: BLE001  # the user's, and it may need a trainer that connects after the load
+                first = second = self._base[0]
             asked = whole_count(first, _COUNT) - self._base[0]
             if asked > 0 and whole_count(second, _COUNT) != self._base[0] + 2 * asked:
                 return UserSchedule(type(self.sampler).__qualname__)

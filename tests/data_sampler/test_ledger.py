@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -265,6 +266,29 @@ def test_a_sampler_without_a_size_is_asked_for_its_count() -> None:
     trainer.global_step = 4
     assert 24 == state.consumed_samples
     check(state.ledger, [0, 6, 12, 18, 24])
+
+
+class CountsOnceConnected(Counts):
+    """One whose steps are as large as its trainer says, which connects later."""
+
+    trainer: Any
+
+    def compute_consumed_samples(self, steps_since_resume: int, /) -> int:
+        return self.init_consumed_samples + steps_since_resume * int(self.trainer.batch_size)
+
+
+def test_a_sampler_that_cannot_count_yet_loads_its_state() -> None:
+    """It loads without this package, so it loads with it; its ledger begins once it can count."""
+    for saved in ({"consumed_samples": 8}, ResumptionState(Counts(4, 4), Steps(1)).state_dict()):
+        sampler, trainer = CountsOnceConnected(), Steps(saved.get("global_step", 0))
+        state = ResumptionState(sampler, trainer)
+        state.load_state_dict(saved)
+        sampler.trainer = SimpleNamespace(batch_size=6)
+        state.update_init_global_step()
+        begun = trainer.global_step
+        trainer.global_step += 2
+        assert saved["consumed_samples"] + 12 == state.consumed_samples
+        assert 6 == state.ledger.consumed_samples_at(begun + 2) - state.ledger.consumed_samples_at(begun + 1)
 
 
 def test_sizes_that_only_the_sampler_knows_are_not_made_up() -> None:

@@ -19,7 +19,6 @@ which had dicts in place of those lists, and 1, which had neither `global_step` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -109,8 +108,13 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
         "commits": commits,
         "canary": canary,
         "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in loaders] if loaders else [],
-        "ledger": [row.copy() if row[-1] is None else [*row[:-1], deepcopy(row[-1])] for row in ledger.rows],
+        "ledger": [row.copy() if row[-1] is None else [*row[:-1], _copy(row[-1])] for row in ledger.rows],
     }
+
+
+def _copy(value: Any) -> Any:
+    """A copy of a schedule's JSON form: a state may be saved after every batch, and `deepcopy` takes four times as long."""
+    return [_copy(each) for each in value] if isinstance(value, list) else value
 
 
 def _dump_order(order: Identity | None) -> list[Any] | None:

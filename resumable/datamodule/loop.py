@@ -63,13 +63,13 @@ class LoopAdapter:
     ) -> None:
         """Count what the one loader yields, as a ResumableLoader does."""
         loader = cast("MapLoader", loaders[0])
-        batching = loader.feed.plan
+        plan = loader.feed.plan
         stretch = Stretch(
-            length=batching.length,
+            length=plan.length,
             micro_batch_size=loader.feed.micro_batch_size,
             data_parallel_size=loader.shard.size,
             num_workers=loader.num_workers,
-            drop_last=batching.drop_last,
+            drop_last=plan.drop_last,
             schedule=schedule,
         )
         progress = LoopProgress(loader.feed, stretch, policy)

@@ -1,10 +1,11 @@
-"""One data-parallel rank's batches of indices, drawn without those of the other ranks.
+"""One data-parallel rank's batches of indices, drawn from an order without those of the other ranks.
 
     a round of 3 ranks   │ rank 0 │ rank 1 │ rank 2 │      the r-th micro batch of each round is rank r's
     an epoch's tail      │ 0  1  2 │ 3  4  · │ ·  ·  · │    is shared out in equal parts, filled from the epoch's beginning
                                                           (here 5 samples: 2 each, and one of them again)
 
-All ranks together get samples that depend on the position alone. The layout is that of Megatron-LM's samplers
+A user's sampler is drawn whole on each rank, since its draws are seeded, and shared out in the same way. All ranks
+together get samples that depend on the position alone. The layout is that of Megatron-LM's samplers
 (megatron/legacy/data/data_samplers.py, `MegatronPretrainingSampler`); the filling is that of torch's DistributedSampler.
 """
 

@@ -1,10 +1,9 @@
-"""How a user's own samplers are shared out among data-parallel ranks.
+"""How a user's batch samplers, and loaders that share the data out themselves, are counted over data-parallel ranks.
 
-    a sampler             every rank draws all of it, since its draws are seeded; rank r takes its part of each round
-    a batch sampler       the same with its batches: rank r takes the r-th of each round
+    a batch sampler       every rank draws all of it, since its draws are seeded; rank r takes the r-th batch of each round
     one for each rank     the loader yields this rank's samples alone; a round is what all ranks draw side by side
 
-The first two depend on the position alone, whatever the number of ranks. With the third, the user sets the number of
+The first depends on the position alone, whatever the number of ranks. With the second, the user sets the number of
 ranks, so another number is another order.
 """
 

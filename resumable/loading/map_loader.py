@@ -55,7 +55,16 @@ class MapLoader(TrainLoader):
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
         feed = feed_of(loader, seed, shard)
         if not feed.plan.batches and feed.shard.size > 1:
-            raise _no_round(feed)
+            raise ConfigurationError(
+                "An epoch has no batch for every rank, so the run could never end.",
+                [
+                    ("dataset length", feed.plan.length),
+                    ("batch_size", feed.micro_batch_size),
+                    ("ranks", feed.shard.size),
+                    ("drop_last", feed.plan.drop_last),
+                ],
+                "Use fewer ranks or a smaller batch_size, or drop_last=False.",
+            )
         self.sampler: ResumableSampler = ResumableSampler(feed, single=loader.batch_sampler is None)
         self.num_workers: int = loader.num_workers
         self.loader: SeekableLoader[Any] = seekable(loader)
@@ -91,19 +100,6 @@ class MapLoader(TrainLoader):
             load_state_dict=tracker.load,
             _resumable_schedule=None if progress.stretch.schedule is None else progress,
         )
-
-
-def _no_round(feed: Feed) -> ConfigurationError:
-    return ConfigurationError(
-        "An epoch has no batch for every rank, so the run could never end.",
-        [
-            ("dataset length", feed.plan.length),
-            ("batch_size", feed.micro_batch_size),
-            ("ranks", feed.shard.size),
-            ("drop_last", feed.plan.drop_last),
-        ],
-        "Use fewer ranks or a smaller batch_size, or drop_last=False.",
-    )
 
 
 def seed_of_loader(seed: int, number: int, /) -> int:

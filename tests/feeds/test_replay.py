@@ -24,7 +24,10 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable import ReplayError, resumable
+from resumable.feeds.feed import Shard
 from resumable.feeds.replay import replay
+from resumable.feeds.sampler_feeds import BatchSamplerFeed
+from resumable.steps.batch_plan import BatchPlan
 from tests.support.reference import numbers
 
 N, EPOCHS = 11, 3
@@ -345,3 +348,10 @@ def test_the_loader_saves_and_loads_too() -> None:
     fresh = Data("weighted").train_dataloader()
     fresh.load_state_dict(loader.state_dict())
     assert next(iter(loader)).tolist() == next(iter(fresh)).tolist()
+
+
+@pytest.mark.parametrize(("limit", "padded"), [(None, 3), (2, 0)])
+def test_a_limit_that_leaves_out_the_last_round_pads_nothing(limit: int | None, padded: int) -> None:
+    """Five batches on two ranks need a sixth in their third round, which a limit of two rounds leaves out."""
+    feed = BatchSamplerFeed(Ragged(), 0, BatchPlan(15, 3 * 2, limit=limit), Shard(rank=1, size=2))
+    assert padded == feed.padded_samples(0)

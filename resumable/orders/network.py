@@ -16,12 +16,13 @@ possible.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from resumable.orders.splitmix import outputs
+from resumable.orders.splitmix import GAMMA, WORD, mixed
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -78,7 +79,7 @@ class Network:
         high_size = -(-length >> low_bits)
         self._length = length
         self._excess = (high_size << low_bits) - length
-        self._keys = _halves(*(output >> 32 for output in outputs(key, rounds)))
+        self._keys = _halves(*(mixed((key + number * GAMMA) & WORD) >> 32 for number in range(rounds)))
         constants = _halves(low_bits, (1 << low_bits) - 1, 32 - low_bits, high_size)
         self._low_shift, self._low_mask, self._unused_bits, self._high_size = constants
         self._wide_length, self._wide_high_size, self._wide_low_shift = _words(length, high_size, low_bits)
@@ -86,10 +87,8 @@ class Network:
     def values(self, start: int, stop: int) -> NDArray[np.int64]:
         """The values at the places *start* to *stop*."""
         values = np.empty(stop - start, dtype=np.uint64)
-        work = _working_arrays()
-        for begin in range(0, values.size, BLOCK):
-            part = values[begin : begin + BLOCK]
-            high, low, hashed, spare = work[:, : part.size]
+        for begin, part, work in _blocks(values):
+            high, low, hashed, spare = work
             first_high, first_low = _halves(*divmod(start + begin, 1 << self._low_bits))
             np.add(_PLACES[: part.size], first_low, out=low)
             np.right_shift(low, self._low_shift, out=high)
@@ -97,18 +96,14 @@ class Network:
             low &= self._low_mask
             self._send_through(high, low, hashed, spare, part)
             self._walk(part)
-        _IDLE.append(work)
         return values.view(np.int64)
 
     def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The values at any *places*, in their order."""
         values = np.array(places, dtype=np.uint64)
-        work = _working_arrays()
-        for begin in range(0, values.size, BLOCK):
-            part = values[begin : begin + BLOCK]
+        for _, part, work in _blocks(values):
             self._send_again(part, work)
             self._walk(part)
-        _IDLE.append(work)
         return values.view(np.int64)
 
     def _walk(self, values: Words) -> None:
@@ -155,7 +150,7 @@ class Network:
 
     def _send_again(self, values: Words, work: Halves) -> None:
         """Send *values* through every round once, in place."""
-        high, low, hashed, spare = work[:, : values.size]
+        high, low, hashed, spare = work
         low[...] = values
         low &= self._low_mask
         values >>= self._wide_low_shift
@@ -187,8 +182,13 @@ class Network:
         values |= low
 
 
-def _working_arrays() -> Halves:
+def _blocks(values: Words) -> Iterator[tuple[int, Words, Halves]]:
+    """The blocks of *values*: where each begins, its part of *values*, and working arrays of shape (4, part.size)."""
     try:
-        return _IDLE.pop()
+        work = _IDLE.pop()
     except IndexError:
-        return np.empty((4, BLOCK), dtype=np.uint32)
+        work = np.empty((4, BLOCK), dtype=np.uint32)
+    for begin in range(0, values.size, BLOCK):
+        part = values[begin : begin + BLOCK]
+        yield begin, part, work[:, : part.size]
+    _IDLE.append(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["GAMMA", "MIX", "WORD", "mixed", "outputs"]
+__all__ = ["GAMMA", "MIX", "WORD", "mixed"]
 
 WORD: Final = (1 << 64) - 1
 """The largest word; a mask for the arithmetic of 64 bits."""
@@ -28,12 +28,3 @@ def mixed(state: int, /) -> int:
     for shift, factor in MIX:
         word = ((word ^ (word >> shift)) * factor) & WORD
     return word ^ (word >> 31)
-
-
-def outputs(state: int, number: int, /) -> list[int]:
-    """The first *number* outputs from *state* on.
-
-    >>> outputs(0, 2) == [mixed(0), mixed(GAMMA)]
-    True
-    """
-    return [mixed((state + step * GAMMA) & WORD) for step in range(number)]

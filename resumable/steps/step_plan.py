@@ -48,10 +48,6 @@ class _Leg(NamedTuple):
     times: int | None
     steps_before: int
 
-    def has_step(self, step: int) -> bool:
-        """Whether step number *step* of the run, counted from 0, is in this leg, given that no earlier leg has it."""
-        return self.times is None or step < self.steps_before + self.steps * self.times
-
     def has_sample(self, consumed_samples: int) -> bool:
         """Whether the sample after *consumed_samples* is in this leg, given that no earlier leg has it."""
         return self.times is None or consumed_samples < self.begins.consumed_samples + self.samples * self.times
@@ -177,7 +173,8 @@ class StepPlan:
         at = self.canonical(position)
         if self.rounds.carries:
             return self._within(at, steps)
-        leg = next(leg for leg in self._legs(at) if leg.has_step(steps))
+        legs = self._legs(at)
+        leg = next(leg for leg in legs if leg.times is None or steps < leg.steps_before + leg.steps * leg.times)
         epochs, rest = divmod(steps - leg.steps_before, leg.steps)
         return self._within(leg.epoch(epochs), rest)
 

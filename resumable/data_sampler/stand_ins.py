@@ -72,7 +72,7 @@ def _stand_in(stack: ExitStack, owner: Any, name: str) -> bool:
     if name == GLOBAL:
         modules = [sys.modules[module] for module in FRAMEWORKS if module in sys.modules]
         holders = [module for module in modules if getattr(module, GLOBAL, module) is None]
-        stand_in = SimpleNamespace(update=lambda *_, **__: None)
+        stand_in = SimpleNamespace(update=_ignore)
     elif name == _TRAINER:
         stand_in = SimpleNamespace(global_step=getattr(owner, "init_global_step", 0))
     else:
@@ -86,3 +86,7 @@ def _stand_in(stack: ExitStack, owner: Any, name: str) -> bool:
         undo: tuple[Any, ...] = (setattr, holder, name, None) if had else (delattr, holder, name)
         stack.callback(*undo)
     return bool(holders)
+
+
+def _ignore(*_: object, **__: object) -> None:
+    """The count is in the resumption state already."""

@@ -31,6 +31,7 @@ from resumable.saved.fields import (
     count,
     field_of,
     flag,
+    listed,
     optional_count,
     optional_text,
     record,
@@ -114,7 +115,8 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
 
 def _copy(value: Any) -> Any:
     """A copy of a schedule's JSON form: a state may be saved after every batch, and `deepcopy` takes four times as long."""
-    return [_copy(each) for each in value] if isinstance(value, list) else value
+    row = listed(value)
+    return value if row is None else [_copy(each) for each in row]
 
 
 def _dump_order(order: Identity | None) -> list[Any] | None:

@@ -51,8 +51,7 @@ class ShieldLoader(DataLoader[T]):
         signals = answered()
         if not self.num_workers or isinstance(self.worker_init_fn, _IgnoreSignals):
             return begin()
-        context: Any = self.multiprocessing_context or multiprocessing
-        method = str(context.get_start_method())
+        method = str((cast("Any", self).multiprocessing_context or multiprocessing).get_start_method())
         own, self.worker_init_fn = self.worker_init_fn, _IgnoreSignals(signals, self.worker_init_fn, method)
         try:
             with _held_back(signals, method) if signals else nullcontext():

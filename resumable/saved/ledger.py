@@ -28,6 +28,8 @@ __all__ = ["Ledger", "Stretch"]
 class Stretch:
     """A part of the run with one configuration, from its first step on.
 
+    It begins after *step* optimizer steps and *sample* samples, at *offset* of *epoch*. An epoch has *length* samples;
+    *drop_last* says what becomes of its tail, and *limit* is the most batches that an epoch may have.
     An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size* ranks,
     or what the *schedule* says. Each epoch begins with a new step, so an epoch's last step may take fewer.
     """

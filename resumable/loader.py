@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
@@ -117,7 +118,7 @@ class ResumableLoader(SeekableLoader[T]):
         **options: Unpack[LoaderOptions],
     ) -> None:
         policy = Policy(seed is not None or order is not None, on_mismatch)
-        check_options(options, ResumableLoader.__init__.__kwdefaults__ or ())
+        check_options(options, _OPTIONS)
         check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)
         followed = order_of(length, shuffle, seed, order)
@@ -225,3 +226,7 @@ class ResumableLoader(SeekableLoader[T]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved position; see `ResumptionState.load_state_dict`."""
         self._state.load_state_dict(state_dict)
+
+
+_OPTIONS: Final = tuple(signature(ResumableLoader.__init__).parameters)[1:]
+"""The loader's own options, read here because Lightning wraps `__init__` while a loader hook runs."""

@@ -109,7 +109,7 @@ class RankLocalFeed(Feed):
         self._own = own
         self.shard = shard
         plan = own.plan
-        self.plan = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
+        self.plan: BatchPlan = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
         self.adopt(own.identity)
 
     @override

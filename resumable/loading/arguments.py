@@ -23,7 +23,7 @@ from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 
 __all__ = ["check_in_order", "check_options", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
 
-_DATALOADER_OPTIONS: Final = tuple(signature(cast("Any", DataLoader.__init__)).parameters)
+_DATALOADER_OPTIONS: Final = tuple(signature(cast("Any", DataLoader.__init__)).parameters)[1:]
 
 
 def length_of(dataset: Any, /) -> int:

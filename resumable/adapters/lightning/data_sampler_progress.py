@@ -13,6 +13,7 @@ from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.protocols import DataSampler
 from resumable.saved.ledger import Stretch
@@ -94,7 +95,8 @@ class LightningSamplerProgress(DataSamplerProgress):
         plan, is_first = self._plan_of(sampler), self._plan is None
         if is_first:
             self._find_epoch(sampler, plan)
-        self.order, self._plan = sampler.identity, plan
+        self.order: Identity | None = sampler.identity
+        self._plan = plan
         if is_first and self.has_moved_on(self._saved):
             self._place_anew()  # a strategy's loaders are here only when the loops are placed already
 

@@ -60,6 +60,9 @@ class ReplayedSampler:
         self._at: tuple[int, int] = (-1, 0)
         self._draws: Iterator[Any] = iter(())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_at": (-1, 0), "_draws": iter(())}  # a copy draws its epochs anew
+
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]  # torch's Sampler leaves __len__ to its subclasses
 

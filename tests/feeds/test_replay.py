@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -18,6 +19,7 @@ from torch.utils.data import (
     Dataset,
     RandomSampler,
     Sampler,
+    SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
@@ -25,7 +27,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from resumable import ReplayError, resumable
 from resumable.feeds.feed import Shard
-from resumable.feeds.replay import replay
+from resumable.feeds.replay import ReplayedSampler, replay
 from resumable.feeds.sampler_feeds import BatchSamplerFeed
 from resumable.steps.batch_plan import BatchPlan
 from tests.support.reference import numbers
@@ -323,6 +325,18 @@ def test_a_sampler_that_yields_fewer_than_it_says(kind: str) -> None:
     with pytest.raises(ReplayError, match="fewer"):
         batches(Data("short"))
     del SAMPLERS["short"]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_copy_in_mid_epoch_draws_what_its_original_draws(batched: bool) -> None:
+    """The draws under way are no part of a copy or a pickle: it draws the epoch anew, up to the same place."""
+    plain = SequentialSampler(range(9))
+    own: Sampler[Any] = BatchSampler(plain, 2, drop_last=False) if batched else plain
+    replayed = ReplayedSampler(own, 0, batched=batched)
+    replayed.indices(1, 0, 2)
+    copies = [copy.deepcopy(replayed), pickle.loads(pickle.dumps(replayed))]
+    expected = replayed.indices(1, 2, 4)
+    assert [expected, expected] == [each.indices(1, 2, 4) for each in copies]
 
 
 def test_another_batch_size_in_mid_epoch() -> None:

@@ -1,6 +1,6 @@
 """What became of a run's data, from plain values: counts, a table, a picture.
 
-    report            Run, Session, Step, counts       Python alone
+    report.runs       Run, Session, Step, counts       Python alone
     report.table      as_table                         needs rich
     report.picture    draw                             needs matplotlib
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +125,23 @@ def test_each_rule_can_be_broken(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert list(complaints(tmp_path, elsewhere)) == expected
+
+
+_PACKAGE = Path(__file__).parents[2] / "resumable"
+
+
+def test_each_folder_lists_its_files() -> None:
+    """The docstring of a folder names every file in it, as the README says; adapters/ lists what they export instead."""
+    unnamed = [
+        str(path.relative_to(_PACKAGE))
+        for path in sorted(_PACKAGE.glob("*/**/*.py"))
+        if path.name != "__init__.py"
+        and path.parent != _PACKAGE / "adapters"
+        and not re.search(rf"\b{path.stem}\b", ast.get_docstring(parsed(path.with_name("__init__.py"))) or "")
+    ]
+    assert [] == unnamed
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))

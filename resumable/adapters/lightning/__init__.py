@@ -7,6 +7,16 @@
 
 A loaded position meets its data in `connect`, so a MismatchError comes from there and not from the load. Only the
 Callback class is imported from Lightning, from the package that the trainer comes from.
+
+    progress                 the trained position by the loop counters
+    schedule_progress        the same where a schedule sizes the optimizer steps
+    data_sampler_progress    the same where a data sampler counts the samples
+    several_loaders          the position of each train loader, where there are several
+    counters                 how many batches were trained
+    hooks                    the callback that hears of the trainer's doings
+    placement, restart       the loops set to the position, and their saved counters rewritten
+    samplers, ranks          what Lightning looks for in a loader, and this process's rank
+    stopping                 a fit that saves and ends at a step boundary, once it was asked to stop
 """
 
 from __future__ import annotations

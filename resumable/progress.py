@@ -158,6 +158,7 @@ class Tracker:
         else:
             undo = partial(self.load_snapshot, self.snapshot())
             agreed(self.agreement, self.state_dict, partial(self._load, state_dict), undo=undo)
+        self._log_resume()
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
@@ -167,11 +168,12 @@ class Tracker:
                 [("position", self.position)],
                 "Load it before the loop, or leave the loop first. Nothing was loaded.",
             )
-        self.load_snapshot(saved, is_resume=True)
+        self._go_on(saved, self.progress, is_resume=True)
 
     def load_snapshot(self, saved: Snapshot, /, *, is_resume: bool = False) -> None:
         """Go on from a state that is a value already. A resume is logged as soon as there is a progress."""
         self._go_on(saved, self.progress, is_resume=is_resume)
+        self._log_resume()
 
     def connect(self, progress: Progress, /) -> None:
         """Count with *progress* from the present position on; what was loaded before is loaded into it.
@@ -183,6 +185,7 @@ class Tracker:
             self._connect(progress)
         else:
             agreed(self.agreement, self.state_dict, partial(self._connect, progress))
+        self._log_resume()
 
     def _connect(self, progress: Progress) -> None:
         self._go_on(self.snapshot(), progress, is_resume=self._is_resume)
@@ -247,7 +250,10 @@ class Tracker:
 
     def _take(self, saved: Snapshot, progress: Progress | None = None) -> None:
         self._saved, self.progress, self._noted = saved, progress, None
-        if self._is_resume and progress is not None:
+
+    def _log_resume(self) -> None:
+        """Log a resume once, when there is a progress and no rank can refuse it any more."""
+        if self._is_resume and self.progress is not None:
             self._is_resume = False
             if _LOG.isEnabledFor(logging.INFO):
                 _LOG.info("resumed at %s", self.describe())

@@ -9,6 +9,7 @@ import pytest
 
 import resumable
 from resumable import (
+    AgreementError,
     ConfigurationError,
     ConstantBatchSize,
     MissingStateError,
@@ -153,6 +154,17 @@ def test_the_log_shows_how_exactly_this_resume_goes_on(caplog: pytest.LogCapture
     ResumableLoader(range(26), batch_size=2).load_state_dict(loader.state_dict())
     expected = "resumed at epoch 0, batch 2 of 13, 4 samples, the same samples in another grouping"
     assert [expected] == [record.getMessage() for record in caplog.records]
+
+
+def test_a_load_that_another_rank_refuses_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A resume that is undone, because the ranks disagree, leaves no line that says otherwise."""
+    caplog.set_level(logging.INFO, logger="resumable")
+    saved = loader_of()
+    next(iter(saved))
+    loader = loader_of(agreement=lambda record: [record, b'{"consumed_samples": 0}'])
+    with pytest.raises(AgreementError):
+        loader.load_state_dict(saved.state_dict())
+    assert ([], 0) == ([record.getMessage() for record in caplog.records], loader.state.consumed_samples)
 
 
 def test_a_printed_ledger_names_its_fields() -> None:

@@ -159,9 +159,13 @@ def test_the_log_shows_how_exactly_this_resume_goes_on(caplog: pytest.LogCapture
 def test_a_load_that_another_rank_refuses_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A resume that is undone, because the ranks disagree, leaves no line that says otherwise."""
     caplog.set_level(logging.INFO, logger="resumable")
+
+    def other_rank_at_zero(record: bytes) -> list[bytes]:
+        return [record, b'{"consumed_samples": 0}']
+
     saved = loader_of()
     next(iter(saved))
-    loader = loader_of(agreement=lambda record: [record, b'{"consumed_samples": 0}'])
+    loader = loader_of(agreement=other_rank_at_zero)
     with pytest.raises(AgreementError):
         loader.load_state_dict(saved.state_dict())
     assert ([], 0) == ([record.getMessage() for record in caplog.records], loader.state.consumed_samples)

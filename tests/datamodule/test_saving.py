@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from resumable import ResumptionError, resumption_of
+from resumable import StateError, resumption_of
 from resumable.saved.snapshot import KEYS
 from tests.support.datamodules import SIZE, Child, Module, N, Plain, expected, take, trained
 from tests.support.reference import COPIES, Loader
@@ -44,14 +46,52 @@ def test_a_state_of_ones_own_comes_back_as_it_was() -> None:
     assert {"mine": 1, "nested": {"format": 2}} == data.kept
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key != "consumed_samples"])
-def test_keys_that_the_position_needs(key: str) -> None:
-    """A state of one's own with one of the position's keys is refused when it is saved, not lost."""
-    data = Keeping()
-    data.kept = {key: 1}
-    with pytest.raises(ResumptionError, match=r"Keeping.state_dict\(\) saves keys that the position needs") as caught:
-        data.state_dict()
-    assert f"keys: ['{key}']\nGive them other names." in str(caught.value)
+OWN = st.dictionaries(st.sampled_from([*KEYS, "mine"]), st.integers() | st.text(max_size=3) | st.lists(st.integers()))
+
+
+@given(kept=OWN, steps=st.integers(0, 4))
+def test_keys_that_the_position_has_too(kept: dict[str, Any], steps: int) -> None:
+    """The class finds what it saved under any key, and nothing else; its count is the position's."""
+    data, fresh = Keeping(), Keeping()
+    data.kept = kept
+    trained(data, steps)
+    saved = data.state_dict()
+    fresh.load_state_dict(saved)
+    assert resumption_of(data).state_dict() == resumption_of(fresh).state_dict()
+    counted = {"consumed_samples": 2 * steps} if "consumed_samples" in kept or not kept else {}
+    if "format" not in kept:  # the order of the keys says whose the count is
+        assert {**kept, **counted} == dict(fresh.kept)
+    else:
+        assert {**kept, **counted} == {**fresh.kept, **counted}
+
+
+@pytest.mark.parametrize("also", [{}, {"mine": 1}, {"global_step": 3, "epoch": 7}])
+@pytest.mark.parametrize("saves_the_count", [False, True])
+def test_the_count_is_found_in_any_way(*, saves_the_count: bool, also: dict[str, Any]) -> None:
+    """By its name always; among the items where the class saved it, or nothing, or the state is not the decorator's."""
+    data, fresh = Keeping(), Keeping()
+    data.kept = {"consumed_samples": 3, **also} if saves_the_count else also
+    trained(data, 3)
+    for state in (data.state_dict(), {"consumed_samples": 6, **also}):
+        fresh.load_state_dict(state)
+        found: Any = fresh.kept
+        assert (6, 6, True, "no") == (
+            found["consumed_samples"],
+            found.get("consumed_samples", 0),
+            "consumed_samples" in found,
+            found.get("order", "no"),
+        )
+        with pytest.raises(KeyError):
+            found["order"]
+        is_item = saves_the_count or not also or "format" not in state
+        assert is_item == ("consumed_samples" in list(found)) == ("consumed_samples" in {**found})
+        assert len(also) + is_item == len(found)
+
+
+def test_a_state_from_before_the_decorator_that_has_no_count() -> None:
+    """A loop has nothing else to go on from, so it is refused; a trainer's counters would say."""
+    with pytest.raises(StateError, match="lacks 'consumed_samples'"):
+        Keeping().load_state_dict({"mine": 1})
 
 
 class Counting(Plain):

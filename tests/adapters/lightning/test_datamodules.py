@@ -288,6 +288,31 @@ class Renamed(PlainNumbers):
 Renamed.__qualname__ = PlainNumbers.__qualname__
 
 
+class PlainKeeper(PlainNumbers):
+    """Saves what the position has too, but no count."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": 7, "global_step": "mine"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert {"epoch": 7, "global_step": "mine"} == dict(state_dict)
+
+
+@resumable
+class Keeper(PlainKeeper):
+    """What becomes of it."""
+
+
+PlainKeeper.__qualname__ = Keeper.__qualname__
+
+
+@pytest.mark.parametrize("before", [PlainKeeper, Keeper])
+def test_a_class_that_saves_the_positions_keys(before: type[Any]) -> None:
+    """It finds its own values again; a checkpoint from before the decoration goes on from the trainer's counters."""
+    scenario = Scenario(shuffle=False, data=before)
+    assert uninterrupted(scenario) == resumed(scenario, saved_after_step(3), then=replace(scenario, data=Keeper))
+
+
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_checkpoint_of_ours_without_the_decorator() -> None:
     """Taking the decorator away again leaves a checkpoint that Lightning loads."""

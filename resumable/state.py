@@ -153,7 +153,7 @@ class ResumptionState:
 
         Raises:
             StateError: if JSON would not give the state back as it is.
-            ConfigurationError: if *path* is a directory or a device.
+            ConfigurationError: if *path* is a directory or a device, or its folder does not exist.
             OSError: as the system gave it (no space, no permission); the old file is as it was.
         """
         write(path, self._tracker.state_dict())

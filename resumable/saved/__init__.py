@@ -6,5 +6,6 @@ schedule_format    schedules as the ledger saves them
 ledger             the run's stretches: step to sample and back
 resolve            saved against current: the position to resume at, and the verdict
 agreement          what all ranks must agree on
-file               one state in one file, whole at every moment, with its checksum
+file               one state in one file, whole at every moment
+file_text          its text, with a checksum
 """

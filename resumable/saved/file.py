@@ -1,9 +1,13 @@
 """One state in one file, whole at every moment: written beside, synced, renamed, and the state before it kept.
 
-    state.json                         the last state written
-    state.json.previous                the state before it
-    state.json.41-0a1b.new             a writer's own file, locked while it works, removed at its end
-    state.json.41-0a1b.new.previous    its second name for the current file, on the way to `.previous`
+    state.json                           the last state written
+    state.json.previous                  the state before it
+    .resumable-5eed0f1e-0.new            a writer's own file, locked while it works, removed at its end
+    .resumable-5eed0f1e-0.new.previous   its second name for the current file, on the way to `.previous`
+
+The names of writers' files are few and the same for all state files of a folder: the host's digest, and the first number
+that no living writer of that host has. So every save finds what killed writers left without a look at the whole folder,
+whatever state they wrote. A name too long for `.previous` behind it is cut, with its digest in place of the rest.
 
 What a reader finds where a writer was killed before a step:
 
@@ -14,50 +18,35 @@ What a reader finds where a writer was killed before a step:
     sync            the directory                the new state, and the old one
 
 A damaged file never takes the place of a whole `.previous`. Nothing waits for another writer.
-
-The text is JSON that people can read, rejected unless it is byte for byte what was written:
-
-    {
-      "resumable": 1,
-      "sha256": "5eed0f1e...",                 of the state as JSON with sorted keys and no spaces
-      "state": {
-        "consumed_samples": 12800,             a line for each of its keys
-        ...
-      }
-    }
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
-import math
 import os
-import re
+import platform
 import stat
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from itertools import count
+from typing import Any, BinaryIO, Final
+from zlib import crc32
 
 from resumable.errors import ConfigurationError, MissingStateError, StateError
+from resumable.saved.file_text import Flaw, parse, render
 
-__all__ = ["Flaw", "parse", "read", "render", "write"]
+__all__ = ["NAME", "read", "write"]
 
 if sys.platform != "win32":
     import fcntl
 
 _PREVIOUS: Final = ".previous"
-_VERSION: Final = 1  # of the file's form; the state inside has its own
-_HEAD: Final = b'{\n  "resumable": '
-_TAIL: Final = b"}\n"
+NAME: Final = f".resumable-{crc32(os.fsencode(platform.node())):08x}-{{}}.new"
+"""The name of a writer's own file, but for its number. Locks may reach no further than the host."""
 
-
-class Flaw(NamedTuple):
-    """Why a file's text is rejected."""
-
-    what: str
-    values: tuple[tuple[str, object], ...] = ()
+_SWEPT: Final = 8  # so many writers' files are looked for at each save
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any], /) -> None:
@@ -68,7 +57,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], /) -> None:
 
     Raises:
         StateError: if JSON would not give the state back as it is.
-        ConfigurationError: if *path* is a directory or a device.
+        ConfigurationError: if *path* is a directory or a device, or its folder does not exist.
         OSError: from the system (no space, no permission); the old file stays as it was.
 
     >>> import tempfile
@@ -78,13 +67,8 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], /) -> None:
     ...     read(f"{folder}/state.json"), read(f"{folder}/state.json.previous")
     ({'consumed_samples': 16}, {'consumed_samples': 8})
     """
-    _check_json(state)
     text, target = render(state), os.path.realpath(os.fsdecode(path))
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise ConfigurationError(
-            "A state is saved to a regular file.", [("path", target)], "Pass the path of a file of its own."
-        )
-    _remove_stale(target)
+    _check_place(target)
     with _temporary(target, text) as new:
         _keep(target, new + _PREVIOUS)
         os.replace(new, target)
@@ -95,7 +79,7 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
     """The state in the file *path*.
 
     Raises:
-        StateError: if the file is torn, damaged, of a newer version or not a state file. The message names
+        StateError: if the file is torn, damaged, of a newer version or not a regular state file. The message names
             `<path>.previous` where that is whole; it is never loaded in silence.
         MissingStateError: if neither file exists.
         OSError: from the system.
@@ -110,10 +94,10 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
     """
     target = os.path.realpath(os.fsdecode(path))
     try:
-        found = parse(_bytes_of(target))
+        found = _state_in(target)
     except FileNotFoundError:
         found = Flaw("There is no state file.")
-        if not os.path.lexists(target + _PREVIOUS):
+        if not os.path.lexists(_previous_of(target)):
             advice = "In a first run, begin without a state. Otherwise check the path."
             raise MissingStateError(found.what, [("path", target)], advice) from None
     if isinstance(found, Flaw):
@@ -123,10 +107,10 @@ def read(path: str | os.PathLike[str], /) -> dict[str, Any]:
 
 def _refusal(target: str, flaw: Flaw) -> StateError:
     """The error for a file that cannot be read; it leads to the state before it."""
-    previous = target + _PREVIOUS
+    previous = _previous_of(target)
     rows: list[tuple[str, object]] = [("path", target), *flaw.values]
     try:
-        before = parse(_bytes_of(previous))
+        before = _state_in(previous)
     except OSError as error:
         rows += [("previous", None if isinstance(error, FileNotFoundError) else error)]
         advice = "The state before it cannot be read either: load another checkpoint."
@@ -140,34 +124,86 @@ def _refusal(target: str, flaw: Flaw) -> StateError:
     return StateError(flaw.what, rows, f"{advice} Nothing was loaded.")
 
 
-def _bytes_of(name: str) -> bytes:
+def _state_in(name: str) -> dict[str, Any] | Flaw:
+    """The state in the file *name*, or why there is none. A FIFO is not opened: its reader waits for a writer."""
+    kind = stat.S_IFMT(os.stat(name).st_mode)
+    if kind != stat.S_IFREG:
+        named = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}.get(kind, "a device")
+        return Flaw("A state file is a regular file, and this is something else.", (("it is", named),))
     with open(name, "rb") as file:
-        return file.read()
+        return parse(file.read())
+
+
+def _previous_of(target: str) -> str:
+    """Where the state before that of *target* is kept: `<target>.previous`, its name cut where it would be too long."""
+    folder, name = os.path.split(target)
+    try:
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError, AttributeError):  # no such folder or limit, or Windows
+        longest = 255
+    ending = _PREVIOUS
+    if len(os.fsencode(name + ending)) > longest:
+        ending = f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{_PREVIOUS}"
+    while name and len(os.fsencode(name + ending)) > longest:
+        name = name[:-1]
+    return os.path.join(folder, name + ending)
+
+
+def _check_place(target: str) -> None:
+    """Refuse a place where no state file can be, before anything is written."""
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise ConfigurationError(
+            "The folder of the state file does not exist.",
+            [("path", target), ("folder", folder)],
+            "Make it first, or pass another path.",
+        )
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise ConfigurationError(
+            "A state is saved to a regular file.", [("path", target)], "Pass the path of a file of its own."
+        )
+    if sys.platform != "win32":
+        place, me = os.stat(folder), os.geteuid()
+        if place.st_mode & stat.S_ISVTX and me not in (0, place.st_uid):
+            with suppress(FileNotFoundError):
+                if os.stat(target).st_uid != me:  # the rename would fail, when `.previous` is this user's already
+                    raise PermissionError(
+                        errno.EPERM, "Another user's file, in a folder where only owners replace theirs", target
+                    )
 
 
 @contextmanager
 def _temporary(target: str, text: bytes) -> Generator[str]:
     """A synced file beside *target* that holds *text*; removed at the end, unless it was renamed."""
-    name, descriptor = _create(target)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    name, descriptor = _create(os.path.dirname(target))
+    with os.fdopen(descriptor, "wb") as file:
+        mine = os.fstat(descriptor)
+        try:
             _fill(file, text, like=target)
             if sys.platform == "win32":  # cannot rename an open file; elsewhere the lock is needed until then
                 file.close()
             yield name
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
+        finally:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(mine, os.lstat(name)):  # after the rename, another writer may have the name
+                    os.unlink(name)
 
 
-def _create(target: str) -> tuple[str, int]:
-    """A new file with a unique name, locked to show other writers that its writer lives."""
-    while True:
-        name = f"{target}.{os.getpid()}-{os.urandom(8).hex()}.new"
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+def _create(folder: str) -> tuple[str, int]:
+    """A new file of a name that no living writer has, locked to show them that its writer lives."""
+    for number in range(_SWEPT):
+        _remove_stale(os.path.join(folder, NAME.format(number)))
+    for number in count():
+        name = os.path.join(folder, NAME.format(number))
+        try:
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except FileExistsError:
+            _remove_stale(name)  # of a crowd of killed writers; for the next one
+            continue
         if _claim(descriptor):
             return name, descriptor
         os.close(descriptor)
+    raise AssertionError  # there is always another number
 
 
 def _claim(descriptor: int) -> bool:
@@ -181,6 +217,24 @@ def _claim(descriptor: int) -> bool:
     except OSError:  # a file system without locks: nothing is ever removed there
         return True
     return os.fstat(descriptor).st_nlink > 0
+
+
+def _remove_stale(name: str) -> None:
+    """Remove the file *name*, if a killed writer left it. A process's locks end with it."""
+    if sys.platform == "win32":
+        return
+    # Fails, and leaves the file, where its writer lives, where it is another user's, and where there are no locks.
+    with suppress(OSError):
+        descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # before the lock, another writer may have removed it and a third one taken the name
+            if os.path.samestat(os.fstat(descriptor), os.lstat(name)):
+                with suppress(FileNotFoundError):
+                    os.unlink(name + _PREVIOUS)
+                os.unlink(name)
+        finally:
+            os.close(descriptor)
 
 
 def _fill(file: BinaryIO, text: bytes, *, like: str) -> None:
@@ -197,37 +251,26 @@ def _fill(file: BinaryIO, text: bytes, *, like: str) -> None:
 def _keep(target: str, name: str) -> None:
     """Make `.previous` the current file, by way of *name*; a damaged file is not kept."""
     try:
-        text = _bytes_of(target)
+        if isinstance(_state_in(target), Flaw):
+            return
     except FileNotFoundError:
         return
-    if isinstance(parse(text), Flaw):
-        return
     try:
-        try:
-            os.link(target, name)
-        except OSError:  # no hard links, or too many: a copy does as well
-            with open(name, "xb") as copy:
-                _fill(copy, text, like=target)
-        os.replace(name, target + _PREVIOUS)
+        _link(target, name)
+        os.replace(name, _previous_of(target))
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)  # rename(2): renaming a file to another name of itself leaves both
 
 
-def _remove_stale(target: str) -> None:
-    """Remove what killed writers of *target* left behind. A process's locks end with it."""
-    if sys.platform == "win32":
-        return
-    directory, name = os.path.split(target)
-    pattern = re.compile(re.escape(name) + r"\.\d+-[0-9a-f]{16}\.new")
-    for found in filter(pattern.fullmatch, os.listdir(directory)):
-        stale = os.path.join(directory, found)
-        # Fails, and leaves the file, where its writer lives, where it is another user's, and where there are no locks.
-        with suppress(OSError), open(stale, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                os.unlink(stale + _PREVIOUS)
-            os.unlink(stale)
+def _link(target: str, name: str) -> None:
+    """Give *target* the second name *name*, or a copy where there are no links. A link to another user's file may stay."""
+    if sys.platform == "win32" or os.stat(target).st_uid == os.geteuid():
+        with suppress(OSError):  # no hard links, or too many
+            return os.link(target, name)
+    with open(target, "rb") as file, open(name, "xb") as copy:
+        _fill(copy, file.read(), like=target)
+    return None
 
 
 def _sync_directory(target: str) -> None:
@@ -239,80 +282,3 @@ def _sync_directory(target: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def render(state: Mapping[str, Any], /) -> bytes:
-    """The text of *state*: a line for each of its keys, in ASCII.
-
-    >>> render({"epoch": 3}).decode().splitlines()[3:5]
-    ['  "state": {', '    "epoch": 3']
-    """
-    lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in state.items())
-    head = f'{_HEAD.decode()}{_VERSION},\n  "sha256": "{_digest(state)}",\n  "state": {{\n'
-    return f"{head}{lines}\n  }}\n".encode("ascii") + _TAIL
-
-
-def _digest(state: Mapping[str, Any]) -> str:
-    canonical = json.dumps(dict(state), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
-
-
-def parse(raw: bytes, /) -> dict[str, Any] | Flaw:
-    """The state whose text is *raw*, or why there is none.
-
-    >>> parse(render({"epoch": 3}))
-    {'epoch': 3}
-    >>> parse(render({"epoch": 3})[:-1])
-    Flaw(what='The state file is torn: its end is missing.', values=(('bytes', 133),))
-    """
-    if not raw.startswith(_HEAD) and not _HEAD.startswith(raw):
-        begins = ("begins with", raw[:16])
-        return Flaw("This is not a state file of resumable, or its beginning is destroyed.", (begins,))
-    if not raw.endswith(_TAIL):
-        return Flaw("The state file is torn: its end is missing.", (("bytes", len(raw)),))
-    digests: tuple[tuple[str, object], ...] = ()
-    try:
-        held = json.loads(raw)
-        version, state = held["resumable"], held["state"]
-        if isinstance(version, int) and version > _VERSION:
-            known = (("its version", version), ("newest known", _VERSION))
-            return Flaw("A newer version of resumable wrote this state file, or it has been damaged.", known)
-        # this also catches damage that leaves the values the same: spaces, 1e5 and 1E5, a float's surplus digits
-        if raw == render(state):
-            return cast("dict[str, Any]", state)
-        digests = (("sha256 as written", held["sha256"]), ("sha256 as found", _digest(state)))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not JSON, or of another shape
-        pass
-    return Flaw("The state file has changed since it was written.", digests)
-
-
-def _check_json(state: Mapping[str, Any]) -> None:
-    """Refuse what JSON would return as something else: a tuple as a list, a key as a string."""
-    if (found := _not_json(dict(state))) is not None:
-        where, what = found
-        raise StateError(
-            "The state holds something that JSON cannot return unchanged.",
-            [("where", f"state{where}"), ("what", what)],
-            "Let the dataset's state_dict hold only dicts with string keys, lists, strings, finite numbers, bools and "
-            "None, or save loader.state_dict() with torch.save. Nothing was written.",
-        )
-
-
-def _not_json(value: object) -> tuple[str, str] | None:
-    """The place of the first part of *value* that JSON would change, and what it is."""
-    parts: list[tuple[object, object]]
-    if isinstance(value, dict):
-        parts = list(cast("dict[object, object]", value).items())
-        for key, _ in parts:
-            if not isinstance(key, str):
-                return "", f"the key {key!r}, which is not a string"
-    elif isinstance(value, list):
-        parts = list(enumerate(cast("list[object]", value)))
-    elif isinstance(value, float):
-        return None if math.isfinite(value) else ("", f"the number {value!r}")
-    else:
-        return None if value is None or isinstance(value, (str, int)) else ("", f"a {type(value).__name__}")
-    for key, part in parts:
-        if (found := _not_json(part)) is not None:
-            return f"[{key!r}]{found[0]}", found[1]
-    return None

@@ -6,29 +6,28 @@ import hashlib
 import json
 import os
 import pickle
+import re
+from ast import literal_eval
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from resumable import ConfigurationError, ResumptionState, StateError
 from resumable.errors import MissingStateError
-from resumable.saved.file import parse, read, render, write
+from resumable.saved.file import read, write
+from resumable.saved.file_text import render
 from resumable.state import tracker_of
-from tests.support.killed_writers import names, offers, previous_of, state
+from tests.support.killed_writers import TRICKY, names, number_in, offers, previous_of, state
 from tests.support.reference import Loader
 from tests.support.state_files import ROOT, refused
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "statefile_1.json"
-TRICKY: dict[str, Any] = {
-    "consumed_samples": 2**64 - 1, "small": 0.30000000000000004, "large": -1e22, "text": 'é\n"\x1f\ud800', "none": None,
-    "nested": {"yes": True, "list": [], "empty": {}},
-}  # fmt: skip
-"""What JSON writes in more than one way."""
-
-
 # What is written.
 
 
@@ -170,18 +169,6 @@ def test_every_truncation_is_refused(written: Path) -> None:
     assert state(3) == read(written)
 
 
-@pytest.mark.parametrize("held", [{}, state(3), TRICKY])
-def test_every_flipped_bit_is_refused(held: dict[str, Any]) -> None:
-    """Also one that leaves the values as they are, as in 1e+22 and 1E+22: the text is not what was written."""
-    text = render(held)
-    whole = parse(text)
-    assert held == whole
-    for place in range(8 * len(text)):
-        flipped = bytearray(text)
-        flipped[place // 8] ^= 1 << place % 8
-        assert not isinstance(parse(bytes(flipped)), dict), place
-
-
 def test_flipped_bits_in_a_file(written: Path) -> None:
     """In every byte of the file: refused, and the one before it offered."""
     text = written.read_bytes()
@@ -241,7 +228,7 @@ def test_without_a_readable_one_before_it_nothing_is_offered(written: Path) -> N
     previous_of(written).unlink()
     assert "previous: None\nThe state before it cannot be read either: load another checkpoint." in refused(written)
     previous_of(written).mkdir()
-    assert "Is a directory" in refused(written)
+    assert "its flaw: 'A state file is a regular file, and this is something else.'" in refused(written)
 
 
 def test_there_is_none(path: Path) -> None:
@@ -264,12 +251,49 @@ def test_only_the_one_before_is_left(written: Path) -> None:
     assert "The state before it is damaged too" in refused(written)
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    """Nothing but a regular file is written over, and what cannot be opened says so itself."""
-    for bad in (tmp_path, Path(os.devnull)):
+def test_only_a_regular_file_is_written_or_read(tmp_path: Path) -> None:
+    """Nothing else is written over, and a FIFO, whose reader would wait for a writer, is not opened."""
+    fifo, loop = tmp_path / "fifo", tmp_path / "loop"
+    os.mkfifo(fifo)
+    loop.symlink_to(loop)
+    for bad in (tmp_path, Path(os.devnull), fifo, loop):
         with pytest.raises(ConfigurationError, match="A state is saved to a regular file"):
             write(bad, state(1))
-    with pytest.raises(IsADirectoryError):
-        read(tmp_path)
-    with pytest.raises(FileNotFoundError, match="No such file or directory"):
-        write(tmp_path / "nowhere" / "state.json", state(1))
+    for bad, kind in ((tmp_path, "a directory"), (Path(os.devnull), "a device"), (fifo, "a FIFO")):
+        assert f"it is:    '{kind}'" in refused(bad)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """It is named, also where a file has its name; to a reader there is no state file yet."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(ConfigurationError, match="The folder of the state file does not exist") as caught:
+            write(folder / "state.json", state(1))
+        assert f"folder: {str(folder)!r}" in str(caught.value)
+    with pytest.raises(MissingStateError):
+        read(tmp_path / "nowhere" / "state.json")
+
+
+@given(
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
+        lambda name: name not in (".", "..") and len(name.encode()) <= 255
+    )
+)
+@example("n" * 255)
+@example("n" * 246)
+@example("n" * 247)
+@example("é" * 127)
+@example("\U0001f40d" * 63 + "abc")
+def test_every_name_of_the_file_system(name: str) -> None:
+    """Whatever name a file can have, up to 255 bytes, a state file can have; the state before it has a name of its own."""
+    with TemporaryDirectory() as folder:
+        path, other = Path(folder, name), Path(folder, name[:-1] + ("x" if name[-1] != "x" else "y"))
+        for number in range(3):
+            write(path, state(number))
+            write(other, state(number + 10))
+        assert 2 == number_in(path)
+        path.write_bytes(b"{")
+        offered = re.search(r"ResumptionState\.load\((.*)\)\. Nothing", refused(path))
+        assert offered is not None
+        assert 1 == number_in(Path(literal_eval(offered[1])))
+        assert 4 == len(names(Path(folder)))

@@ -12,12 +12,13 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from resumable import ResumptionState
-from resumable.saved.file import write
+from resumable.saved.file import NAME, write
 from tests.support.killed_writers import SCENARIOS, Calls, leave_behind, names, number_in, offers, previous_of, state
 from tests.support.state_files import ROOT, refused
 
@@ -109,7 +110,8 @@ def test_an_error_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
         if passed[-1:] == ["all"]:
             break
     assert {errno.ENOSPC} == codes
-    assert ["flock", "link", "all"] == passed  # without locks nothing is removed, without links there is a copy
+    # what killed writers left may stay, without locks nothing is removed, without links there is a copy
+    assert ["open"] * 8 + ["flock", "link", "all"] == passed
 
 
 def test_a_write_that_is_broken_off_leaves_the_old_file(written: Path) -> None:
@@ -160,16 +162,58 @@ def test_two_names_of_one_file(written: Path) -> None:
 # Several writers.
 
 
-def test_what_a_killed_writer_left_is_removed(path: Path) -> None:
-    """The next write of the same file removes it, whoever has its process number by now, and of this file alone."""
-    leave_behind(path)
-    leave_behind(path, os.getpid())
-    others = leave_behind(path.with_name("state.json.json")) + leave_behind(path.with_name("stateXjson"))
-    others += ["state.json.41-0123456789abcdef.new.mine", "state.json.new"]
-    for name in others[-2:]:
+@pytest.mark.parametrize("number", range(8))
+def test_what_a_killed_writer_left_is_removed(path: Path, number: int) -> None:
+    """The next write in the folder removes it, of whatever state it was, and that alone."""
+    leave_behind(path, number)
+    others = [NAME.format(number) + ".mine", "state.json.new", ".resumable-00000000-0.new"]
+    for name in others:
         path.with_name(name).touch()
+    write(path.with_name("another.json"), state(1))
+    assert sorted(["another.json", *others]) == names(path.parent)
+
+
+def test_what_a_crowd_of_killed_writers_left_is_removed(path: Path) -> None:
+    """More of them than are looked for at each save: those that are in the way."""
+    for number in range(20):
+        leave_behind(path, number)
     write(path, state(1))
-    assert sorted(["state.json", *others]) == names(path.parent)
+    assert 12 * 2 + 1 == len(names(path.parent))
+    leave_behind(path.with_name("more"), 8)
+    with open(path.with_name(NAME.format(0)), "w") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        for number in range(1, 8):
+            path.with_name(NAME.format(number)).mkdir()
+        write(path, state(2))
+    assert (2, 1) == (number_in(path), number_in(previous_of(path)))
+    assert NAME.format(8) not in names(path.parent)
+
+
+def test_a_save_does_not_list_its_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may hold a million files."""
+
+    def listed(*given: object) -> None:
+        raise AssertionError(given)
+
+    with monkeypatch.context() as patch:
+        for name in ("listdir", "scandir"):
+            patch.setattr(os, name, listed)
+        write(path, state(1))
+        write(path, state(2))
+    assert ["state.json", "state.json.previous"] == names(path.parent)
+
+
+def test_a_name_that_another_user_has_laid_out(path: Path) -> None:
+    """In a folder that all may write to, a link, a FIFO or a folder in a writer's place is neither followed nor awaited."""
+    mine = path.with_name("mine")
+    mine.write_text("mine")
+    path.with_name(NAME.format(0)).symlink_to(mine)
+    os.mkfifo(path.with_name(NAME.format(1)))
+    path.with_name(NAME.format(2)).mkdir()
+    path.with_name(NAME.format(3)).symlink_to("nowhere")
+    write(path, state(1))
+    assert (1, "mine") == (number_in(path), mine.read_text())
+    assert not path.with_name("nowhere").exists()
 
 
 def test_what_cannot_be_removed_costs_no_save(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +257,6 @@ def test_another_writer_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 12 < number
 
 
-# Writers that are killed.
-
-
 def program(*given: object, timeout: int = 300) -> Any:
     """What this module reports when it is run as a program."""
     done = subprocess.run(
@@ -225,6 +266,21 @@ def program(*given: object, timeout: int = 300) -> Any:
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it plays two users")
+def test_another_users_file() -> None:
+    """A save that is refused, where only owners replace files, leaves nothing that would be in the owner's way."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "shared").mkdir()
+        seen = program("users", Path(folder) / "shared")
+    left = [NAME.format(number) + ending for number in (0, 2) for ending in ("", ".previous")]
+    first, both = ["state.json"], ["state.json", "state.json.previous"]
+    assert [first, first, [*left, *first], [*left, *both], [*left, *both]] == list(seen.values())
+
+
+# Writers that are killed.
 
 
 def test_killed_at_every_step(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Run as a program, so that each writer is a fork of a process that has one thread
     python -m tests.support.killed_writers opcodes FOLDER           killed before each instruction of the interpreter in it
     python -m tests.support.killed_writers loop FOLDER SEED KILLS   one that saves in a loop, killed at random moments
     python -m tests.support.killed_writers crowd FOLDER SEED KILLS  several of them, with one file
+    python -m tests.support.killed_writers users FOLDER             another user's, in a folder where owners alone replace files
 
 It prints one JSON object, and fails where a reader would have been left with nothing.
 """
@@ -22,6 +23,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -30,13 +32,21 @@ from typing import Any
 
 from resumable import StateError
 from resumable.saved import file as statefile
-from resumable.saved.file import read, render, write
+from resumable.saved.file import read, write
+from resumable.saved.file_text import render
 from tests.support.killing import exit_code, forked, kill
 
 
 def state(number: int) -> dict[str, Any]:
     """A state that is told from others by *number*."""
     return {"consumed_samples": number, "filling": "x" * 200}
+
+
+TRICKY: dict[str, Any] = {
+    "consumed_samples": 2**64 - 1, "small": 0.30000000000000004, "large": -1e22, "text": 'é\n"\x1f\ud800', "none": None,
+    "nested": {"yes": True, "list": [], "empty": {}},
+}  # fmt: skip
+"""What JSON writes in more than one way."""
 
 
 def number_in(path: Path) -> int:
@@ -63,8 +73,8 @@ class Calls:
     """Watches the calls that a write makes to the system, and may do something before, inside or behind one."""
 
     WATCHED = (
-        (builtins, "open"), (fcntl, "flock"), (os, "fchmod"), (os, "fsync"), (os, "link"), (os, "listdir"),
-        (os, "open"), (os, "replace"), (os, "unlink"),
+        (builtins, "open"), (fcntl, "flock"), (os, "fchmod"), (os, "fsync"), (os, "link"), (os, "open"),
+        (os, "replace"), (os, "unlink"),
     )  # fmt: skip
 
     def __init__(self, *, links: bool = True) -> None:
@@ -97,9 +107,9 @@ class Calls:
         return call
 
 
-def leave_behind(path: Path, pid: int = 41) -> list[str]:
-    """What a killed writer leaves; the process number may be in use again, by this process too."""
-    new = path.with_name(f"{path.name}.{pid}-0123456789abcdef.new")
+def leave_behind(path: Path, number: int = 0) -> list[str]:
+    """What a killed writer leaves, of whatever state: the file of this number, and its second name for the state."""
+    new = path.with_name(statefile.NAME.format(number))
     new.write_bytes(b"half")
     previous_of(new).write_bytes(render(state(0)))
     return [new.name, new.name + ".previous"]
@@ -294,7 +304,7 @@ def run_loop(folder: Path, seed: int, kills: int) -> dict[str, int]:
     for _ in range(kills):
         begun, told = number_in(path), Told()
         child = forked(partial(told.save_for_ever, path, begun + 1))
-        heard = b"".join(told.hear() for _ in range(draw.randint(1, 80)))
+        heard = b"".join(told.hear() for _ in range(draw.randint(1, 160)))
         kill_writer(child)
         saved = (heard + told.rest()).count(b"!")
         found = number_in(path)
@@ -318,7 +328,7 @@ def run_crowd(folder: Path, seed: int, kills: int) -> dict[str, int]:
 
     writers = [begin(number) for number in range(3)]
     for number in range(3, 3 + kills):
-        for _ in range(draw.randint(1, 80)):
+        for _ in range(draw.randint(1, 160)):
             told.hear()
             number_in(path)
             number_in(previous_of(path))
@@ -332,12 +342,46 @@ def run_crowd(folder: Path, seed: int, kills: int) -> dict[str, int]:
     return {"kills": kills, "reads": reads}
 
 
+def run_users(folder: Path) -> dict[str, list[str]]:
+    """Two users save to one file, in a folder with the sticky bit: what the second finds, and what lies there after each."""
+    folder.chmod(0o1777)
+    path, seen = folder / "state.json", dict[str, list[str]]()
+
+    def save(number: int, mode: int) -> None:
+        write(path, state(number))
+        path.chmod(mode)
+
+    def refused() -> None:
+        with suppress(PermissionError):
+            write(path, state(9))
+            raise AssertionError("the file is another user's")
+
+    def as_user(name: str, user: int, work: Callable[[], object]) -> None:
+        def play() -> None:
+            os.setgid(user)
+            os.setuid(user)
+            work()
+
+        assert 0 == exit_code(forked(play)), name
+        seen[name] = names(folder)
+
+    as_user("the owner", 65533, lambda: save(1, 0o666))
+    as_user("another", 65534, refused)
+    as_user("another, killed", 65534, lambda: [leave_behind(path, number) for number in (0, 2)])
+    as_user("the owner again", 65533, lambda: save(2, 0o666))
+    as_user("another again", 65534, refused)
+    assert (2, 1) == (number_in(path), number_in(previous_of(path)))
+    return seen
+
+
 def _no_sync(fd: object) -> None:
     del fd
 
 
-def main(kind: str, folder: str, *numbers: str) -> dict[str, int]:
+def main(kind: str, folder: str, *numbers: str) -> dict[str, Any]:
     """What the command line asks for."""
+    if kind == "users":
+        return run_users(Path(folder))
     if kind in ("steps", "opcodes"):
         os.fsync = _no_sync  # a kill loses no page, and the order of the syncs has a test of its own
         return {"steps": run_steps, "opcodes": run_opcodes}[kind](Path(folder))

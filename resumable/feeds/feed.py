@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from torch.utils.data import Sampler
 from typing_extensions import override
 
-from resumable.errors import MismatchError, ReplayError
+from resumable.errors import ConfigurationError, MismatchError, ReplayError
 from resumable.orders.identity import Identity
 from resumable.steps.batch_plan import BatchPlan
+from resumable.stopping.workers import mixed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "cannot_adopt",
     "cut",
     "miscounted",
+    "shown",
 ]
 
 FIRST_BLOCK, BLOCK = 256, 16_384
@@ -126,11 +128,15 @@ class ResumableSampler(Sampler[Any]):
 
     *count* limits a pass that does not end with its epoch. *single* yields indices in place of lists of one, for a
     DataLoader with `batch_size=None`.
+
+    It is iterated while its own loader begins a pass, *is_open*: another loader around it would begin each of its passes
+    at the same place, and nothing would count them.
     """
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed
         self.single = single
+        self.is_open = False
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
         self.batch_size: int = feed.micro_batch_size
@@ -139,7 +145,12 @@ class ResumableSampler(Sampler[Any]):
     def __len__(self) -> int:
         return replace(self.feed.plan, limit=None).batches  # the framework that set a limit applies it to this
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "is_open": False}
+
     def __iter__(self) -> Iterator[Any]:
+        if not self.is_open:
+            raise _iterated_outside(self)
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
         batches = self.batches()
         return (batch[0] for batch in batches) if self.single else batches
@@ -147,6 +158,48 @@ class ResumableSampler(Sampler[Any]):
     def batches(self) -> Iterator[list[Any]]:
         """The pass that begins now."""
         return self.feed.batches(*self.start, self.count)
+
+
+class _Shown:
+    """Mixed into what a loader shows as its sampler, once its batches come from elsewhere: all of it but the draws."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        raise _iterated_outside(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        cls: type[Any] = type(self).__bases__[-1]
+        own = object.__new__(cls)
+        vars(own).update(vars(self))
+        return shown, (own,)
+
+
+def shown(sampler: object, /) -> Any:
+    """*sampler* as others may see it in a loader: of its class and with its attributes, but iterated by nobody.
+
+    >>> from torch.utils.data import SequentialSampler
+    >>> shown(SequentialSampler([5, 6])).data_source
+    [5, 6]
+    """
+    cls: type[Any] = type(sampler)
+    is_plain = all("__new__" not in vars(base) and not vars(base).get("__slots__") for base in cls.__mro__[:-1])
+    if not is_plain or isinstance(sampler, _Shown):
+        return sampler
+    same: Any = object.__new__(mixed(_Shown, cls))
+    object.__setattr__(same, "__dict__", vars(sampler))  # what is set on one is set on both
+    return same
+
+
+def _iterated_outside(sampler: object) -> ConfigurationError:
+    """The error for a sampler of a resumable loader that something else iterates."""
+    return ConfigurationError(
+        "The sampler of a resumable loader was iterated outside of that loader, where nobody follows the position or counts.",
+        [("sampler", type(sampler).__qualname__)],
+        "A loader that a trainer or a library builds anew from .dataset and .batch_sampler, or .sampler, does so. Iterate the "
+        "loader itself: leave it out of prepare() (with accelerate, prepare the model and the optimizer alone, and pass "
+        "ranks=resumable.adapters.distributed.Ranks()), or put a wrapper around it that iterates it and does not rebuild it.",
+    )
 
 
 def miscounted(identity: Identity, epoch: int, wanted: int, given: int) -> ReplayError:

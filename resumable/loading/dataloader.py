@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
-from resumable.feeds.feed import ResumableSampler
+from resumable.feeds.feed import ResumableSampler, shown
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
 
@@ -48,6 +49,7 @@ class SeekableLoader(ShieldLoader[T]):
     """A DataLoader whose iteration is started by a callback, which is given torch's `__iter__`."""
 
     _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
+    _resumable_sampler: ResumableSampler | None = None
     _resumable_schedule: StepGroups | None = None
     num_microbatches: Any = _Microbatches()
 
@@ -55,7 +57,7 @@ class SeekableLoader(ShieldLoader[T]):
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
-        return self._resumable_pass(super().__iter__)
+        return self._resumable_pass(partial(_begun, super().__iter__, self._resumable_sampler))
 
 
 def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
@@ -80,5 +82,19 @@ def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callab
     one attribute that is iterated is exchanged, between two passes.
     """
     own = vars(loader)
-    own["sampler" if loader.batch_sampler is None else "batch_sampler"] = sampler
-    own["_resumable_pass"] = passes
+    if loader.batch_sampler is None:
+        own["sampler"] = sampler
+    else:
+        own["batch_sampler"], own["sampler"] = sampler, shown(loader.sampler)
+    own["_resumable_pass"], own["_resumable_sampler"] = passes, sampler
+
+
+def _begun(iterate: Iterate[T], sampler: ResumableSampler | None) -> Iterator[T]:
+    """The pass of *iterate*, which alone iterates *sampler*."""
+    if sampler is None:
+        return iterate()
+    sampler.is_open = True
+    try:
+        return iterate()
+    finally:
+        sampler.is_open = False

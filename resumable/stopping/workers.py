@@ -34,10 +34,10 @@ from typing_extensions import TypeVar
 
 from resumable.stopping.signals import answered
 
-__all__ = ["ShieldLoader", "mix_in", "shield"]
+__all__ = ["ShieldLoader", "mix_in", "mixed", "shield"]
 
 T = TypeVar("T", default=Any)
-L = TypeVar("L", bound=DataLoader[Any])
+M = TypeVar("M")
 _IN_FORK_SERVER = "resumable.stopping.fork_server"
 
 
@@ -84,16 +84,20 @@ def shield(loader: DataLoader[T], /) -> DataLoader[T]:
 _MADE: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
-def mix_in(mixin: type[L], loader: DataLoader[Any], /) -> L:
-    """The same *loader*, its class exchanged for one of the same name that also derives from *mixin*."""
-    cls = type(loader)
-    if not isinstance(loader, mixin):
-        if (mixin, cls) not in _MADE:
-            made = types.new_class(cls.__name__, (mixin, cls))
-            made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
-            _MADE[mixin, cls] = made
-        object.__setattr__(loader, "__class__", _MADE[mixin, cls])
-    return cast("L", loader)
+def mixed(mixin: type[M], cls: type[Any], /) -> type[M]:
+    """The class of the name of *cls* that also derives from *mixin*, made once."""
+    if (mixin, cls) not in _MADE:
+        made = types.new_class(cls.__name__, (mixin, cls))
+        made.__module__, made.__qualname__, made.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
+        _MADE[mixin, cls] = made
+    return cast("type[M]", _MADE[mixin, cls])
+
+
+def mix_in(mixin: type[M], thing: object, /) -> M:
+    """The same *thing*, its class exchanged for one of the same name that also derives from *mixin*."""
+    if not isinstance(thing, mixin):
+        object.__setattr__(thing, "__class__", mixed(mixin, type(thing)))
+    return cast("M", thing)
 
 
 def _revived(cls: type[Any], kept: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ __all__ = ["as_int", "check_members", "check_schedule", "seed_of", "whole_count"
 
 
 def as_int(value: object, /) -> int | None:
-    """*value* as an int, from an int, a NumPy integer or a 0-d integer tensor on any device; None for anything else.
+    """*value* as an int, from an int, a NumPy integer or a 0-d integer tensor that has a value; None for anything else.
 
     bool and float are refused, Python's, NumPy's and torch's: they come from a mistake.
 
@@ -21,11 +21,11 @@ def as_int(value: object, /) -> int | None:
     """
     if type(value) is int:
         return value
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+    if isinstance(value, bool):
         return None
     try:
-        return operator.index(cast("Any", value))
-    except TypeError:
+        return None if str(getattr(value, "dtype", "")).endswith("bool") else operator.index(cast("Any", value))
+    except Exception:  # noqa: BLE001  # a TypeError as a rule; a tensor on the meta device raises another error
         return None
 
 

@@ -119,10 +119,19 @@ def explain(what: str, values: Iterable[tuple[str, object]] = (), advice: str = 
     >>> explain("The seed differs.", [("saved", 1)], "Pass seed=1.")
     'The seed differs.\n  saved: 1\nPass seed=1.'
     """
-    rows = [(f"{name}:", repr(value)) for name, value in values]
+    rows = [(f"{name}:", _shown(value)) for name, value in values]
     width = max((len(name) for name, _ in rows), default=0)
     lines = [what, *(f"  {name:<{width}} {value}" for name, value in rows), advice]
     return "\n".join(lines if advice else lines[:-1])
+
+
+def _shown(value: object, longest: int = 4_000) -> str:
+    """*value* as `repr` shows it, its middle left out where that is long; a damaged state may hold anything."""
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  # nested too deeply, a number of too many digits
+        return f"<{type(value).__name__} that repr cannot show: {type(error).__name__}>"
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 def warn(what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "flag",
     "listed",
     "mapping",
+    "names_in",
     "optional_count",
     "optional_text",
     "record",
@@ -38,8 +39,17 @@ def field_of(fields: Fields, key: str, /) -> object:
     3
     """
     if key not in fields:
-        raise StateError(f"The saved position lacks {key!r}.", [("keys", sorted(map(str, fields)))], START_AGAIN)
+        raise StateError(f"The saved position lacks {key!r}.", [("keys", names_in(fields))], START_AGAIN)
     return fields[key]
+
+
+def names_in(fields: Fields, /) -> list[str]:
+    """The keys that are strings, sorted.
+
+    >>> names_in({"offset": 0, "epoch": 1, 7: None})
+    ['epoch', 'offset']
+    """
+    return sorted(key for key in cast("Mapping[object, object]", fields) if isinstance(key, str))
 
 
 def _wrong(what: str, expected: str, value: object) -> StateError:

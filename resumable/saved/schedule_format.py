@@ -12,7 +12,7 @@ Format 2 of a state wrote {"StepSchedule": [[0, 768], ...], "rounded_to": 64} an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError, StateError
@@ -42,6 +42,8 @@ class UserSchedule:
             )
         return self.schedule
 
+
+_TOO_LARGE: Final = 1 << 1024
 
 _Own: TypeAlias = ConstantBatchSize | LinearRampup | StepSchedule
 
@@ -105,6 +107,7 @@ def parse_schedule(value: object, /) -> LedgerSchedule | None:
     if row is None:
         row = _format_2(mapping(value, "schedule"))
     try:
+        _check_size(row)
         return _parse_own(row)
     except (ConfigurationError, TypeError, ValueError) as error:
         raise StateError(
@@ -112,6 +115,15 @@ def parse_schedule(value: object, /) -> LedgerSchedule | None:
             [("schedule", value), ("reason", str(error).partition("\n")[0])],
             START_AGAIN,
         ) from None
+
+
+def _check_size(value: object, levels: int = 4) -> None:
+    """Refuse what no schedule holds: more levels of lists, and numbers of thousands of digits."""
+    parts = listed(value)
+    if not levels or (isinstance(value, int) and abs(value) >= _TOO_LARGE):
+        raise ConfigurationError("it is nested too deeply" if not levels else "it holds a number of 1024 bits or more")
+    for part in parts or ():
+        _check_size(part, levels - 1)
 
 
 def _format_2(fields: Fields) -> list[object]:

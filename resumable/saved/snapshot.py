@@ -32,6 +32,7 @@ from resumable.saved.fields import (
     field_of,
     flag,
     listed,
+    names_in,
     optional_count,
     optional_text,
     record,
@@ -39,6 +40,7 @@ from resumable.saved.fields import (
 )
 from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import parse_schedule
+from resumable.steps.batch_plan import UNBOUNDED
 
 __all__ = [
     "FORMAT",
@@ -164,7 +166,7 @@ def parse(state: object, /) -> Snapshot:
         canary=optional_text(fields, "canary", longest=_LONGEST_CANARY) if version > 1 else None,
     )
     _check_position(saved)
-    _check_ledger(saved.ledger, consumed)
+    _check_ledger(saved)
     return saved
 
 
@@ -183,18 +185,17 @@ def _check_position(saved: Snapshot) -> None:
     consumed, epoch, offset, order = saved.consumed_samples, saved.epoch, saved.offset, saved.order
     if epoch is None or offset is None:
         return
-    if order is not None and offset > order.length:
-        raise StateError(
-            "The saved offset is past the end of its epoch.",
-            [("offset", offset), ("length", order.length)],
-            START_AGAIN,
-        )
+    for place in (LoaderPosition(epoch, offset, order), *saved.loaders):
+        if place.order is not None and place.offset > place.order.length:
+            raise StateError(
+                "The saved offset is past the end of its epoch.",
+                [("offset", place.offset), ("length", place.order.length)],
+                START_AGAIN,
+            )
     lengths = [stretch.length for stretch in saved.ledger] + ([] if order is None else [order.length])
     longest = max(lengths, default=None)
-    # every finished epoch has trained a sample at least, its dataset's length at most, and the first one all so far
-    is_too_little = consumed < epoch + offset
     is_too_much = longest is not None and consumed > epoch * longest + offset
-    if is_too_little or is_too_much or (epoch == 0 and consumed != offset):
+    if is_too_much or not _fits(consumed, epoch, offset):
         raise StateError(
             "The saved numbers contradict each other.",
             [("consumed_samples", consumed), ("epoch", epoch), ("offset", offset)],
@@ -202,19 +203,59 @@ def _check_position(saved: Snapshot) -> None:
         )
 
 
-def _check_ledger(ledger: Ledger, consumed: int) -> None:
-    """Stretches follow each other, begin before the position, and have epochs that hold a batch."""
+def _check_ledger(saved: Snapshot) -> None:
+    """Stretches have epochs that hold a batch, and each leads to the next one, the last one to the position."""
     before: Stretch | None = None
-    for stretch in ledger:
-        follows = before is None or (before.sample < stretch.sample and before.step <= stretch.step)
+    for stretch in saved.ledger:
         has_epochs = stretch.offset <= stretch.length and stretch.batching.batches > 0
-        if not (follows and has_epochs and stretch.sample <= consumed):
-            raise StateError(
-                "The saved ledger contradicts itself.",
-                [("stretch", stretch), ("before it", before), ("consumed_samples", consumed)],
-                START_AGAIN,
-            )
+        follows = _begins(stretch) if before is None else before.sample < stretch.sample and _leads(before, stretch)
+        if not (has_epochs and follows and stretch.sample <= saved.consumed_samples):
+            raise _contradictory(stretch, before, saved)
         before = stretch
+    if before is not None and saved.position is not None and not _reaches(before, saved.position):
+        raise _contradictory(before, None, saved)
+
+
+def _contradictory(stretch: Stretch, before: Stretch | None, saved: Snapshot) -> StateError:
+    return StateError(
+        "The saved ledger contradicts itself.",
+        [("stretch", stretch), ("before it", before), ("position", saved.position or saved.consumed_samples)],
+        START_AGAIN,
+    )
+
+
+def _begins(first: Stretch) -> bool:
+    """Whether a run's first known stretch can begin where it does: of what was before it, every step took a sample."""
+    if first.length == UNBOUNDED:
+        return True
+    at = first.begins
+    return first.step <= at.consumed_samples and _fits(at.consumed_samples, at.epoch, at.offset)
+
+
+def _fits(samples: int, epochs: int, offset: int) -> bool:
+    """Whether *samples* can lie in *epochs* finished epochs, each of one at least, and *offset* samples more."""
+    return samples >= epochs + offset if epochs else samples == offset
+
+
+def _leads(before: Stretch, stretch: Stretch) -> bool:
+    """Whether the steps of *before* can take the samples up to *stretch*."""
+    steps, samples = stretch.step - before.step, stretch.sample - before.sample
+    least, most = 0, samples
+    if before.schedule is None:
+        least = samples // before.global_batch_size
+        most = min(samples, least + stretch.epoch - before.epoch + 1)  # each epoch's last step may take fewer
+    return least <= steps <= most and _reaches(before, stretch.begins)
+
+
+def _reaches(stretch: Stretch, at: Position) -> bool:
+    """Whether *stretch* can lead to *at*; of a stretch without an end the epochs are unknown.
+
+    At a resume with other sizes, an epoch that has no batch left ends without another sample.
+    """
+    epochs, samples = at.epoch - stretch.epoch, at.consumed_samples - stretch.sample + stretch.offset
+    if stretch.length == UNBOUNDED:
+        return True
+    return epochs >= 0 and _fits(samples, epochs, at.offset) and samples <= epochs * stretch.length + at.offset
 
 
 def _identity(value: object, version: int) -> Identity | None:
@@ -237,16 +278,17 @@ def _stretch(fields: Fields, version: int) -> Stretch:
     if set(fields) != expected:
         raise StateError(
             "A stretch of the saved ledger has other keys.",
-            [("expected", sorted(expected)), ("got", sorted(map(str, fields)))],
+            [("expected", sorted(expected)), ("got", names_in(fields))],
             START_AGAIN,
         )
     others = ("limit", "drop_last", "schedule")
     counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
         raise StateError("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
+    tail = fields["drop_last"] if isinstance(fields["drop_last"], str) else None
     return Stretch(
         **counts,
-        drop_last="carry" if version > 1 and fields["drop_last"] == "carry" else flag(fields, "drop_last"),
+        drop_last="carry" if version > 1 and tail == "carry" else flag(fields, "drop_last"),
         limit=optional_count(fields, "limit"),
         schedule=parse_schedule(fields.get("schedule")),
     )

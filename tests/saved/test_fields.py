@@ -43,6 +43,7 @@ def test_a_state_of_another_object(state: dict[str, Any]) -> None:
 IMPOSSIBLE: list[Any] = [
     -1, 1.0, 1.5, float("nan"), float("inf"), True, False, 2**63, 10**30, "1", None, [1], {},
     np.float64(1), np.bool_(True), torch.tensor(1.0), torch.tensor(True), torch.tensor([1, 2]), torch.tensor(-1),
+    b"1", 1e300, np.array([1, 2]), torch.empty((), dtype=torch.int64, device="meta"),
 ]  # fmt: skip
 
 
@@ -55,6 +56,30 @@ def test_impossible_numbers_are_refused(key: str, value: Any) -> None:
     assert str(caught.value).startswith(
         f"The saved {key!r} must be a whole number from 0 to 2**63 - 1.\n  got: {value!r}\n"
     )
+
+
+def nested(levels: int) -> Any:
+    """A list in a list in a list, and so on."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+HUGE = [nested(100_000), 10**5000, "x" * 10**6, [0] * 10**6, {10**5000: 1}]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=["nested", "digits", "text", "list", "keys"])
+@pytest.mark.parametrize("key", KEYS)
+def test_what_cannot_be_shown_is_refused_all_the_same(key: str, value: Any) -> None:
+    """A value that repr cannot show, or only at great length, makes a message that can be read."""
+    with pytest.raises(StateError) as caught:
+        parse({**GOOD, key: value})
+    assert len(str(caught.value)) < 20_000
+    with pytest.raises(StateError):
+        parse({**GOOD, "ledger": [last(schedule=value if value != "x" * 10**6 else 7)]})
+    with pytest.raises(StateError, match="lacks 'consumed_samples'"):
+        parse({10**5000: value, "offset": 1})
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
@@ -92,6 +117,8 @@ def test_an_offset_past_the_end_of_its_own_order() -> None:
 
 LAST = last()
 DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
+    "a loader past its end": ({"loaders": [[0, 65, ["shuffled", 64, 0], None]]}, "past the end of its epoch"),
+    "drop_last is an array": ({"ledger": [last(drop_last=np.array(["carry", "carry"]))]}, "'drop_last' must be true"),
     "order is a dict": ({"order": GOOD_2["order"]}, "The saved 'order' must be a list of its values"),
     "order without a seed": ({"order": ["shuffled", 64]}, r"of its values, \[kind, length, seed\]\."),
     "order of a nameless kind": (order(kind=7), "kind must be a string"),
@@ -145,6 +172,8 @@ NO_SCHEDULES: list[Any] = [
     ["LinearRampup", 1, 3, 5, 7],
     ["StepSchedule", 1, 2],
     ["StepSchedule", [1, 2]],
+    ["ConstantBatchSize", 10**400],
+    ["StepSchedule", [0, 1], [1, [[[[2]]]]]],
     # of format 2
     {},
     {"rounded_to": 8},
@@ -156,6 +185,7 @@ NO_SCHEDULES: list[Any] = [
     {"ConstantBatchSize": [8], "StepSchedule": [[0, 1]]},
     {"StepSchedule": [[1, 2]]},
 ]
+FIRST = GOOD["ledger"][0]
 CONTRADICTORY: dict[str, list[list[Any]]] = {
     "an epoch without a batch": [last(length=3, drop_last=True, offset=0)],
     "a limit of nothing": [last(limit=0)],
@@ -164,6 +194,17 @@ CONTRADICTORY: dict[str, list[list[Any]]] = {
     "samples that go backwards": [last(sample=50), last(sample=40)],
     "steps that go backwards": [last(step=11), last(step=10, sample=50)],
     "the same stretch twice": [LAST, LAST],
+    "more steps than samples": [FIRST, last(step=41)],
+    "more steps than batches": [FIRST, last(step=12)],
+    "fewer steps than batches": [FIRST, last(step=9)],
+    "an epoch far ahead": [FIRST, last(epoch=2**31)],
+    "an epoch after the position's": [FIRST, last(epoch=2)],
+    "an epoch before the one before it": [last(sample=90, epoch=1, offset=26), last(sample=100)],
+    "another offset than the samples lead to": [FIRST, last(offset=41)],
+    "the first sample in the second epoch": [last(step=0, sample=0, epoch=1, offset=0)],
+    "a step before the first sample": [last(step=1, sample=0, offset=0)],
+    "epochs too short for the position": [last(step=0, sample=0, offset=0, length=50)],
+    "an offset after the position's": [FIRST, last(step=25, sample=100, epoch=1, offset=60)],
 }
 
 

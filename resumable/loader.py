@@ -202,9 +202,9 @@ class ResumableLoader(SeekableLoader[T]):
         """
         return self._progress.batches_done
 
-    def commit(self) -> None:
-        """Count everything yielded so far as trained; see `ResumptionState.commit`."""
-        self._state.commit()
+    def commit(self, *, batches: SupportsIndex | None = None) -> None:
+        """Count everything yielded so far as trained, or *batches* batches more; see `ResumptionState.commit`."""
+        self._state.commit(batches=batches)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the position to the file *path*; see `ResumptionState.save`."""

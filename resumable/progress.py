@@ -66,8 +66,8 @@ class Progress(Protocol):
         """Samples that the end of the present epoch trains again, so that all ranks get equally many."""
         return 0
 
-    def commit(self) -> None:
-        """Everything yielded so far is trained."""
+    def commit(self, batches: int | None = None) -> None:
+        """Everything yielded so far is trained, or *batches* further batches of it."""
         return
 
     def rebase(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import copy
-from typing import Any
+from typing import Any, SupportsIndex
 
 from typing_extensions import Self
 
+from resumable.checks import whole_number
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import ResumptionError
@@ -106,13 +107,19 @@ class ResumptionState:
         if self._tracker.progress is not None:
             self._tracker.progress.rebase()
 
-    def commit(self) -> None:
+    def commit(self, *, batches: SupportsIndex | None = None) -> None:
         """Count everything yielded so far as trained; call it after `optimizer.step()`.
 
         From the first call on, only what is committed counts, in resumed runs too. That call may come before the loop.
 
+        With a wrapper that takes batches from the loader ahead of the training, what was yielded is not yet trained: pass
+        *batches*, the batches on this rank that were trained since the last commit, in the order in which they came.
+        Where a schedule sizes the steps, they are whole steps, and `num_microbatches` is that of the step after them.
+        A pass that was read to its end is followed by the next epoch, while its last batches may still be committed.
+
         Raises:
-            ResumptionError: if nothing is connected that yields samples.
+            ResumptionError: if nothing is connected that yields samples, or for more *batches* than were yielded.
+            ConfigurationError: if *batches* is no whole number from 0 on.
         """
         if self._tracker.progress is None:
             raise ResumptionError(
@@ -120,7 +127,7 @@ class ResumptionState:
                 [("position", self.position)],
                 "Use the state of a ResumableLoader (loader.state), or build the loader first.",
             )
-        self._tracker.progress.commit()
+        self._tracker.progress.commit(None if batches is None else whole_number("batches", batches))
 
     def describe(self) -> str:
         """The position and the verdict in one line, for people.

@@ -22,7 +22,7 @@ from resumable.position import Position
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import Step, StepPlan
 
-__all__ = ["Cursor", "Pass"]
+__all__ = ["Cursor", "Pass", "more_than_yielded"]
 
 _LOOKED_TWICE = (
     "Two passes were left after one batch: such a pass is taken for a look at the data, and the next one begins with "
@@ -73,6 +73,7 @@ class Cursor:
         self.commits: bool = commits
         self.current: Pass = Pass(self.plan.canonical(position))
         self._committed = self.current.begun_at
+        self._reads_ahead = False
         self._saved_at = -1
         self._looks = 0
 
@@ -89,6 +90,8 @@ class Cursor:
     def step_batches(self) -> int:
         """Batches of the optimizer step that is being trained, or of the next one where that is committed or over."""
         this = self.current
+        if self._reads_ahead:
+            return self.plan.step_batches(self._committed)
         if this.step is not None and this.is_running():
             step, _ = this.step
             if not (self.commits and self._committed == step.ends):
@@ -103,21 +106,44 @@ class Cursor:
         this = self.current  # `read_position`, written out: a state saved after every batch asks for it each time
         return self.plan.advance(this.begun_at, this.taken) if this.step is None else self.read_position
 
-    def commit(self) -> None:
-        """Everything yielded so far is trained; from now on only what is committed counts.
+    def commit(self, batches: int | None = None) -> None:
+        """Everything yielded so far is trained, or *batches* batches more; from now on only what is committed counts.
 
         Raises:
-            ResumptionError: in the middle of a step of a schedule.
+            ResumptionError: in the middle of a step of a schedule, or for more batches than were yielded.
         """
         this = self.current
-        if this.step is not None and 0 < this.of_step < this.step[0].batches:
+        if batches is not None:
+            self._committed = self._after(batches)
+        elif this.step is not None and 0 < this.of_step < this.step[0].batches:
+            raise _within_step(this.step[0].batches, "yielded of them", this.of_step)
+        else:
+            self._committed = self.read_position
+        self.commits, self._reads_ahead = True, batches is not None
+
+    def _after(self, batches: int) -> Position:
+        """Where the first *batches* batches lead that follow the last commit. All passes since then are one sequence."""
+        at, read, plan = self._committed, self.read_position, self.plan
+        if not self.commits and at != self.current.begun_at:
             raise ResumptionError(
-                "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
-                [("micro batches of the step", this.step[0].batches), ("yielded of them", this.of_step)],
-                "Accumulate loader.num_microbatches of them, then step and commit.",
+                "The first commit(batches=...) came after a pass that counted as trained without one.",
+                [("consumed_samples", self.current.begun_at.consumed_samples), ("batches", batches)],
+                "Call commit() before, where everything that was yielded is trained, such as before the loop.",
             )
-        self.commits = True
-        self._committed = self.read_position
+        if isinstance(plan, BatchPlan):
+            at = plan.advance(at, batches)
+        else:
+            left = batches
+            while left and at.consumed_samples <= read.consumed_samples:
+                step = plan.step_batches(at)
+                if left < step:
+                    raise _within_step(step, "committed of them", left)
+                at, left = next(plan.steps(at)).ends, left - step
+        if at.consumed_samples > read.consumed_samples:
+            raise more_than_yielded(
+                batches, ("consumed_samples with them", at.consumed_samples), ("of all yielded", read.consumed_samples)
+            )
+        return at
 
     def note_saved(self) -> None:
         """A saved position was handed out: what it counts as trained stays counted."""
@@ -146,6 +172,23 @@ class Cursor:
         self.current = Pass(self.next_start)
         self._saved_at = -1
         return self.current
+
+
+def _within_step(batches: int, what: str, number: int) -> ResumptionError:
+    return ResumptionError(
+        "commit() came in the middle of an optimizer step, which the schedule gives more micro batches.",
+        [("micro batches of the step", batches), (what, number)],
+        "Accumulate loader.num_microbatches of them, then step and commit.",
+    )
+
+
+def more_than_yielded(batches: int, *values: tuple[str, int]) -> ResumptionError:
+    """The error for a commit of batches that nobody was given."""
+    return ResumptionError(
+        "More batches are committed than were yielded since the last commit.",
+        [("batches", batches), *values],
+        "Commit a batch once, after it is trained, with the loader that yielded it.",
+    )
 
 
 def _never() -> bool:

@@ -85,7 +85,7 @@ def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callab
     if loader.batch_sampler is None:
         own["sampler"] = sampler
     else:
-        own["batch_sampler"], own["sampler"] = sampler, shown(loader.sampler)
+        own["batch_sampler"], own["sampler"] = sampler, shown(own["sampler"])
     own["_resumable_pass"], own["_resumable_sampler"] = passes, sampler
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from resumable.loading.cursor import more_than_yielded
+
 __all__ = ["BatchCount", "EpochCount", "trained"]
 
 
@@ -59,9 +61,18 @@ class BatchCount:
         if self._first_batch is None:
             self._first_batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
 
-    def commit(self) -> None:
-        """The batch that is being trained, and all before it, are trained."""
-        self._committed = self.trainer.fit_loop.epoch_loop.batch_progress.current.started
+    def commit(self, batches: int | None = None) -> None:
+        """The batch that is being trained, and all before it, are trained; or *batches* more of them."""
+        started = self.trainer.fit_loop.epoch_loop.batch_progress.current.started
+        if batches is None:
+            self._committed = started
+            return
+        before = self.first_batch if self._committed is None else self._committed
+        begun = started - before if self.is_counting else 0
+        if batches > begun:
+            raise more_than_yielded(batches, ("begun since the last commit", begun))
+        if batches:
+            self._committed = before + batches
 
     def done(self, *, committed_only: bool = False) -> tuple[int, bool]:
         """Batches trained since the mark, and whether the epoch has ended."""

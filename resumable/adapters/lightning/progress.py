@@ -104,9 +104,9 @@ class LightningProgress(TrainerProgress):
         return stretch_of(loader, self.accumulation)
 
     @override
-    def commit(self) -> None:
+    def commit(self, batches: int | None = None) -> None:
+        self._count.commit(batches)
         self.commits = True
-        self._count.commit()
 
     # -- the loaders
 

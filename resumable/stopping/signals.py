@@ -18,14 +18,28 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import forkserver
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from typing_extensions import Self
 
 from resumable.errors import ConfigurationError
 
-__all__ = ["StopSignals", "answered", "received", "request_stop", "stop_on", "stop_requested", "take_back", "watched"]
+__all__ = [
+    "FORK_SERVER",
+    "SERVER",
+    "WATCHABLE",
+    "StopSignals",
+    "answered",
+    "keep_fork_servers",
+    "received",
+    "request_stop",
+    "stop_on",
+    "stop_requested",
+    "take_back",
+    "watched",
+]
 
 _SAME_REQUEST_S: Final = 1.0
 """Launchers repeat a signal that a whole group got already; what follows within a second is the same request."""
@@ -39,6 +53,15 @@ _NOT_OURS: Final = {
         "it reports a fault of the program",
     ),
 }
+
+WATCHABLE: Final[frozenset[int]] = frozenset(signal.valid_signals()) - _NOT_OURS.keys()
+"""The signals that a program can handle, and that do not report a fault."""
+
+FORK_SERVER: Final = "resumable.stopping.fork_server"
+"""What a fork server imports that is to survive the signals."""
+
+SERVER: Final = cast("dict[str, Any]", vars(vars(forkserver)["_forkserver"]))
+"""What `multiprocessing` notes of this process's fork server: it has no public way to ask."""
 
 _Before: TypeAlias = "Callable[[int, FrameType | None], Any] | int | None"
 
@@ -156,6 +179,7 @@ def stop_on(*signals: signal.Signals) -> StopSignals:
     """
     wanted = tuple(dict.fromkeys(map(_checked, signals or (signal.SIGTERM,))))
     _check_thread()
+    keep_fork_servers()
     if not _here.leaves_at_fork:
         os.register_at_fork(after_in_child=_here.leave_in_child)
         _here.leaves_at_fork = True
@@ -233,6 +257,15 @@ def take_back() -> None:
     if threading.current_thread() is threading.main_thread():
         for watch in _here.watches:
             watch.install()
+
+
+def keep_fork_servers() -> None:
+    """Let each of Python's fork servers that starts from now on survive the signals.
+
+    >>> keep_fork_servers()
+    """
+    if FORK_SERVER not in SERVER["_preload_modules"]:
+        forkserver.set_forkserver_preload([*SERVER["_preload_modules"], FORK_SERVER])
 
 
 def _checked(given: object) -> signal.Signals:

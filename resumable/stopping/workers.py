@@ -3,12 +3,13 @@
 A scheduler signals every process of a job; `timeout` and a shell signal every process of a group. SIGTERM kills a
 worker, and the main process then fails in its next fetch with "DataLoader worker is killed by signal", before it can save.
 
-    in the main process    the signals are held back while workers start
+    in the main process    the signals are held back while workers start; a fork server holds them back by itself
     in each worker         the signals do nothing from then on, before the user's own `worker_init_fn` runs
     a worker's end         the loader ends it, as without this package. A worker whose main process is gone ends within
                            seconds: torch watches for that, but misses a main process that is killed while workers
-                           start, so they look here too. When the interpreter ends, they are ended here, since
-                           `multiprocessing` ends its children with SIGTERM
+                           start, or that has a fork server, so they look here too. When the interpreter ends, they are
+                           ended here, since `multiprocessing` ends its children with SIGTERM: also those that a failed
+                           start or first draw has left
 
 torch lets its parent end a worker with SIGTERM (torch 2.13, csrc/DataLoader.cpp). That is lost: a process that signals
 its own group sends the same.
@@ -20,6 +21,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable
@@ -32,13 +34,12 @@ from weakref import WeakSet
 from torch.utils.data import DataLoader
 from typing_extensions import TypeVar
 
-from resumable.stopping.signals import answered
+from resumable.stopping.signals import FORK_SERVER, SERVER, WATCHABLE, answered, keep_fork_servers
 
 __all__ = ["ShieldLoader", "mix_in", "mixed", "shield"]
 
 T = TypeVar("T", default=Any)
 M = TypeVar("M")
-_IN_FORK_SERVER = "resumable.stopping.fork_server"
 
 
 class ShieldLoader(DataLoader[T]):
@@ -53,13 +54,17 @@ class ShieldLoader(DataLoader[T]):
             return begin()
         method = str((cast("Any", self).multiprocessing_context or multiprocessing).get_start_method())
         own, self.worker_init_fn = self.worker_init_fn, _IgnoreSignals(signals, self.worker_init_fn, method)
+        before = multiprocessing.active_children()
         try:
             with _held_back(signals, method) if signals else nullcontext():
                 batches = begin()
+        except BaseException:  # of a worker's start or the first draw: the workers before it are alive
+            started = [each for each in multiprocessing.active_children() if each.daemon and each not in before]
+            _workers.note(started if signals else ())
+            raise
         finally:
             self.worker_init_fn = own  # Lightning seeds the workers of loaders that have none
-        if signals:
-            _workers.note(batches)
+        _workers.note(getattr(batches, "_workers", ()) if signals else ())
         return batches
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -114,8 +119,15 @@ class _IgnoreSignals:
         self._own = own
         self._parent = None if method == "forkserver" else os.getpid()
 
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        if FORK_SERVER in sys.modules:  # the signals wait in a process that the fork server has begun
+            sys.modules[FORK_SERVER].hold(self._signals)
+
     def __call__(self, worker_id: int, /) -> None:
         is_process = threading.current_thread() is threading.main_thread()  # a worker that is a thread shares it
+        if self._parent is None and is_process:
+            threading.Thread(target=_end_with_parent, daemon=True).start()
         if self._signals and is_process:
             for number in self._signals:
                 # no SIG_IGN: programs that a worker starts would inherit it, and no terminate() would end them
@@ -134,31 +146,48 @@ class _IgnoreSignals:
             os._exit(1)
 
 
+def _end_with_parent() -> None:
+    """End this worker once the process that asked for it is gone.
+
+    torch watches the process that forked it: the fork server, which lives as long as one of its children.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 @contextmanager
-def _held_back(signals: Iterable[signal.Signals], method: str) -> Generator[None, None, None]:
+def _held_back(signals: frozenset[signal.Signals], method: str) -> Generator[None, None, None]:
     """Let *signals* wait in this thread and in the processes that it starts, until each has installed its handlers.
 
-    A fork server would keep them waiting for all processes that it ever forks: there nothing waits, but it must not die.
+    In a fork server all signals wait for ever, and in its children as `resumable.stopping.fork_server` says; not here.
     """
-    if method == "forkserver":
-        _keep_fork_server()
-        yield
-        return
-    if method == "spawn":
-        resource_tracker.ensure_running()  # its own start would end the waiting
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    waiting = WATCHABLE if method == "forkserver" else signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     try:
+        if method != "fork":
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, waiting)  # the tracker's start ends the waiting of two
+        if method == "forkserver":
+            _start_fork_server()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _keep_fork_server() -> None:
-    """Let Python's fork server survive the signals, if it has not started yet."""
-    # set_forkserver_preload replaces what is preloaded, and Python has no public way to ask what that is
-    preloaded: list[str] = getattr(vars(forkserver)["_forkserver"], "_preload_modules", ["__main__"])
-    if _IN_FORK_SERVER not in preloaded:
-        forkserver.set_forkserver_preload([*preloaded, _IN_FORK_SERVER])
+def _start_fork_server() -> None:
+    """Start the fork server such that it survives the signals; one that was started otherwise gets no more work."""
+    if SERVER["_forkserver_pid"] != _kept_servers.get(os.getpid()):
+        SERVER["_forkserver_pid"] = None
+    keep_fork_servers()
+    forkserver.ensure_running()
+    _kept_servers[os.getpid()] = SERVER["_forkserver_pid"]
+
+
+_kept_servers: dict[int, int] = {}
+"""The fork server that survives the signals, of each process: a forked one has its parent's in here too."""
 
 
 class _Workers:
@@ -166,34 +195,27 @@ class _Workers:
 
     def __init__(self) -> None:
         self._pid: int | None = None
-        self._passes: WeakSet[Any] = WeakSet()
         self._processes: WeakSet[BaseProcess] = WeakSet()
 
-    def note(self, batches: Any) -> None:
-        """*batches* has started workers, which SIGTERM does not end."""
+    def note(self, processes: Iterable[BaseProcess]) -> None:
+        """*processes* are workers, which SIGTERM does not end."""
         if self._pid != os.getpid():
-            self._pid, self._passes, self._processes = os.getpid(), WeakSet(), WeakSet()
-            # An interpreter's end. The function registered last runs first: this one, then torch's, after which torch
-            # ends no worker, then multiprocessing's.
+            self._pid, self._processes = os.getpid(), WeakSet()
+            # An interpreter's end. The function registered last runs first: this one, then multiprocessing's.
             atexit.register(self.end)
             # The end of a process that multiprocessing started, such as a spawned rank, which runs no atexit.
             util.Finalize(None, self.end, exitpriority=100)
-        self._passes.add(batches)
-        for process in getattr(batches, "_workers", ()):
-            process.terminate = process.kill  # what torch does with a worker that does not come to its end
+        for process in processes:
+            cast("Any", process).terminate = process.kill  # what torch does with a worker that does not come to its end
             self._processes.add(process)
 
     def end(self) -> None:
-        """End what is left, as torch ends the workers of a loader that is no longer used."""
-        if self._pid != os.getpid():
-            return
-        for batches in list(self._passes):
-            shutdown: Callable[[], None] | None = getattr(batches, "_shutdown_workers", None)
-            if shutdown is not None:
-                shutdown()
-        for process in list(self._processes):
-            if process.is_alive():
-                process.kill()
+        """End what is left, as multiprocessing ends its children by SIGTERM."""
+        if self._pid == os.getpid():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error where a worker was killed
+            for process in list(self._processes):
+                if process.is_alive():
+                    process.kill()
 
 
 _workers = _Workers()

@@ -40,7 +40,6 @@ ELSEWHERE = {
     "saved/test_resolve.py": "verdict",
     "steps/test_batch_plan.py": "position",
     "steps/test_schedules.py": "steps/stages",
-    "stopping/test_workers.py": "stopping/fork_server",
     "test_state.py": "progress",
 }
 """The modules that are tested in no file `FOLDER/test_MODULE.py`, by the file that tests them most."""

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
-from resumable.data_sampler.placed_loader import PositionSource, seekable
+from resumable.data_sampler.placed_loader import PositionSource, SeekableSampler, loaders_in, seekable
+from resumable.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from resumable.data_sampler.progress import DataSamplerProgress
@@ -76,6 +77,9 @@ class TransformHook(_Hook):
         self._source = source
         self._finish = finish
         self._is_building = False
+        self._epoch: tuple[int, int] | None = None
+        self.is_unplaced: bool = False
+        """Whether it has taken a loader that begins wherever it likes."""
         self._taken: WeakSet[Any] = WeakSet()
 
     @contextmanager
@@ -90,11 +94,29 @@ class TransformHook(_Hook):
     def take(self, loader: Any) -> Any:
         """The train loader *loader*, made seekable. A strategy may transform it later, as NeMo's does."""
         if loader not in self._taken:
-            seekable(loader, self._sampler, self._source)
+            begin_at_the_count = [self._place(each, is_held=each is not loader) for each in loaders_in(loader)]
+            self.is_unplaced = self.is_unplaced or not any(begin_at_the_count)
             self._finish(loader)
             with suppress(TypeError):  # a list has no weak references
                 self._taken.add(loader)
         return loader
+
+    def _place(self, loader: Any, *, is_held: bool) -> bool:
+        """Place *loader* once; False where it begins wherever it likes."""
+        if loader in self._taken:
+            return True
+        placed = seekable(loader, self._sampler, self._source, is_held=is_held)
+        if isinstance(placed, SeekableSampler):
+            epoch = (placed.total_samples, placed.samples_per_batch)
+            self._epoch = self._epoch or epoch
+            if epoch != self._epoch:
+                raise ConfigurationError(
+                    "A data sampler counts the epochs of one train loader.",
+                    [("total_samples and samples of a batch", self._epoch), ("of another loader", epoch)],
+                    "Return one train loader, or several of the same length and batch size.",
+                )
+            self._source.place(placed)
+        return placed is not None
 
     def __call__(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """What the method makes of *dataloader*, begun at 0, and taken if it is a train loader."""

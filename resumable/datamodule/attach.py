@@ -14,7 +14,7 @@ from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import TrainerAdapter
-from resumable.errors import DecorationError
+from resumable.errors import DecorationError, warn
 from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.arguments import rank_of, schedule_of
@@ -88,6 +88,13 @@ def attach_sampled(
     with loaders.building():
         returned = build()
     returned, _ = _replaced(returned, loaders.take)
+    if loaders.is_unplaced:
+        warn(
+            "A train loader is not a DataLoader over a map-style dataset, so it is left to begin where it likes.",
+            [("train_dataloader", returned)],
+            f"If it does not begin at {options.attribute}.init_consumed_samples by itself, a resumed run trains its first "
+            "samples again. Otherwise return a DataLoader whose batch_sampler has consumed_samples.",
+        )
     trainer.connect_sampled(tracker)
     return returned
 

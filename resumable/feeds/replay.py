@@ -20,7 +20,7 @@ from resumable.errors import ReplayError
 from resumable.orders.canary import AHEAD, digest_of
 from resumable.orders.permutation import stream_key
 
-__all__ = ["ReplayedSampler", "replay"]
+__all__ = ["ReplayedSampler", "first_draw", "replay"]
 
 _CHUNK = 4096
 """Draws between two switches of the random streams: enough that the switch (some 20 µs) does not count."""
@@ -42,6 +42,13 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /, *, verify: bool = F
         yield from chunk
         with streams.switched():
             chunk = list(islice(draws, _CHUNK))
+
+
+def first_draw(sampler: Iterable[Any], seed: int, /) -> Iterator[Any]:
+    """The first of what *sampler* yields where *seed* seeds the random streams, which are put back."""
+    with _Streams(sampler, seed, 0).switched():
+        drawn = list(islice(sampler, 1))
+    yield from drawn
 
 
 class ReplayedSampler:

@@ -24,7 +24,7 @@ def test_the_fit_ends_at_a_step(scenario: Scenario) -> None:
     check(scenario, asked("on_train_batch_start", (0, 2), TERM), asked("on_train_batch_end", (0, 5), USR1))
 
 
-@pytest.mark.parametrize("transforms", [("strategy",), ("datamodule",), ("strategy", "datamodule"), ()], ids=str)
+@pytest.mark.parametrize("transforms", [("strategy",), ("datamodule",), ("strategy", "datamodule")], ids=str)
 def test_train_loaders_are_shielded(transforms: tuple[str, ...]) -> None:
     """Whoever puts Megatron's batch sampler into them, and when."""
     trainer = train(Scenario(transforms=frozenset(transforms), trainer={"max_steps": 2}))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from resumable import ResumptionState, resumable
 from tests.support import nemo_shape
 
@@ -79,7 +81,7 @@ def decorated(loop: Loop) -> Any:
             self.trainer: Steps | None = loop.trainer
 
         def train_dataloader(self) -> object:
-            return [0]
+            return DataLoader(range(8))  # type: ignore[arg-type]  # it is never drawn from
 
         def val_dataloader(self) -> object:
             return [0]

@@ -13,6 +13,7 @@ from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.errors import warn
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.protocols import DataSampler
@@ -205,6 +206,13 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     def train_starts(self) -> None:
         """The counters are restored: step and count begin together."""
+        if self._plan is None:
+            warn(
+                "No train loader of this fit begins at the data sampler's count.",
+                [("data sampler", type(self.sampler).__qualname__), ("its count", self.consumed_samples)],
+                "If they do not begin there by themselves, a resumed run trains their first samples again. Let the sampler's "
+                "transform_dataloader make them.",
+            )
         self._is_running = True
         self._batches.mark()
         self.rebase()

@@ -96,7 +96,7 @@ def exit_code(path: Path, setup: Setup, at: int, send: Send) -> int | None:
             if seen == at and child.pid is not None:
                 send(child.pid)
             ours.send("go on")
-    except (EOFError, ConnectionResetError):
+    except (EOFError, ConnectionError):  # it has ended, before it answered or before it heard
         pass
     return exit_code_of(child)
 

@@ -24,6 +24,7 @@ from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.stopping.workers import shield
+from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -52,7 +53,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
             )
         number = len(loaders)
         trainer.check_loader(loader, number, loader.stretch if isinstance(loader, ResumableLoader) else None)
-        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard))
+        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard, options.policy.on_mismatch))
         return loaders[-1].loader
 
     returned, mode = _replaced(returned, replace)
@@ -103,6 +104,8 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
     """The schedule that groups the loaders' batches: the decorator's, or that of a ResumableLoader."""
     own = [each.loader.stretch.schedule for each in loaders if isinstance(each.loader, ResumableLoader)]
     given = next((schedule for schedule in own if schedule is not None), None)
+    if options.schedule is not None or given is not None:
+        loaders[0].feed.check_one_size()
     if options.schedule is None:
         return given
     schedule = schedule_of(
@@ -125,9 +128,9 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
     return dataclasses.replace(trainer.shard, rank=rank, size=size)
 
 
-def _train_loader(loader: Any, seed: int, shard: Shard) -> TrainLoader:
+def _train_loader(loader: Any, seed: int, shard: Shard, on_mismatch: OnMismatch) -> TrainLoader:
     if is_map_style(loader):
-        return MapLoader(loader, seed, shard)
+        return MapLoader(loader, seed, shard, on_mismatch)
     from resumable.loading.stream_loader import StreamLoader
 
     return StreamLoader(loader, shard, _stateful)

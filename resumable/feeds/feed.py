@@ -11,7 +11,9 @@ from typing_extensions import override
 
 from resumable.errors import ConfigurationError, MismatchError, ReplayError
 from resumable.orders.identity import Identity
-from resumable.steps.batch_plan import BatchPlan
+from resumable.saved.ledger import Stretch
+from resumable.saved.snapshot import Snapshot
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from resumable.stopping.workers import mixed
 
 if TYPE_CHECKING:
@@ -59,9 +61,25 @@ class Grouping(Protocol):
         """Samples of a batch on one rank."""
         return self.plan.batch_size // self.shard.size
 
-    def padded_samples(self, offset: int, /) -> int:
-        """Samples that the end of an epoch trains again in a pass from *offset* on, so that all ranks get equally many."""
+    def padded_samples(self, offset: int, /, epoch: int = 0) -> int:
+        """Samples that the end of *epoch* trains again in a pass from *offset* on, so that all ranks get equally many."""
         return 0
+
+    def plan_of(self, identity: Identity, /) -> BatchPlan:
+        """The plan of the order of *identity*, where that changes it."""
+        return self.plan
+
+    def check_one_size(self) -> None:
+        """Raise `ConfigurationError`, now or at the first other one, unless each batch has the size that is expected."""
+        return
+
+    def as_counted(self, saved: Snapshot, /) -> Snapshot:
+        """*saved* in the present way to count, where an older version counted otherwise."""
+        return saved
+
+    def noted(self, stretch: Stretch, /) -> Stretch:
+        """*stretch*, or the same one with what the batches that were drawn since have shown."""
+        return stretch
 
     def adopt(self, identity: Identity, /) -> None:
         """Go on in the order of *identity*.
@@ -143,7 +161,10 @@ class ResumableSampler(Sampler[Any]):
         self.drop_last: bool = feed.plan.drop_last is True
 
     def __len__(self) -> int:
-        return replace(self.feed.plan, limit=None).batches  # the framework that set a limit applies it to this
+        batches = replace(self.feed.plan, limit=None).batches  # the framework that set a limit applies it to this
+        if batches >= UNBOUNDED:
+            raise TypeError(f"{self.feed.identity.kind} has no length")  # as torch says of such a sampler
+        return batches
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "is_open": False}
@@ -153,7 +174,8 @@ class ResumableSampler(Sampler[Any]):
             raise _iterated_outside(self)
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
         batches = self.batches()
-        return (batch[0] for batch in batches) if self.single else batches
+        is_taken_whole = not self.single or self.feed.plan.is_drawn
+        return batches if is_taken_whole else (batch[0] for batch in batches)
 
     def batches(self) -> Iterator[list[Any]]:
         """The pass that begins now."""

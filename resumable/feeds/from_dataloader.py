@@ -18,31 +18,39 @@ from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.replay import ReplayedSampler
 from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed
 from resumable.orders.orders import Sequential, Shuffled
-from resumable.steps.batch_plan import BatchPlan
+from resumable.protocols import Order
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
+from resumable.verdict import OnMismatch
 
 __all__ = ["feed_of"]
 
 
-def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> Feed:
+def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch: OnMismatch = "error") -> Feed:
     """The batches of *shard* that *loader* yields; the loader's own sampler may know the shard better.
 
+    A sampler that cannot be replayed is refused, unless *on_mismatch* lets the run go on.
+
     Raises:
-        DecorationError: for a sampler without a length.
-        ConfigurationError: for an empty one.
+        ConfigurationError: for an empty sampler.
 
     >>> list(feed_of(DataLoader(range(10), batch_size=2), 0, Shard(rank=1, size=2)).batches(0, 0))
     [[2, 3], [6, 7], [9]]
     """
     # what the loader was made with, even after others have taken their place
     made_with: tuple[Any, Any] = vars(loader).setdefault("_resumable_samplers", (loader.sampler, loader.batch_sampler))
+    sampler: Any
     sampler, batches = made_with
     for own in (sampler, batches):
         if isinstance(own, ResumableSampler):  # a ResumableLoader, which knows its ranks
             return _of_as_many_ranks(own.feed, shard)
     users: Any = None if batches is None or _is_torchs(batches, BatchSampler) else batches
-    size, drop_last = 1, False
+    if batches is None and isinstance(made_with[0], BatchSampler):  # torch's way to give whole batches to the dataset
+        users = made_with[0]
+    size, drop_last, kind = 1, False, None
     if batches is not None and users is None:
         sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
+        if not _has_length(sampler):
+            users, kind = batches, type(sampler).__qualname__
     if users is None and _is_torchs(sampler, DistributedSampler):
         shard = replace(shard, rank=sampler.rank, size=sampler.num_replicas, already_sharded=False)
     else:
@@ -50,11 +58,23 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /) -> Feed:
         shard = replace(shard, already_sharded=shard.size > 1 and is_local)
     shared = Shard() if shard.already_sharded else shard
     if users is None:
-        order = _order_of(sampler, seed)
-        feed: Feed = OrderFeed(order, BatchPlan(len(order), size * shared.size, drop_last), shared)
+        order = _order_of(sampler, seed, on_mismatch)
+        feed: Feed = OrderFeed(order, BatchPlan(_length_of(order, sampler), size * shared.size, drop_last), shared)
     else:
-        feed = BatchSamplerFeed(users, seed, _plan_of(users, loader, shared.size), shared)
+        replayed = ReplayedSampler(users, seed, kind=kind, batched=True, on_mismatch=on_mismatch)
+        plan, is_ragged = _plan_of(users, loader, shared.size)
+        dataset: Any = loader.dataset
+        is_counted = is_ragged and not shard.already_sharded and _has_length(dataset)
+        feed = BatchSamplerFeed(
+            replayed, plan, shared, length=len(dataset) if is_counted else None, is_ragged=is_ragged
+        )
     return RankLocalFeed(feed, shard) if shard.already_sharded else feed
+
+
+def _length_of(order: Order, sampler: Any) -> int:
+    """The samples of an epoch: torch's `DistributedSampler(drop_last=True)` leaves out what not all ranks get."""
+    leaves_out = _is_torchs(sampler, DistributedSampler) and sampler.drop_last
+    return len(order) // sampler.num_replicas * sampler.num_replicas if leaves_out else len(order)
 
 
 def _of_as_many_ranks(feed: Feed, shard: Shard) -> Feed:
@@ -80,7 +100,7 @@ def _knows_ranks(sampler: Any) -> bool:
     return sampler is not None and (hasattr(sampler, "num_replicas") or _knows_ranks(getattr(sampler, "sampler", None)))
 
 
-def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSampler:
+def _order_of(sampler: Any, seed: int, on_mismatch: OnMismatch) -> Sequential | Shuffled | ReplayedSampler:
     if type(sampler) is SequentialSampler:
         return Sequential(_sized(sampler.data_source))
     if _is_torchs(sampler, DistributedSampler):
@@ -90,23 +110,35 @@ def _order_of(sampler: Any, seed: int) -> Sequential | Shuffled | ReplayedSample
     if plain and sampler.num_samples == len(sampler.data_source):
         return Shuffled(_sized(sampler.data_source), seed)
     _sized(sampler)
-    return ReplayedSampler(sampler, seed)
+    return ReplayedSampler(sampler, seed, on_mismatch=on_mismatch)
 
 
-def _plan_of(batches: Any, loader: DataLoader[Any], ranks: int) -> BatchPlan:
-    """The rounds of a user's batch sampler: a batch has its `batch_size` samples, or one if it has none."""
-    number, size = _sized(batches), getattr(batches, "batch_size", None) or 1
+def _plan_of(batches: Any, loader: DataLoader[Any], ranks: int) -> tuple[BatchPlan, bool]:
+    """The rounds that are expected of a user's batch sampler, and whether nothing says how many samples a batch has."""
+    known = getattr(batches, "batch_size", None)
+    size, is_ragged = (1, True) if not isinstance(known, int) or known < 1 else (known, False)
+    if not _has_length(batches):
+        return BatchPlan(UNBOUNDED, size * ranks, bool(getattr(batches, "drop_last", False))), True
+    number = _sized(batches)
     candidates: tuple[Any, ...] = (getattr(batches, "sampler", None), loader.dataset)
     for samples in candidates:
-        length = len(samples) if hasattr(samples, "__len__") else 0
+        length = len(samples) if _has_length(samples) else 0
         for drop_last in (False, True):
             if length and BatchPlan(length, size, drop_last).batches == number:
-                return BatchPlan(length, size * ranks, drop_last)
-    return BatchPlan(number * size, size * ranks)
+                return BatchPlan(length, size * ranks, drop_last), is_ragged
+    return BatchPlan(number * size, size * ranks), is_ragged
+
+
+def _has_length(thing: Any) -> bool:
+    try:
+        len(thing)
+    except (TypeError, NotImplementedError, AttributeError):
+        return False
+    return True
 
 
 def _sized(thing: Any) -> int:
-    if not hasattr(thing, "__len__"):
+    if not _has_length(thing):
         raise DecorationError(
             f"{type(thing).__name__} has no length, so no position in it is known.",
             [("needed", "__len__"), ("got", type(thing).__name__)],

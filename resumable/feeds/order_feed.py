@@ -56,7 +56,7 @@ class OrderFeed(Feed):
         self._canaries = Canaries(order)
 
     @override
-    def padded_samples(self, offset: int, /) -> int:
+    def padded_samples(self, offset: int, /, epoch: int = 0) -> int:
         return 0 if self.plan.drop_last else -(self.plan.reach - offset) % self.shard.size
 
     @override
@@ -66,7 +66,7 @@ class OrderFeed(Feed):
 
     def _order_of(self, identity: Identity) -> Order:
         if isinstance(self.order, ReplayedSampler) and identity.kind == self.identity.kind:
-            return ReplayedSampler(self.order.sampler, identity.seed or 0, kind=identity.kind)
+            return self.order.seeded(identity.seed or 0)
         if identity.kind == Shuffled.kind:
             return Shuffled(identity.length, identity.seed or 0)
         if identity.kind == Sequential.kind:

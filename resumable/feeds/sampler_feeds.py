@@ -9,19 +9,23 @@ ranks, so another number is another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, cycle, islice
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import override
 
-from resumable.feeds.feed import Feed, Shard, cannot_adopt, miscounted
+from resumable.feeds.drawn import DrawnBatches, DrawnPlan
+from resumable.feeds.feed import Feed, Shard, cannot_adopt
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.identity import Identity
 from resumable.orders.orders import Shuffled
 from resumable.orders.permutation import stream_key
-from resumable.steps.batch_plan import BatchPlan
+from resumable.saved.ledger import Ledger, Stretch
+from resumable.saved.schedule_format import UserSchedule
+from resumable.saved.snapshot import Snapshot
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
 __all__ = ["BatchSamplerFeed", "RankLocalFeed"]
 
@@ -31,72 +35,117 @@ class BatchSamplerFeed(Feed):
 
     The epoch's first batches fill its last round, or drop_last drops that round, so that all ranks get equally many.
 
-    Whole batches are counted as such up to the position. A position inside a batch (the batch size has changed in
-    mid-epoch) is found by counting samples, and the rest of that epoch is cut into batches anew.
+    Batches may have any sizes, and epochs any number of them. *plan* is what is expected: `batch_size` samples in each,
+    or one where *is_ragged* says that the sampler has no such size. A position inside a batch (the batch size has changed
+    in mid-epoch) goes on with the rest of that batch.
     """
 
-    def __init__(self, sampler: Iterable[list[Any]], seed: int, plan: BatchPlan, shard: Shard = Shard()) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        sampler: ReplayedSampler,
+        plan: BatchPlan,
+        shard: Shard = Shard(),
+        *,
+        length: int | None = None,
+        is_ragged: bool = False,
+    ) -> None:
+        size = shard.size
+        per_batch = replace(plan, batch_size=plan.batch_size // size, limit=None)
+        drawn = DrawnBatches(sampler, per_batch, is_ragged=is_ragged)
+        self.plan: BatchPlan = DrawnPlan(
+            plan.length, plan.batch_size, plan.drop_last, plan.limit, drawn=drawn, per_round=size
+        )
         self.shard = shard
-        self._sampler = ReplayedSampler(sampler, seed, batched=True)
-        self.identity: Identity = Identity(self._sampler.kind, plan.length, seed)
+        self.identity: Identity = Identity(sampler.kind, length or plan.length, sampler.seed)
 
     @property
-    def _whole(self) -> BatchPlan:
-        """The plan of the sampler's batches, before the ranks share them."""
-        plan, size = self.plan, self.shard.size
-        limit = None if plan.limit is None else plan.limit * size
-        return replace(plan, batch_size=plan.batch_size // size, limit=limit)
+    def _plan(self) -> DrawnPlan:
+        return cast("DrawnPlan", self.plan)  # whoever limits it keeps its class
 
     @override
-    def padded_samples(self, offset: int, /) -> int:
-        if self.plan.drop_last:
-            return 0
-        return -self._whole.batches_left(offset) % self.shard.size * self.micro_batch_size
+    def padded_samples(self, offset: int, /, epoch: int = 0) -> int:
+        plan, size = self._plan, self.shard.size
+        if size == 1 or (plan.drawn.declared is None and not plan.drawn.has_ended(epoch)):
+            return 0  # an epoch that does not say how long it is may have no end
+        rounds = plan.batches_left(offset, epoch)
+        of_epoch = len(plan.drawn.ends(epoch))
+        again, more = divmod(max(0, rounds * size - (of_epoch - plan.batch_at(epoch, offset))), of_epoch or 1)
+        return again * plan.samples_at(epoch, of_epoch) + plan.samples_at(epoch, more)
 
     @override
     def adopt(self, identity: Identity, /) -> None:
         if replace(identity, seed=None) != replace(self.identity, seed=None):
             raise cannot_adopt(identity, self.identity)
-        self._sampler, self.identity = self._sampler_of(identity), identity
+        self.plan, self.identity = self.plan_of(identity), identity
 
-    def _sampler_of(self, identity: Identity) -> ReplayedSampler:
-        own = self._sampler
-        return own if identity.seed == own.seed else ReplayedSampler(own.sampler, identity.seed or 0, batched=True)
+    @override
+    def plan_of(self, identity: Identity, /) -> DrawnPlan:
+        return replace(self._plan, drawn=self._plan.drawn.of_seed(identity.seed or 0))
 
     @override
     def canary(self, identity: Identity, epoch: int, offset: int, /, *, looks: bool = False) -> str | None:
-        return self._sampler_of(identity).canary(epoch, looks=looks)
+        return self.plan_of(identity).drawn.sampler.canary(epoch, looks=looks)
 
     @override
-    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        batches = self._batches(epoch, offset)
-        return islice(batches, count) if self.shard.size == 1 else self._shared(batches, epoch, offset, count)
+    def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Any]:
+        return islice(self._rounds(epoch, offset), count)
 
-    def _shared(self, batches: Iterator[list[Any]], epoch: int, offset: int, count: int | None) -> Iterator[list[Any]]:
-        """This rank's one of each round of *batches*."""
-        rank, size = self.shard.rank, self.shard.size
-        for _ in range(self.plan.batches_left(offset) if count is None else count):
-            of_round = list(islice(batches, size))
+    def _rounds(self, epoch: int, offset: int) -> Iterator[Any]:
+        """This rank's one of each round. The next round is drawn before, so that it is known whether one follows."""
+        drawn, rank, size = self._plan.drawn, self.shard.rank, self.shard.size
+        number = self._plan.batch_at(epoch, offset)
+        batches = self._from(epoch, number, offset - self._plan.samples_at(epoch, number))
+        of_round = list(islice(batches, size))
+        while of_round:
+            following = list(islice(batches, size))
             if len(of_round) < size:
-                of_round += islice(cycle(self._batches(epoch, 0)), size - len(of_round))
+                if self.plan.drop_last:
+                    return
+                of_round += islice(cycle(drawn.batches(epoch, 0)), size - len(of_round))
             yield of_round[rank]
+            of_round = following
 
-    def _batches(self, epoch: int, offset: int) -> Iterator[list[Any]]:
-        """The sampler's batches from *offset* on."""
-        draws, plan = self._sampler.begin(epoch), self._whole
-        size, left = plan.batch_size, plan.batches_left(offset)
-        if offset % size == 0:
-            given = 0
-            for batch in islice(draws, offset // size, None):
-                given += 1
-                yield batch
-            if given < left:
-                raise miscounted(self.identity, epoch, left, given)
-            return
-        indices = islice(chain.from_iterable(draws), offset, None)
-        for _ in range(left):
-            yield list(islice(indices, size))
+    def _from(self, epoch: int, number: int, samples: int) -> Iterator[Any]:
+        """The batches of *epoch* from the *number*-th on, without the first *samples* samples of it."""
+        batches = self._plan.drawn.batches(epoch, number)
+        return chain((list(batch)[samples:] for batch in islice(batches, 1)), batches) if samples else batches
+
+    @override
+    def check_one_size(self) -> None:
+        drawn = self._plan.drawn
+        drawn.needs_one_size = True
+        if drawn.is_ragged:
+            raise drawn.no_schedule()
+
+    @override
+    def noted(self, stretch: Stretch, /) -> Stretch:
+        if stretch.schedule is not None or not self._plan.drawn.is_ragged:
+            return stretch
+        return replace(stretch, length=UNBOUNDED, schedule=UserSchedule(self.identity.kind))
+
+    @override
+    def as_counted(self, saved: Snapshot, /) -> Snapshot:
+        """Before, each batch counted the same number of samples, whatever it had."""
+        last, order, position = saved.ledger.stretches[-1:], saved.order, saved.position
+        if order is None or order.kind != self.identity.kind or position is None:
+            return saved
+        plan = self.plan_of(order)
+        if last and last[0].is_unknown:
+            self._plan.drawn.is_ragged = plan.drawn.is_ragged = True
+            return saved
+        number = position.offset // (last[0].micro_batch_size if last else self.micro_batch_size)
+        plan.drawn.ends(position.epoch, batches=number)
+        if not plan.drawn.is_ragged:
+            return saved
+        at = replace(plan, limit=None, per_round=1).position_in(position.epoch, number)
+        length = self.identity.length if order.length == self.plan.length else order.length
+        return saved._replace(
+            consumed_samples=at.consumed_samples,
+            epoch=at.epoch,
+            offset=at.offset,
+            order=replace(order, length=length),
+            ledger=Ledger(),
+        )
 
 
 class RankLocalFeed(Feed):
@@ -110,6 +159,9 @@ class RankLocalFeed(Feed):
         self.shard = shard
         plan = own.plan
         self.plan: BatchPlan = replace(plan, length=plan.length * shard.size, batch_size=plan.batch_size * shard.size)
+        if isinstance(self.plan, DrawnPlan):
+            self.plan = replace(self.plan, counts_batches=True)
+            self.plan.drawn.is_one_ranks = True
         self.adopt(own.identity)
 
     @override
@@ -119,10 +171,36 @@ class RankLocalFeed(Feed):
         seed = identity.seed
         if seed is not None and identity.kind == Shuffled.kind and self.shard.rank:
             seed = stream_key(self.shard.rank, stream_key(0, seed, epoch=0), epoch=0)
-        self._own.adopt(replace(identity, length=self._own.plan.length, seed=seed))
-        self.identity: Identity = replace(identity, length=self.plan.length)
+        own = self._own.identity.length
+        self._own.adopt(replace(identity, length=own, seed=seed))
+        self.identity: Identity = replace(identity, length=own * self.shard.size)
+        self.plan = self.plan_of(identity)
+
+    @override
+    def plan_of(self, identity: Identity, /) -> BatchPlan:
+        own, plan = self._own.plan_of(identity), self.plan
+        return replace(plan, drawn=own.drawn) if isinstance(own, DrawnPlan) and isinstance(plan, DrawnPlan) else plan
+
+    @override
+    def as_counted(self, saved: Snapshot, /) -> Snapshot:
+        last = saved.ledger.stretches[-1:]
+        if last and last[0].is_unknown and isinstance(self.plan, DrawnPlan):
+            self.plan.drawn.is_ragged = True
+        return saved
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
-        left = self.plan.batches_left(offset) if count is None else count
-        return self._own.batches(epoch, offset // self.shard.size, left)
+        plan, own = self.plan, offset // self.shard.size
+        if not isinstance(plan, DrawnPlan):
+            return self._own.batches(epoch, own, plan.batches_left(offset) if count is None else count)
+        if plan.drawn.is_ragged:
+            own = replace(plan, counts_batches=False).samples_at(epoch, plan.batch_at(epoch, offset))
+        return self._own.batches(epoch, own, count)
+
+    @override
+    def check_one_size(self) -> None:
+        self._own.check_one_size()
+
+    @override
+    def noted(self, stretch: Stretch, /) -> Stretch:
+        return self._own.noted(stretch)

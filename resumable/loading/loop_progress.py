@@ -47,6 +47,7 @@ class LoopProgress(Cursor, Progress):
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
         at, order = self.position, self.feed.identity
         canary = self.feed.canary(order, at.epoch, at.offset)
+        self.stretch = self.feed.noted(self.stretch)
         consumed, ledger = at.consumed_samples, ledger_at(self.stretch, at.consumed_samples)
         return Snapshot(consumed, at.epoch, at.offset, order, self.commits, (), ledger, None, canary)
 
@@ -58,7 +59,10 @@ class LoopProgress(Cursor, Progress):
     @override
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*, from the next `iter()` on."""
-        found = resolve(saved, self.feed.identity, self.stretch, self._policy)
+        saved = self.feed.as_counted(saved)
+        stretch = self.feed.noted(self.stretch)
+        plan_of = self.feed.plan_of if isinstance(self.plan, BatchPlan) else None
+        found = resolve(saved, self.feed.identity, stretch, self._policy, plan_of)
         at, place = found.position, saved.position
         is_checked = _check(self.plan, at)
         verdict = found.verdict
@@ -66,8 +70,10 @@ class LoopProgress(Cursor, Progress):
             canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
             verdict = with_canary(verdict, saved.canary, canary, self._policy.on_mismatch)
         self.feed.adopt(found.order)
+        if isinstance(self.plan, BatchPlan):
+            self.plan = self.feed.plan
         self.seek(at, commits=saved.commits or self.commits)
-        self.stretch = replace(self.stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
+        self.stretch = replace(stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
         self._is_checked = is_checked
@@ -87,20 +93,20 @@ class LoopProgress(Cursor, Progress):
     @property
     def batches_done(self) -> int:
         """Batches of the present epoch that are trained; between two passes, those that the next pass leaves out."""
-        return self._batches(self.position if self.is_running else self.next_start)[0]
+        at = self.position if self.is_running else self.next_start
+        return self.plan.done(at) if isinstance(self.plan, BatchPlan) else self._batches(at)[0]
 
     def _batches(self, at: Position) -> tuple[int, int]:
         """Batches of the epoch before *at* and after it, counted in the present batch size."""
         plan, whole = self.plan, at.offset // self.feed.plan.batch_size
         if isinstance(plan, BatchPlan):
-            left = plan.batches_left(at.offset)
-            return (whole if plan.carries else plan.batches - left), left
+            return plan.done(at), plan.batches_left(at.offset, at.epoch)
         return plan.carried_batches(at, self._origin) if plan.rounds.carries else whole, plan.batches_left(at)
 
     @property
     @override
     def padded_samples(self) -> int:
-        return self.feed.padded_samples(self._begun_at.offset)
+        return self.feed.padded_samples(self._begun_at.offset, self._begun_at.epoch)
 
     @property
     def _begun_at(self) -> Position:

@@ -16,6 +16,7 @@ from resumable.loading.loop_progress import LoopProgress
 from resumable.orders.permutation import stream_key
 from resumable.progress import Tracker
 from resumable.saved.snapshot import LoaderPosition
+from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -51,9 +52,9 @@ class TrainLoader(Protocol):
 class MapLoader(TrainLoader):
     """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere, on any rank."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard) -> None:
+    def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard, on_mismatch: OnMismatch = "error") -> None:
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
-        feed = feed_of(loader, seed, shard)
+        feed = feed_of(loader, seed, shard, on_mismatch=on_mismatch)
         if not feed.plan.batches and feed.shard.size > 1:
             raise ConfigurationError(
                 "An epoch has no batch for every rank, so the run could never end.",

@@ -168,6 +168,8 @@ class Ledger:
         if at is None or not self.stretches:
             return []
         plan = self.stretches[-1].batching
+        if self.stretches[-1].is_unknown:
+            return [f"epoch {at.epoch}", f"sample {at.offset} of it"]
         left = plan.batches_left(at.offset)
         done = at.offset // plan.batch_size if plan.carries else plan.batches - left
         return [f"epoch {at.epoch}", f"batch {done} of {done + left}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from resumable.errors import ConfigurationError, MismatchError, warn
@@ -9,6 +10,7 @@ from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
+from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, OnMismatch, Verdict
 
 __all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "regrouped", "resolve", "with_canary"]
@@ -46,8 +48,15 @@ class Policy:
             )
 
 
-def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, /) -> ResumePoint:
-    """The position in *order* at which a run that saved *saved* goes on.
+def resolve(
+    saved: Snapshot,
+    order: Identity,
+    stretch: Stretch,
+    policy: Policy,
+    /,
+    plan_of: Callable[[Identity], BatchPlan] | None = None,
+) -> ResumePoint:
+    """The position in *order* at which a run that saved *saved* goes on, in batches of *stretch* or of *plan_of* an order.
 
     The saved seed replaces the present one, unless the user chose that. Under "adopt" the saved kind and seed always
     do; a dataset of another length gets a warning.
@@ -55,12 +64,14 @@ def resolve(saved: Snapshot, order: Identity, stretch: Stretch, policy: Policy, 
     Raises:
         MismatchError: if the resume cannot be exact and the policy is "error", or no position is left to go on from.
     """
-    then, plan, position = saved.order or order, stretch.plan, saved.position
+    then, position = saved.order or order, saved.position
     if policy.on_mismatch == "adopt":
         order = replace(then, length=order.length)
     elif then.kind == order.kind and not policy.seed_is_given:
         order = replace(order, seed=then.seed)
-    verdict = compare(then, order, offset=saved.offset or 0, regrouped=regrouped(saved, stretch))
+    plan = stretch.plan if plan_of is None else plan_of(order)
+    is_drawn = isinstance(plan, BatchPlan) and plan.is_drawn  # an epoch may be longer than its dataset
+    verdict = compare(then, order, offset=0 if is_drawn else saved.offset or 0, regrouped=regrouped(saved, stretch))
     refuse_or_warn(verdict, policy.on_mismatch)
     at = plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position)
     return ResumePoint(at, order, verdict)

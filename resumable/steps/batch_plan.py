@@ -10,7 +10,7 @@ A batch is what all data-parallel ranks load at once: micro batch size times dat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from resumable.errors import ConfigurationError
 from resumable.position import Position
@@ -41,6 +41,9 @@ class BatchPlan:
     Position(consumed_samples=12, epoch=1, offset=2)
     """
 
+    is_drawn: ClassVar[bool] = False
+    """Whether only drawing the batches shows how many an epoch has, and how many samples each has."""
+
     length: int
     batch_size: int
     drop_last: DropLast = False
@@ -69,8 +72,8 @@ class BatchPlan:
         """Samples of an epoch that the limit leaves."""
         return self.length if self.limit is None else min(self.length, self.limit * self.batch_size)
 
-    def batches_left(self, offset: int, /) -> int:
-        """Batches of the epoch that follow *offset*.
+    def batches_left(self, offset: int, /, epoch: int = 0) -> int:
+        """Batches of *epoch* that follow *offset*; here all epochs have equally many.
 
         A limit counts from the start of the epoch in batches of the current size: what was trained in batches of
         another size counts by its samples.
@@ -78,9 +81,14 @@ class BatchPlan:
         left = -(-max(0, self.reach - offset) // self.batch_size)
         return min(left, max(0, self.length - offset) // self.batch_size) if self.drop_last is True else left
 
-    def offset_after(self, offset: int, batches: int, /) -> int:
-        """The offset *batches* batches after *offset*, in the same epoch."""
+    def offset_after(self, offset: int, batches: int, /, epoch: int = 0) -> int:
+        """The offset *batches* batches after *offset*, in the same *epoch*."""
         return min(offset + min(batches, self.batches_left(offset)) * self.batch_size, self.length)
+
+    def done(self, at: Position, /) -> int:
+        """Batches of its epoch before *at*, in the present batch size."""
+        is_counted_up = self.carries or self.length >= UNBOUNDED
+        return at.offset // self.batch_size if is_counted_up else self.batches - self.batches_left(at.offset)
 
     def canonical(self, position: Position, /) -> Position:
         """The same position; where its epoch has no batch left, written as the start of the next."""
@@ -115,6 +123,11 @@ class BatchPlan:
         self._refuse_empty_epochs()
         epoch, offset = divmod(consumed_samples, self.offset_after(0, self.batches))
         return self.canonical(Position(consumed_samples, epoch, offset))
+
+    def position_in(self, epoch: int, batches: int, /) -> Position:
+        """The position of a run that has trained *epoch* epochs and *batches* batches by this plan."""
+        offset = self.offset_after(0, batches)
+        return Position(epoch * self.offset_after(0, self.batches) + offset, epoch, offset)
 
     def step_batches(self, position: Position, /) -> int:
         """1: without a schedule each batch is a step."""

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "datamodule/test_class.py": "decorator datamodule/methods datamodule/instance",
     "datamodule/test_loop.py": "datamodule/attach",
     "datamodule/test_refusals.py": "datamodule/options datamodule/trainer",
-    "feeds/test_replay.py": "feeds/from_dataloader feeds/sampler_feeds",
+    "feeds/test_drawn.py": "feeds/sampler_feeds",
     "feeds/test_order_feed.py": "feeds/feed",
     "loading/test_dataloader.py": "loading/map_loader",
     "orders/test_orders.py": "orders/identity",

@@ -33,6 +33,7 @@ class LightningSamplerProgress(DataSamplerProgress):
     """
 
     epochs_vary = False
+    primary_number = 0
 
     def __init__(
         self,

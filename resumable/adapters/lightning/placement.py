@@ -30,6 +30,11 @@ class TrainerProgress(Progress, Protocol):
         return False
 
     @property
+    def primary_number(self) -> int:
+        """The train loader, of several, whose end is the epoch's end."""
+        return 0
+
+    @property
     def accumulation(self) -> int:
         """Batches that an optimizer step accumulates."""
         ...
@@ -122,7 +127,11 @@ class Placement:
             self.first_epoch_batches = None
             fit.max_batches = batches = progress.epoch_batches(None)
             if progress.epochs_vary:  # Lightning would limit all epochs to the one that the loader was set up in
-                fit._combined_loader.limits, fit._data_fetcher.length = [batches], batches
+                limits = fit._combined_loader.limits
+                fit._combined_loader.limits = [
+                    batches if number == progress.primary_number else limit for number, limit in enumerate(limits)
+                ]
+                fit._data_fetcher.length = batches
             self._validate_in(progress.trainer, fit.max_batches)
 
     def _validate_in(self, trainer: Any, batches: int) -> None:

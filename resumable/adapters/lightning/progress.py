@@ -72,7 +72,7 @@ class LightningProgress(TrainerProgress):
     @property
     @override
     def padded_samples(self) -> int:
-        return self.primary.feed.padded_samples(self.anchor.offset)
+        return self.primary.feed.padded_samples(self.anchor.offset, self.anchor.epoch)
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
@@ -83,6 +83,8 @@ class LightningProgress(TrainerProgress):
         further = () if is_plain else self._places(done, ended)
         places = further or (LoaderPosition(at.epoch, at.offset),)
         canary = canary_of(loaders, [each.feed.identity for each in loaders], places)
+        if self.stretch is not None:
+            self.stretch = self.primary.feed.noted(self.stretch)
         ledger = ledger_at(self.stretch, consumed)
         return Snapshot(consumed, at.epoch, at.offset, order, self.commits, further, ledger, None, canary)
 
@@ -148,6 +150,9 @@ class LightningProgress(TrainerProgress):
     def start_of(self, number: int, /) -> LoaderPosition:
         """The position of the next batch that loader *number* has to yield."""
         place = self._places(*self._done())[number]
+        plan = self._group.loaders[number].feed.plan
+        if number == self._group.primary and self.epochs_vary:
+            plan.batches_left(0, place.epoch)  # seen now, before the sampler is being iterated
         return place if self._is_resumed else replace(place, state=None)
 
     def batches_from_here(self) -> int | None:
@@ -177,6 +182,17 @@ class LightningProgress(TrainerProgress):
 
     @property
     @override
+    def primary_number(self) -> int:
+        return self._group.primary
+
+    @property
+    @override
+    def epochs_vary(self) -> bool:
+        plan = self.primary.feed.plan
+        return plan.is_drawn and plan.batches < UNBOUNDED
+
+    @property
+    @override
     def accumulation(self) -> int:
         return self._count.accumulation
 
@@ -201,20 +217,23 @@ class LightningProgress(TrainerProgress):
     @override
     def trained_batches(self, loops: dict[str, Any], /) -> int:
         """Batches of this epoch already trained, counted in the current batch size."""
-        plan, offset = self.primary.feed.plan, self.anchor.offset
-        if not offset:
-            return 0
-        is_bounded = plan.length < UNBOUNDED
-        trained = plan.batches - plan.batches_left(offset) if is_bounded else offset // plan.batch_size
+        trained = self.primary.feed.plan.done(self.anchor)
         return trained - trained % self.accumulation
 
     @override
     def epoch_batches(self, loops: dict[str, Any] | None, /) -> int:
-        return self.primary.feed.plan.batches
+        plan = self.primary.feed.plan
+        if not self.epochs_vary:
+            return plan.batches
+        if loops is not None:
+            return int(loops["epoch_loop.batch_progress"]["current"]["processed"])
+        return plan.batches_left(self.anchor.offset, self.anchor.epoch)
 
     @override
     def first_epoch_batches(self, trained: int, /) -> int | None:
         plan, offset = self.primary.feed.plan, self.anchor.offset
+        if self.epochs_vary:
+            return trained + plan.batches_left(offset, self.anchor.epoch)
         batches = trained + plan.batches_left(offset)
         is_whole = not offset or batches == plan.batches or plan.length >= UNBOUNDED
         return None if is_whole else batches
@@ -256,11 +275,8 @@ class LightningProgress(TrainerProgress):
             MismatchError: unless the order is the dataset's own, the one that the old run certainly used, or the
                 policy lets the run go on.
         """
-        batching, now = self.primary.feed.plan, self._count.now
-        per_epoch = batching.offset_after(0, batching.batches)
-        epoch = now.epoch + now.ended
-        offset = 0 if epoch > now.epoch else batching.offset_after(0, now.batches)
-        position = Position(epoch * per_epoch + offset, epoch, offset)
+        now = self._count.now
+        position = self.primary.feed.plan.position_in(now.epoch + now.ended, 0 if now.ended else now.batches)
         order = self.primary.feed.identity
         is_known = order is not None and order.kind == "sequential" and not puts_samplers_in(self.trainer)
         if position != Position() and not is_known:
@@ -271,4 +287,4 @@ class LightningProgress(TrainerProgress):
                 "The current position follows from the trainer's counters; the samples before it may have been others.",
             )
             refuse_or_warn(Verdict("inexact", (missing,)), self._policy.on_mismatch)
-        return Snapshot(position.consumed_samples, epoch, offset)
+        return Snapshot(position.consumed_samples, position.epoch, position.offset)

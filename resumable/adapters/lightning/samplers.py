@@ -16,6 +16,7 @@ from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.sampler_feeds import RankLocalFeed
 from resumable.loading.map_loader import MapLoader
 from resumable.orders.orders import Sequential
+from resumable.steps.batch_plan import BatchPlan
 
 __all__ = ["EndlessSampler", "RankSampler", "SequentialRankSampler", "show_sampler", "unshuffle"]
 
@@ -67,7 +68,7 @@ def unshuffle(taken: MapLoader) -> None:
 
 
 def _unshuffled(feed: Feed, shard: Shard) -> Feed:
-    plan = feed.plan
+    plan = BatchPlan(feed.identity.length, feed.plan.batch_size, feed.plan.drop_last, feed.plan.limit)
     if not shard.already_sharded:
         return OrderFeed(Sequential(plan.length), plan, shard)
     own = replace(plan, length=plan.length // shard.size, batch_size=plan.batch_size // shard.size)

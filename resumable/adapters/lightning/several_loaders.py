@@ -33,7 +33,7 @@ class GroupStart:
 def stretch_of(loader: TrainLoader, accumulation: int, /) -> Stretch:
     """The configuration that *loader* trains in."""
     plan = loader.feed.plan
-    return Stretch(
+    stretch = Stretch(
         length=plan.length,
         micro_batch_size=loader.feed.micro_batch_size,
         data_parallel_size=loader.shard.size,
@@ -42,6 +42,7 @@ def stretch_of(loader: TrainLoader, accumulation: int, /) -> Stretch:
         drop_last=plan.drop_last,
         limit=plan.limit,
     )
+    return loader.feed.noted(stretch)
 
 
 def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Stretch], policy: Policy, /) -> GroupStart:
@@ -61,7 +62,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
     orders: list[Identity | None] = []
     for number, loader in enumerate(group.loaders):
         is_primary = number == group.primary
-        own = _own_part(saved, number, is_primary=is_primary)
+        own = loader.feed.as_counted(_own_part(saved, number, is_primary=is_primary))
         identity = loader.feed.identity
         if own.order is not None and identity is None:
             loader.feed.adopt(own.order)  # a stream says that it cannot
@@ -72,8 +73,9 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         found = resolve(
             own if own.order is None else own._replace(order=_comparable(own.order, loader, saved)),
             order,
-            stretches[number],
+            loader.feed.noted(stretches[number]),
             policy,
+            loader.feed.plan_of if stretches[number].schedule is None or stretches[number].is_unknown else None,
         )
         at, state = found.position, None
         if is_primary:
@@ -81,7 +83,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         if saved.loaders:
             state = saved.loaders[number].state
             if not is_primary and not group.is_cycled(number):
-                at = Position(0, saved.loaders[number].epoch, saved.loaders[number].offset)  # it waits at its end
+                at = Position(0, own.epoch or 0, own.offset or 0)  # it waits at its end
         orders.append(None if identity is None else found.order)
         places.append(LoaderPosition(at.epoch, at.offset, orders[-1], state))
     if saved.canary is not None and saved.position is not None:
@@ -174,7 +176,7 @@ class LoaderGroup:
             to = plan.advance(Position(0, at.epoch, at.offset), batches)
             epoch, offset = to.epoch, to.offset
         else:
-            epoch, offset = at.epoch, plan.offset_after(at.offset, batches)
+            epoch, offset = at.epoch, plan.offset_after(at.offset, batches, at.epoch)
         if ended and offset:
             epoch, offset = epoch + 1, 0
         return LoaderPosition(epoch, offset, loader.feed.identity, state)

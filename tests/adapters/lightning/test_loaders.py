@@ -118,14 +118,12 @@ def test_a_samplers_own_order_is_the_one_that_is_trained() -> None:
 
 
 def test_a_sampler_that_does_not_repeat_itself_is_refused() -> None:
-    """A sampler that remembers its last iteration cannot be entered again at its place."""
+    """A sampler that nothing can bring back to an earlier place cannot be entered again at it."""
+    iterations = iter(range(1, 99))
 
     class Remembers(EpochSampler):
-        iterations = 0
-
         def __iter__(self) -> Iterator[int]:
-            self.iterations += 1
-            return iter(range(0, self.samples, self.iterations))
+            return iter(range(0, self.samples, next(iterations)))
 
     with pytest.raises(ReplayError, match="Remembers does not repeat itself"):
         uninterrupted(Scenario(loaders=lambda s: s.loader(sampler=Remembers(s.samples))))

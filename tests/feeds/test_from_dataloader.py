@@ -1,0 +1,92 @@
+"""The feed of each kind of sampler: torch's DistributedSampler, one without a length, batches for the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
+
+from resumable.feeds.feed import Shard
+from resumable.feeds.from_dataloader import feed_of
+from resumable.feeds.order_feed import OrderFeed
+from resumable.position import Position
+from tests.support.batch_samplers import N
+
+
+def distributed(length: int, ranks: int, rank: int, size: int, **options: Any) -> Any:
+    """A loader with torch's sampler of one rank."""
+    sampler: Any = DistributedSampler(range(length), num_replicas=ranks, rank=rank, **options)  # type: ignore[arg-type]
+    return DataLoader(range(length), batch_size=size, sampler=sampler)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 4), st.booleans(), st.booleans())
+def test_a_distributed_sampler_drops_and_pads_as_torch_does(
+    ranks: int, extra: int, size: int, drop_last: bool, shuffle: bool
+) -> None:
+    """With drop_last=True no sample is trained twice and at most ranks - 1 are left out; otherwise all are trained."""
+    length = ranks + extra
+    loaders = [distributed(length, ranks, rank, size, shuffle=shuffle, drop_last=drop_last) for rank in range(ranks)]
+    trained = [list(chain.from_iterable(feed_of(each, 0, Shard()).batches(0, 0))) for each in loaders]
+    assert [len(each.sampler) for each in loaders] == [len(each) for each in trained]
+    every = sorted(chain.from_iterable(trained))
+    if drop_last:
+        assert length // ranks * ranks == len(every) == len(set(every))
+        if not shuffle:
+            assert list(range(len(every))) == every
+    else:
+        assert set(range(length)) == set(every)
+
+
+def test_samples_that_all_ranks_leave_out_end_the_epoch() -> None:
+    """The plan is that of the samples that are trained."""
+    feed = feed_of(distributed(10, 3, 0, 1, shuffle=False, drop_last=True), 0, Shard())
+    assert Position(9, 1, 0) == feed.plan.advance(Position(), 3)
+    assert 0 == feed.padded_samples(0)
+
+
+class Unsized(Sampler[int]):
+    """A sampler that does not say how long it is."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(0, N, 2))
+
+
+def test_a_sampler_without_a_length() -> None:
+    """Torch trains it, and so does its feed, in the batches that torch makes."""
+    loader: Any = DataLoader(range(N), sampler=Unsized(), batch_size=5)  # type: ignore[arg-type]
+    feed = feed_of(loader, 0, Shard())
+    expected = [batch.tolist() for batch in loader]
+    assert expected == list(feed.batches(0, 0))
+    assert expected[1:] == list(feed.batches(0, 5))
+    assert Position(12, 1, 0) == feed.plan.advance(Position(), 3)
+
+
+class Whole(list[int]):
+    """A dataset that takes a list of indices."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.tensor(index)
+
+
+@pytest.mark.parametrize("inner", [SequentialSampler, RandomSampler])
+def test_batches_that_are_given_to_the_dataset(inner: Any) -> None:
+    """Torch's way to load whole batches: `sampler=BatchSampler(...)` and `batch_size=None`. Samples are counted."""
+    sampler = BatchSampler(inner(range(N)), 4, drop_last=False)
+    loader: Any = DataLoader(Whole(range(N)), sampler=sampler, batch_size=None)  # type: ignore[arg-type]
+    feed = feed_of(loader, 0, Shard())
+    drawn = list(feed.batches(0, 0))
+    assert list(range(N)) == sorted(chain.from_iterable(drawn))
+    assert [4, 4, 4, 4, 4, 3] == [len(batch) for batch in drawn]
+    assert Position(20, 0, 20) == feed.plan.advance(Position(), 5)
+    assert ("BatchSampler", N) == (feed.identity.kind, feed.identity.length)
+
+
+def test_torchs_plain_samplers_are_orders() -> None:
+    """They start anywhere, without being drawn."""
+    assert isinstance(feed_of(DataLoader(range(N), shuffle=True), 0, Shard()), OrderFeed)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ class Child:
 
     def hear(self) -> bool:
         """Take its next report; False where it ended without one."""
-        with suppress(ConnectionResetError):  # it died before it read an answer
+        with suppress(ConnectionError):  # it died before it read an answer
             if heard := self._ours.recv(64):
                 self.reports.append(heard.decode())
                 return True

@@ -100,7 +100,7 @@ def exit_code(number: signal.Signals, *session: Any) -> int | None:
     for _ in range(2):
         os.killpg(child.pid, number)
     ours.send("go on")
-    with suppress(EOFError, ConnectionResetError):
+    with suppress(EOFError, ConnectionError):
         while ours.recv():
             ours.send("go on")
     child.join(60)

@@ -68,15 +68,16 @@ class _FrameworkCalculator:
 
     @property
     def current_global_batch_size(self) -> int:
-        """Samples over all ranks that the step which begins now takes.
+        """Samples over all ranks that the step which begins now takes, in whole micro batches.
 
-        It is what megatron-core calls the running size, rounded down under `decrease_batch_size_if_needed`; Apex does
-        not round. An unrounded size of a ramp-up that does not divide by micro_batch_size * data_parallel_size is
-        returned as it is, though the micro batches of the step hold fewer samples.
+        megatron-core's running size is rounded down under `decrease_batch_size_if_needed` alone, and Apex's never. The
+        number of micro batches is rounded down in each of them, so a step takes no more than these hold.
         """
         framework = self._initialized()
         running = getattr(framework, "get_current_running_global_batch_size", None)  # absent in Apex and older releases
-        return int((running or framework.get_current_global_batch_size)())
+        size = int((running or framework.get_current_global_batch_size)())
+        ranks = getattr(getattr(framework, GLOBAL, None), "data_parallel_size", None)  # of those that vary the size
+        return size - size % (framework.get_micro_batch_size() * ranks) if ranks else size
 
     @property
     def data_parallel_size(self) -> int:

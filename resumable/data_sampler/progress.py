@@ -32,7 +32,7 @@ from resumable.saved.resolve import compare, refuse_or_warn, regrouped
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, ledger_schedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
-from resumable.steps.schedules import ConstantBatchSize, LinearRampup
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, in_whole_rounds
 from resumable.verdict import OnMismatch, Verdict
 
 __all__ = ["ATTRIBUTES", "DataSamplerProgress", "SamplerOptions", "unchanged_on_error"]
@@ -235,14 +235,25 @@ class DataSamplerProgress(Progress):
 
     @property
     def schedule(self) -> BatchSchedule | None:
-        """The batch sizes to come, where they vary: as given, by the calculator, by the sampler's `rampup_batch_size`."""
-        if self._options.schedule is not None:
-            return self._options.schedule
-        varying: BatchSchedule | None = getattr(self._calculator_in_use(), "schedule", None)
+        """The batch sizes to come, where they vary: as given, by the calculator, by the sampler's `rampup_batch_size`.
+
+        A step takes whole micro batches, so a size that does not divide into these counts as what they hold.
+        """
+        found = self._options.schedule or getattr(self._calculator_in_use(), "schedule", None)
         ramp: Any = getattr(self.sampler, "rampup_batch_size", None)
-        if varying is not None or not ramp:
-            return varying
-        return LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
+        if found is None and ramp:
+            found = LinearRampup.from_megatron(ramp, getattr(self.sampler, "global_batch_size"))  # noqa: B009
+        micro, ranks = self._round(self._loader)
+        return found if found is None or not micro or not ranks else in_whole_rounds(found, micro * ranks)
+
+    def _round(self, loader: SeekableSampler | None) -> tuple[int | None, int | None]:
+        """The micro batch size and the number of ranks, as the loader, the sampler and the calculator know them."""
+        micro = _size(loader, "micro_batch_size") or _size(self.sampler, "micro_batch_size")
+        per_round = _size(loader, "micro_batch_times_data_parallel_size")
+        ranks = per_round // micro if per_round and micro else None
+        return micro, ranks or _size(self.sampler, "data_parallel_size") or _size(
+            self._calculator(), "data_parallel_size"
+        )
 
     def _calculator_in_use(self) -> MicrobatchCalculator | None:
         return calculator_in_use() if self._options.calculator is None else self._options.calculator
@@ -313,10 +324,7 @@ class DataSamplerProgress(Progress):
         if sizes is None:
             return None
         last = saved.ledger.stretches[-1] if saved.ledger.stretches else Stretch()
-        micro = _size(loader, "micro_batch_size") or _size(self.sampler, "micro_batch_size")
-        per_round = _size(loader, "micro_batch_times_data_parallel_size")
-        ranks = per_round // micro if per_round and micro else None
-        ranks = ranks or _size(self.sampler, "data_parallel_size") or _size(self._calculator(), "data_parallel_size")
+        micro, ranks = self._round(loader)
         return replace(
             last,
             micro_batch_size=micro or last.micro_batch_size,

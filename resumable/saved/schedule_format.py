@@ -54,9 +54,14 @@ LedgerSchedule: TypeAlias = _Own | DivisibleSchedule | UserSchedule
 def ledger_schedule(schedule: BatchSchedule, /) -> LedgerSchedule:
     """*schedule* itself if it is one of this package's, otherwise a `UserSchedule` named by its class.
 
+    Raises:
+        ConfigurationError: as `LinearRampup.check_increments`.
+
     >>> ledger_schedule(ConstantBatchSize(8))
     ConstantBatchSize(batch_size=8)
     """
+    if isinstance(schedule, LinearRampup):
+        schedule.check_increments()
     if type(schedule) in (ConstantBatchSize, LinearRampup, StepSchedule, UserSchedule):
         return cast("LedgerSchedule", schedule)
     name = type(schedule).__qualname__
@@ -144,7 +149,9 @@ def _parse_own(row: list[Any]) -> _Own | DivisibleSchedule:
         case ["ConstantBatchSize", size]:
             return ConstantBatchSize(size)
         case ["LinearRampup", start, end, increment, samples, *divisors] if len(divisors) < 2:
-            return LinearRampup(start, end, increment, samples, divisor=divisors[0] if divisors else 1)
+            ramp = LinearRampup(start, end, increment, samples, divisor=divisors[0] if divisors else 1)
+            ramp.check_increments()
+            return ramp
         case ["StepSchedule", *steps]:
             return StepSchedule(tuple(steps))
         case _:

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from typing_extensions import override
 
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError
+from resumable.protocols import BatchSchedule
 from resumable.steps.schedule_text import check_steps, read_steps, write_steps
-from resumable.steps.stages import PiecewiseSchedule, Stage, rounded_down
+from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule, Stage, rounded_down
 
-__all__ = ["ConstantBatchSize", "LinearRampup", "StepSchedule"]
+__all__ = ["ConstantBatchSize", "LinearRampup", "StepSchedule", "in_whole_rounds"]
 
+_MOST_INCREMENTS: Final = 1 << 16
 _FLOATS_END: Final = 1 << 1023  # up to here no double of the ramp-up's rule overflows
 
 
@@ -118,11 +120,13 @@ class LinearRampup(PiecewiseSchedule):
 
         Newer Megatron-LM ignores `rampup_batch_size`. To go on there with a run that began with a ramp-up, pass it
         `to_steps().to_string(seq_length)` as `step_batch_size_schedule`. The sizes are already rounded down to
-        *divisor*, since step schedules there are not. Raises ConfigurationError where a rounded size is 0.
+        *divisor*, since step schedules there are not. Raises ConfigurationError where a rounded size is 0, and as
+        `check_increments`.
 
         >>> str(LinearRampup(start=8, end=20, increment=4, rampup_samples=30, divisor=8).to_steps())
         '0:8 20:16'
         """
+        self.check_increments()
         steps: list[tuple[int, int]] = []
         begin = 0
         for size, stop in self.stages_from(0):
@@ -130,6 +134,16 @@ class LinearRampup(PiecewiseSchedule):
                 steps.append((begin, size))
             begin = stop or begin
         return StepSchedule(tuple(steps))
+
+    def check_increments(self) -> None:
+        """Raise ConfigurationError where the size grows so often that a run's steps could not be counted in seconds."""
+        increments = min(self._all_increments, self.rampup_samples + 1)
+        if increments > _MOST_INCREMENTS:
+            raise ConfigurationError(
+                "The batch size grows too often for its steps to be counted.",
+                [("ramp-up", self), ("increments", increments), ("most", _MOST_INCREMENTS)],
+                "Use larger increments.",
+            )
 
     @property
     def _all_increments(self) -> int:
@@ -238,3 +252,17 @@ class StepSchedule(PiecewiseSchedule):
         for (_, size), (stop, _) in zip(self.steps[at:], self.steps[at + 1 :], strict=False):
             yield Stage(size, stop)
         yield Stage(self.steps[-1][1], None)
+
+
+def in_whole_rounds(schedule: BatchSchedule, per_round: int, /) -> BatchSchedule:
+    """*schedule*, its sizes rounded down to whole rounds of *per_round* samples where some are not; a user-defined one as it is.
+
+    >>> print(in_whole_rounds(StepSchedule(((0, 6), (12, 8))), 4).batch_size_at(0))
+    4
+    """
+    if isinstance(schedule, LinearRampup):
+        is_uneven = schedule.divisor == 1 and (schedule.start % per_round or schedule.increment % per_round)
+        return replace(schedule, divisor=per_round) if is_uneven else schedule
+    if isinstance(schedule, StepSchedule) and any(size % per_round for _, size in schedule.steps):
+        return DivisibleSchedule(schedule, per_round)
+    return schedule

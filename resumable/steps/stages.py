@@ -59,13 +59,14 @@ class PiecewiseSchedule(ABC):
 
     def equal_steps_from(self, place: int, /) -> Iterator[tuple[int, int, int | None]]:
         """The steps from *place* on, equal ones together: where the first begins, their size, how many (None: no end)."""
-        for size, stop in self.stages_from(place):
+        while True:
+            size, stop = next(self.stages_from(place))  # a step may have leapt over any number of them
             if stop is None:
                 yield place, size, None
-            elif place < stop:  # otherwise the last step has leapt over this stage
-                steps = -((place - stop) // size)
-                yield place, size, steps
-                place += steps * size
+                return
+            steps = -((place - stop) // size)
+            yield place, size, steps
+            place += steps * size
 
     def samples_after(self, steps: int, consumed: int = 0, /) -> int:
         """Consumed samples *steps* >= 0 steps after *consumed* >= 0 samples."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 from resumable.checks import whole_number
@@ -26,6 +27,10 @@ __all__ = ["Step", "StepPlan"]
 
 _LAST: Final = 2**63 - 1
 """The largest count that a state can hold: a schedule's last stage begins before it, or is never reached."""
+
+
+_MOST_LEGS: Final = 1 << 18
+"""Epochs that are counted through one by one, in about a second."""
 
 
 class Step(NamedTuple):
@@ -190,10 +195,21 @@ class StepPlan:
         return leg.steps_before + epochs * leg.steps + self.schedule.steps_between(begins, place)
 
     def position_at(self, consumed_samples: int, /) -> Position:
-        """The position of a run that has trained *consumed_samples* by this plan from its first sample."""
+        """The position of a run that has trained *consumed_samples* by this plan from its first sample.
+
+        Raises:
+            ConfigurationError: if that would take hundreds of thousands of epochs to find, one by one.
+        """
         if self.rounds.drop_last is not True:
             return Position(consumed_samples, *divmod(consumed_samples, self.rounds.reach))
-        leg = next(leg for leg in self._legs(Position()) if leg.has_sample(consumed_samples))
+        legs = islice(self._legs(Position()), _MOST_LEGS)
+        leg = next((leg for leg in legs if leg.has_sample(consumed_samples)), None)
+        if leg is None:
+            raise ConfigurationError(
+                "The epoch of this count is too far on to be found by counting through a user-defined schedule.",
+                [("consumed_samples", consumed_samples), ("epochs counted", _MOST_LEGS), ("schedule", self.schedule)],
+                "Load a state that holds its epoch and offset, or leave drop_last=True out.",
+            )
         epochs, offset = divmod(consumed_samples - leg.begins.consumed_samples, leg.samples)
         return self.canonical(Position(consumed_samples, leg.begins.epoch + epochs, offset))
 

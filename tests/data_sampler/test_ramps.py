@@ -45,6 +45,8 @@ RAMPS: dict[str, Scenario] = {
     "by_twos": RAMP,
     "by_fours": replace(RAMP, rampup=(4, 4, 30), global_batch_size=16),
     "one_leap": replace(RAMP, rampup=(2, 6, 25)),
+    "uneven": replace(RAMP, micro_batch_size=4, rampup=(6, 2, 40), global_batch_size=12),
+    "uneven_at_its_end": replace(RAMP, micro_batch_size=4, rampup=(4, 1, 60), global_batch_size=11),
     "long": replace(RAMP, rampup=(2, 2, 120)),
 }
 EPOCHS: dict[str, Any] = {"max_epochs": 2}
@@ -54,7 +56,7 @@ also = partial(pytest.param, marks=pytest.mark.slow)
 by_ramp = pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param(scenario, id=name, marks=[pytest.mark.slow] if name == "long" else [])
+        pytest.param(scenario, id=name, marks=[pytest.mark.slow] if name in ("long", "uneven_at_its_end") else [])
         for name, scenario in RAMPS.items()
     ],
 )
@@ -171,7 +173,7 @@ class CountsAtStart(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         self._count(pl_module)
-        self.size = nemo_shape.calculators().get_current_global_batch_size()
+        self.size = nemo_shape.calculators().get_num_microbatches() * nemo_shape.calculators().get_micro_batch_size()
         trainer.should_stop = True
 
     def _count(self, pl_module: L.LightningModule) -> None:
@@ -201,7 +203,7 @@ def test_a_load_gives_back_what_was_saved_and_tells_the_calculator(
 @pytest.mark.parametrize("step", [3, 7, 8, 12])
 def test_a_resumed_session_takes_what_the_schedule_says(scenario: Scenario, step: int) -> None:
     """NeMo's own moves of the calculator go on from the loaded count, so that none of the steps is of another size."""
-    sizes = [len(step.batches) * 2 for step in resumed(scenario, saved_after_step(step)).steps]
+    sizes = [len(step.batches) * scenario.micro_batch_size for step in resumed(scenario, saved_after_step(step)).steps]
     expected = [batch_size_at(sum(sizes[:number]), scenario) for number in range(step, len(sizes))]
     assert expected == sizes[step:]
 
@@ -212,7 +214,7 @@ def batch_size_at(consumed_samples: int, scenario: Scenario) -> int:
         scenario.global_batch_size, scenario.micro_batch_size, 1, False, 0, *(scenario.rampup or ())
     )
     rule.update(consumed_samples, consistency_check=False)
-    return int(rule.get_current_global_batch_size())
+    return int(rule.get()) * scenario.micro_batch_size  # a step takes whole micro batches
 
 
 def test_saved_by_hand_in_the_middle_of_a_step() -> None:

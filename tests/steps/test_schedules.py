@@ -20,9 +20,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from resumable.errors import ConfigurationError
+from resumable.errors import ConfigurationError, StateError
 from resumable.protocols import BatchSchedule
-from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule
+from resumable.saved.schedule_format import ledger_schedule, parse_schedule
+from resumable.steps.schedules import ConstantBatchSize, LinearRampup, StepSchedule, in_whole_rounds
 from tests.support.schedules import step_schedules
 
 GOLDEN_FILE = Path(__file__).parents[1] / "golden" / "schedules.json"
@@ -239,6 +240,42 @@ def test_a_running_size_of_0_is_refused_where_it_would_run() -> None:
         ramp.batch_size_at(9)
     with pytest.raises(ConfigurationError, match=r"  global batch size: +16\n  micro_batch_size .*: 17\n"):
         LinearRampup(4, 16, 4, 30, divisor=17)
+
+
+@pytest.mark.parametrize("samples", [10**18, 10**27])
+@pytest.mark.parametrize("consumed", [0, 10**6, 10**15])
+def test_a_ramp_without_an_end_is_leapt_through(samples: int, consumed: int) -> None:
+    """A step that leaps over stages costs as much as one; a ramp with too many of them is refused where steps are counted."""
+    ramp = LinearRampup(1, 1 + 10**18, 1, samples)
+    after = ramp.samples_after(20, consumed)
+    assert (20, after) == (
+        ramp.steps_between(consumed, after),
+        next(islice(walk(ramp.batch_size_at, consumed), 20, None)),
+    )
+    for refused in (ramp.check_increments, ramp.to_steps, lambda: ledger_schedule(ramp)):
+        with pytest.raises(ConfigurationError, match=r"grows too often(?s:.*)increments: 1000000000000000000\n"):
+            refused()
+    with pytest.raises(StateError, match="grows too often"):
+        parse_schedule(["LinearRampup", 1, 1 + 10**18, 1, samples])
+    LinearRampup(1, 1 + 10**18, 1, 7).check_increments()
+
+
+@given(step_schedules(longest=300), st.integers(1, 20), st.integers(0, 400))
+def test_whole_rounds_of_any_schedule(schedule: StepSchedule, per_round: int, consumed: int) -> None:
+    """Sizes that divide stay as they are, and so does the schedule; others are what their whole micro batches hold."""
+    size = max(per_round, schedule.batch_size_at(consumed))
+    for each in (schedule, LinearRampup(1 + size // 2, 1 + size // 2 + 3 * size, size, 50), ConstantBatchSize(size)):
+        sizes = {each.batch_size_at(place) for place in range(0, 400, 7)}
+        found = in_whole_rounds(each, per_round)
+        if not any(one % per_round for one in sizes) or isinstance(each, ConstantBatchSize):
+            continue
+        for place in range(0, 400, 7):
+            expected = each.batch_size_at(place) // per_round * per_round
+            if expected:
+                assert expected == found.batch_size_at(place)
+            else:
+                with pytest.raises(ConfigurationError, match="is empty"):
+                    found.batch_size_at(place)
 
 
 def test_megatrons_list_may_come_from_a_command_line() -> None:

@@ -297,3 +297,22 @@ def test_a_limit_ends_an_epoch_early() -> None:
             at = step.ends
         assert expected == taken
         assert at == run.after(Position(), 3)
+
+
+def test_an_epoch_that_would_take_hours_to_find() -> None:
+    """A bare count under a user-defined schedule is found by counting, up to a bound; then it is refused."""
+
+    class Mine:
+        def batch_size_at(self, consumed_samples: int, /) -> int:
+            return 8
+
+        def samples_after(self, steps: int, consumed: int = 0, /) -> int:
+            return consumed + 8 * steps
+
+        def steps_between(self, consumed: int, later: int, /) -> int:
+            return (later - consumed) // 8
+
+    plan = StepPlan(BatchPlan(100, 4, drop_last=True), Mine(), 4)
+    assert Position(96 * 50 + 16, 50, 16) == plan.position_at(96 * 50 + 16)
+    with pytest.raises(ConfigurationError, match=r"too far on to be found(?s:.*)consumed_samples: 1000000000000\n"):
+        plan.position_at(10**12)

@@ -35,7 +35,7 @@ class WholeBatches(recording.Recording):
         sampler: Any = self.datamodule.data_sampler
         loss, forward_only = super().loss(batch), not self.trainer.training
         taken = len(recording.flat(ids_of(batch)))
-        assert forward_only or taken == sampler.current_global_batch_size
+        assert forward_only or taken == sampler.micro_batch_size * sampler.num_microbatches
         step = nemo_shape.MegatronStep(
             trainer=self.trainer, pl_module=self, forward_only=forward_only, step_i=self.trainer.global_step
         )

@@ -60,6 +60,9 @@ class ResumableLoader(SeekableLoader[T]):
 
     Iterating it yields the rest of the epoch; the next iteration is the next epoch. `len()` is that of a whole epoch.
 
+    While one iterator is alive, others move nothing. After an error of a sample the iterator goes on with the next batch, as
+    torch's does; the failed batch then counts as passed over.
+
     On several ranks, a round is batch_size * data_parallel_size consecutive samples, and rank r takes its r-th micro
     batch. Every rank yields equally many batches and has the same position, state and ledger.
 
@@ -187,6 +190,7 @@ class ResumableLoader(SeekableLoader[T]):
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
+        tracker_of(self._state).asked()
         return self._progress.next_start.epoch
 
     @property

@@ -38,6 +38,9 @@ class Progress(Protocol):
     The defaults are those of a progress that does not depend on the passes of a loader.
     """
 
+    must_tell: bool = False
+    """Whether the next pass must tell the user which epoch it is."""
+
     @property
     def is_running(self) -> bool:
         """Whether a pass is under way, whose batches a position loaded now would not change."""
@@ -78,6 +81,10 @@ class Progress(Protocol):
         """The present position is saved."""
         return
 
+    def resumed(self) -> None:
+        """A loaded run goes on here, and the user has not asked at which epoch."""
+        return
+
     def settle(self) -> None:
         """Go to where the next pass would begin, because another loader takes over."""
         return
@@ -100,8 +107,19 @@ class Tracker:
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None
         self._is_resume = False
+        self._is_asked = False
 
     # -- where the run is
+
+    def asked(self) -> Position:
+        """The trained position, for the user, who thereby knows the epoch."""
+        self._is_told()
+        return self.position
+
+    def _is_told(self) -> None:
+        self._is_asked = True
+        if self.progress is not None:
+            self.progress.must_tell = False
 
     @property
     def position(self) -> Position:
@@ -129,7 +147,8 @@ class Tracker:
         return now
 
     def agreed_state_dict(self) -> dict[str, Any]:
-        """As `state_dict`, once all ranks have agreed on it."""
+        """As `state_dict`, for the user, once all ranks have agreed on it."""
+        self._is_told()
         return self.state_dict() if self.agreement is None else agreed(self.agreement, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,6 +177,7 @@ class Tracker:
         else:
             undo = partial(self.load_snapshot, self.snapshot())
             agreed(self.agreement, self.state_dict, partial(self._load, state_dict), undo=undo)
+        self._is_asked = False
         self._log_resume()
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
@@ -203,9 +223,11 @@ class Tracker:
 
     # -- who counts
 
-    def follow(self, progress: Progress, /) -> None:
-        """Count with *progress* from its own position."""
-        self._take(self._saved, progress)
+    def follow(self, progress: Progress, loaded: Snapshot | None = None, /) -> Snapshot:
+        """Count with *progress* from its own position, which it has loaded; without that, what was loaded stays, and is returned."""
+        before = self._saved
+        self._take(loaded or before, progress)
+        return before
 
     def follow_or_connect(self, progress: Progress, /) -> bool:
         """Follow *progress* if nothing was trained or loaded before, which is returned; otherwise connect it."""
@@ -255,5 +277,7 @@ class Tracker:
         """Log a resume once, when there is a progress and no rank can refuse it any more."""
         if self._is_resume and self.progress is not None:
             self._is_resume = False
+            if not self._is_asked:
+                self.progress.resumed()
             if _LOG.isEnabledFor(logging.INFO):
                 _LOG.info("resumed at %s", self.describe())

@@ -64,7 +64,7 @@ class ResumptionState:
 
         Epoch and offset are 0 while only the consumed samples are known.
         """
-        return self._tracker.position
+        return self._tracker.asked()
 
     @property
     def consumed_samples(self) -> int:

@@ -126,6 +126,7 @@ def test_the_epoch_is_the_next_passs() -> None:
 def test_peeking_loses_nothing(options: dict[str, Any], trained: int) -> None:
     """`next(iter(loader))` before the loop, fresh or resumed, shows the next batch and moves nothing."""
     loader = restarted(cut(loader_of(), trained)[1], **options)
+    assert trained // 3 == loader.epoch
     peeked = next(iter(loader)).tolist()
     rest = list(batches_of(loader, EPOCHS))
     assert peeked == rest[0]
@@ -157,21 +158,6 @@ def test_iterators_that_are_never_used() -> None:
     del first, second
     assert Position() == loader.state.position
     assert expected() == list(batches_of(loader, EPOCHS))
-
-
-@pytest.mark.parametrize("options", [{}, WITH_WORKERS], ids=str)
-def test_of_two_live_iterators_the_later_one_counts(options: dict[str, Any]) -> None:
-    """The later one goes on where the first stood, and what the first still yields counts for nothing."""
-    loader = loader_of(**options)
-    first = iter(loader)
-    taken = [next(first).tolist(), next(first).tolist()]
-    second = iter(loader)
-    taken.append(next(second).tolist())
-    place = loader.state.position
-    assert expected()[2] == next(first).tolist()
-    assert place == loader.state.position
-    assert expected()[:3] == taken
-    assert Position(11, 1, 0) == place
 
 
 @pytest.mark.parametrize("options", [{}, WITH_WORKERS, {**WITH_WORKERS, "persistent_workers": True}], ids=str)

@@ -67,6 +67,7 @@ def test_batches_done_and_those_of_the_pass_are_the_epoch(drop_last: object, wor
     for state in saved[:: 1 if workers == 0 else 5]:
         loader = loader_of(drop_last=drop_last, num_workers=workers)
         loader.load_state_dict(state)
+        assert state["epoch"] == loader.epoch
         done, whole = loader.batches_done, len(loader)
         found.append(whole)
         expected.append(done + sum(1 for _ in loader))

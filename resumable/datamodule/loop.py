@@ -74,7 +74,7 @@ class LoopAdapter:
         )
         progress = LoopProgress(loader.feed, stretch, policy)
         loader.follow_loop(progress, tracker)
-        tracker.switch_to(progress, later=True)
+        progress.take_turn(tracker, later=True)
 
     def follow_sampler(self, tracker: Tracker, sampler: DataSampler, options: SamplerOptions, /) -> DataSamplerProgress:
         """Let *sampler* count the steps of the datamodule's trainer, as soon as it has one."""

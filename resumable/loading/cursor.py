@@ -9,6 +9,9 @@ In a loop that calls `commit()` after its optimizer steps, what is committed is 
 batch that was yielded is trained, with one exception: a pass that was left after a single batch, with nothing saved
 since, was a look at the data (`next(iter(loader))`) and moves nothing.
 
+While a pass is under way, further iterators move nothing, whatever they yield: one pass counts until its iterator is
+let go of. An iterator that has yielded a single batch gives way to one that yields more.
+
 Where a schedule groups batches into optimizer steps, the trained position is always where a step begins: a step
 counts when its last batch was yielded, or is committed then.
 """
@@ -19,7 +22,7 @@ from collections.abc import Callable
 
 from resumable.errors import ResumptionError, warn
 from resumable.position import Position
-from resumable.steps.batch_plan import BatchPlan
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from resumable.steps.step_plan import Step, StepPlan
 
 __all__ = ["Cursor", "Pass", "more_than_yielded"]
@@ -29,27 +32,53 @@ _LOOKED_TWICE = (
     "the same batch.\nKeep one iterator, or call loader.state.commit() after the step to train single batches."
 )
 
+_TWO_ITERATORS = (
+    "A second iterator of this loader has yielded batches that do not count: an earlier one is still alive, and the "
+    "position that is saved is where that one stands.\nIf the later one trains, let go of the earlier one before it "
+    "begins (`del iterator`); if it only looks at the data, all is well."
+)
+_GOES_ON = (
+    "An iterator of this loader goes on that is older than the last one: the position is again where this one stands, and "
+    "what the later one has yielded does not count.\nIf the later one has trained, let go of the earlier one (`del "
+    "iterator`); if it only looked at the data, all is well from here on."
+)
+
 
 class Pass:
     """One iteration over the rest of an epoch. The loader adds to *taken* as it yields.
 
     With a schedule, *step* is the step that the last batch belongs to, and what was taken before it.
+
+    *failed* is None except after a batch that could not be loaded: it is how many batches such errors have passed over
+    since the last one that was yielded. They count as taken once the loop goes on to the next.
     """
 
     def __init__(self, begun_at: Position, /) -> None:
         self.begun_at: Position = begun_at
         self.taken: int = 0
+        self.failed: int | None = None
         self.ended: bool = False
         self.step: tuple[Step, int] | None = None
-        self.is_running: Callable[[], bool] = _never
+        self.counts: bool = True
+        self.may_count: bool = True
+        self.iterator: Callable[[], object] = _nothing
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "is_running": _never}  # nobody iterates a copy
+        return {**vars(self), "iterator": _nothing}  # nobody iterates a copy
+
+    def is_running(self) -> bool:
+        """Whether somebody holds its iterator, which may yield more. A caught error may hold one that has failed."""
+        return not self.ended and self.failed is None and self.iterator() is not None
 
     @property
     def of_step(self) -> int:
         """Batches that were yielded of the present step."""
         return self.taken if self.step is None else self.taken - self.step[1]
+
+    @property
+    def left_of_step(self) -> int:
+        """Batches that the present step still takes; 0 where the next batch begins a step."""
+        return 0 if self.step is None else self.step[0].batches - self.of_step
 
 
 class Cursor:
@@ -66,16 +95,21 @@ class Cursor:
         self, plan: BatchPlan | StepPlan, position: Position = Position(), /, *, commits: bool = False
     ) -> None:
         self.plan: BatchPlan | StepPlan = plan
+        self.current: Pass = Pass(position)
+        self._others: list[Pass] = []
         self.seek(position, commits=commits)
 
     def seek(self, position: Position, /, *, commits: bool) -> None:
         """Stand at *position*, with nothing read beyond it."""
         self.commits: bool = commits
-        self.current: Pass = Pass(self.plan.canonical(position))
+        for each in (*self._others, self.current):
+            each.counts = each.may_count = False
+        self.current = Pass(self.plan.canonical(position))
         self._committed = self.current.begun_at
         self._reads_ahead = False
-        self._saved_at = -1
-        self._looks = 0
+        self._saved_at, self._is_kept = -1, False
+        self.looks: int = 0
+        self._beside = (0, 0)
 
     @property
     def read_position(self) -> Position:
@@ -112,7 +146,11 @@ class Cursor:
         Raises:
             ResumptionError: in the middle of a step of a schedule, or for more batches than were yielded.
         """
-        this = self.current
+        if self._others and not (self._is_kept or self.current.is_running()):
+            held = [each for each in self._others if each.taken and each.may_count and each.is_running()]
+            if held:  # the later pass is over, and nobody has said that it trained
+                self._count_by(held[0])
+        this, before = self.current, self._committed
         if batches is not None:
             self._committed = self._after(batches)
         elif this.step is not None and 0 < this.of_step < this.step[0].batches:
@@ -120,6 +158,11 @@ class Cursor:
         else:
             self._committed = self.read_position
         self.commits, self._reads_ahead = True, batches is not None
+        if before == self._committed:
+            self._tell_of_others()
+        else:
+            self._beside = (0, min(0, self._beside[1]))
+        self.note_saved()
 
     def _after(self, batches: int) -> Position:
         """Where the first *batches* batches lead that follow the last commit. All passes since then are one sequence."""
@@ -148,6 +191,16 @@ class Cursor:
     def note_saved(self) -> None:
         """A saved position was handed out: what it counts as trained stays counted."""
         self._saved_at = self.current.taken
+        if self._others and self.current.is_running():
+            self._is_kept = True
+        if self._beside[1] > 1 and not self.commits:
+            self._tell_of_others()
+
+    def _tell_of_others(self) -> None:
+        at, batches = self._beside
+        if batches > 1 and at == self.current.taken:
+            self._beside = (0, -UNBOUNDED)  # said once
+            warn(_TWO_ITERATORS)
 
     @property
     def next_start(self) -> Position:
@@ -164,14 +217,68 @@ class Cursor:
         last = self.current
         return last.taken == 1 and not last.ended and not self.commits and self._saved_at != 1
 
+    @property
+    def is_in_pass(self) -> bool:
+        """Whether a pass is under way that has yielded a batch: another one that begins moves nothing."""
+        return self.current.taken > 0 and self.current.is_running()
+
+    def has_more(self, this: Pass, /, passed_over: int = 0) -> bool:
+        """Whether batches of its epoch are left to *this*, and *passed_over* others."""
+        return self.plan.advance(this.begun_at, this.taken + passed_over).epoch == this.begun_at.epoch
+
     def begin(self) -> Pass:
         """Open a pass at `next_start`; warn where one batch is looked at again and again."""
-        self._looks = self._looks + 1 if self._was_a_look else 0
-        if self._looks == 2:
+        if self.is_in_pass:
+            this = Pass(self.next_start)
+            this.counts = False
+            self._others.append(this)
+            return this
+        self.leave()
+        if self.looks == 2:
             warn(_LOOKED_TWICE)
-        self.current = Pass(self.next_start)
-        self._saved_at = -1
         return self.current
+
+    def leave(self) -> None:
+        """Let the present pass be over: the next one begins at `next_start`."""
+        if self.current.taken:
+            self.looks = self.looks + 1 if self._was_a_look else 0
+        self._count_by(Pass(self.next_start))
+
+    def _count_by(self, this: Pass) -> None:
+        """Let *this* be the pass that counts; the one before may still come back."""
+        last, self.current = self.current, this
+        self._others = [each for each in (*self._others, last) if each is not this and each.iterator() is not None]
+        last.counts, this.counts = False, True
+        self._saved_at, self._is_kept = -1, False
+
+    def note_beside(self, this: Pass) -> None:
+        """*this* has yielded a batch, and another pass counts: it goes on counting, or gives way."""
+        if self.gives_way_to(this):
+            self._count_by(this)
+        else:
+            self.count_beside(this)
+
+    def count_beside(self, this: Pass) -> None:
+        """Count a batch that does not count, of a pass that never will."""
+        if not this.may_count:
+            at, batches = self._beside
+            self._beside = (self.current.taken, batches + 1 if at == self.current.taken or batches < 0 else 1)
+
+    def gives_way_to(self, this: Pass) -> bool:
+        """Whether *this* counts from now on, where it may; if it never will, that is noted in it."""
+        last = self.current
+        if not this.may_count:
+            return False
+        if last.is_running():
+            this.may_count = last.taken < 2
+            return last.taken < min(this.taken, 2)
+        if this.taken < 2 or last.taken < 2:
+            return True
+        # the earlier pass goes on after the later one: that was training if it was saved or committed on its way
+        this.may_count = not self._is_kept
+        if this.may_count and (last.ended or self._saved_at > 0):
+            warn(_GOES_ON)
+        return this.may_count
 
 
 def _within_step(batches: int, what: str, number: int) -> ResumptionError:
@@ -191,5 +298,5 @@ def more_than_yielded(batches: int, *values: tuple[str, int]) -> ResumptionError
     )
 
 
-def _never() -> bool:
-    return False
+def _nothing() -> None:
+    return None

@@ -17,8 +17,15 @@ __all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "seekable"]
 
 T = TypeVar("T", default=Any)
 _SCHEDULE = "_resumable_schedule"
-Iterate = Callable[[], Iterator[T]]
-"""Torch's own `DataLoader.__iter__`, bound to its loader."""
+T_co = TypeVar("T_co", covariant=True, default=Any)
+
+
+class Iterate(Protocol[T_co]):
+    """Torch's own `DataLoader.__iter__`, bound to its loader."""
+
+    def __call__(self, *, beside: bool = False) -> Iterator[T_co]:
+        """Begin a pass; *beside* another one that is under way, and keeps its workers."""
+        ...
 
 
 class StepGroups(Protocol):
@@ -57,7 +64,20 @@ class SeekableLoader(ShieldLoader[T]):
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
-        return self._resumable_pass(partial(_begun, super().__iter__, self._resumable_sampler))
+        return self._resumable_pass(partial(self._begin, super().__iter__))
+
+    def _begin(self, iterate: Callable[[], Iterator[T]], /, *, beside: bool = False) -> Iterator[T]:
+        """The pass of *iterate*, which alone iterates the sampler."""
+        if beside:  # torch has one iterator for all passes with persistent workers: the pass under way keeps it
+            self._iterator = None
+        sampler = self._resumable_sampler
+        if sampler is None:
+            return iterate()
+        sampler.is_open = True
+        try:
+            return iterate()
+        finally:
+            sampler.is_open = False
 
 
 def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
@@ -87,14 +107,3 @@ def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callab
     else:
         own["batch_sampler"], own["sampler"] = sampler, shown(own["sampler"])
     own["_resumable_pass"], own["_resumable_sampler"] = passes, sampler
-
-
-def _begun(iterate: Iterate[T], sampler: ResumableSampler | None) -> Iterator[T]:
-    """The pass of *iterate*, which alone iterates *sampler*."""
-    if sampler is None:
-        return iterate()
-    sampler.is_open = True
-    try:
-        return iterate()
-    finally:
-        sampler.is_open = False

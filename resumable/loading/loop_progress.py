@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import islice
-from typing import Any
+from typing import cast
 
 from typing_extensions import override
 
-from resumable.errors import ConfigurationError
+from resumable.errors import ConfigurationError, warn
 from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
 from resumable.position import Position
-from resumable.progress import LedgerAt, Progress
+from resumable.progress import LedgerAt, Progress, Tracker
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve, with_canary
 from resumable.saved.snapshot import Snapshot
@@ -26,6 +23,13 @@ from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Verdict
 
 __all__ = ["LoopProgress"]
+
+_EPOCH_IS_OVER = "The loaded state is the start of an epoch: all epochs before it are trained."
+_OWN_NUMBER = (
+    "A loop that counts its epochs by itself must go on with this number, or it trains an epoch too many: a state that is "
+    "saved after an epoch's last batch belongs to the next epoch.\nRead the number from `loader.epoch`, or from "
+    "`resumption_of(datamodule).position.epoch`, and this warning does not come."
+)
 
 
 class LoopProgress(Cursor, Progress):
@@ -37,6 +41,7 @@ class LoopProgress(Cursor, Progress):
         self.stretch: Stretch = stretch
         self._origin = Position()
         self._is_checked = False
+        self._waits: tuple[Tracker, Snapshot] | None = None
         self._policy = policy
 
     def check(self) -> None:
@@ -54,7 +59,7 @@ class LoopProgress(Cursor, Progress):
     @property
     @override
     def is_running(self) -> bool:
-        return self.current.is_running()
+        return any(each.is_running() for each in (self.current, *self._others) if each.counts or each.may_count)
 
     @override
     def load(self, saved: Snapshot, /) -> Verdict:
@@ -73,6 +78,7 @@ class LoopProgress(Cursor, Progress):
         if isinstance(self.plan, BatchPlan):
             self.plan = self.feed.plan
         self.seek(at, commits=saved.commits or self.commits)
+        self._waits = None
         self.stretch = replace(stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
@@ -93,7 +99,7 @@ class LoopProgress(Cursor, Progress):
     @property
     def batches_done(self) -> int:
         """Batches of the present epoch that are trained; between two passes, those that the next pass leaves out."""
-        at = self.position if self.is_running else self.next_start
+        at = self.position if self.current.is_running() else self.next_start
         return self.plan.done(at) if isinstance(self.plan, BatchPlan) else self._batches(at)[0]
 
     def _batches(self, at: Position) -> tuple[int, int]:
@@ -122,21 +128,141 @@ class LoopProgress(Cursor, Progress):
 
     @override
     def settle(self) -> None:
-        """Open the next pass: its beginning tells a look at the data from training."""
-        self.begin()
+        self.leave()
+
+    @override
+    def resumed(self) -> None:
+        at = self.next_start
+        self.must_tell = at.epoch > 0 and not at.offset
 
     def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
         """A pass from the progress on, counted as it is yielded."""
         self._check_once()
+        if self.must_tell:
+            self.must_tell = False
+            warn(_EPOCH_IS_OVER, [("epoch of this pass", self.next_start.epoch)], _OWN_NUMBER)
+        held = [each for each in (self.current, *self._others) if not each.ended and each.iterator() is not None]
+        beside = any(self.has_more(each) for each in held)
         this = self.begin()
         sampler.start = (this.begun_at.epoch, this.begun_at.offset)
         if isinstance(self.plan, StepPlan):
             sampler.count = self.plan.batches_left(this.begun_at)
-            counting = _count_steps(iterate(), this, self.plan)
+        counted = _Counted(iterate(beside=beside), this, self)
+        this.iterator = weakref.ref(counted)
+        return counted
+
+    def take_turn(self, tracker: Tracker, /, *, later: bool = False) -> None:
+        """Count for *tracker* from where the present progress would begin its next pass; see `Tracker.switch_to`."""
+        other = tracker.progress
+        tracker.switch_to(self, later=later)
+        if isinstance(other, LoopProgress) and tracker.progress is self:
+            self.looks = other.looks
+
+    def passes_in_turn(self, tracker: Tracker, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
+        """`passes`, which *tracker* counts from now on, or beside a pass that another loader of the same run has begun."""
+        other = tracker.progress
+        if other is self or not (isinstance(other, LoopProgress) and other.is_in_pass):
+            self.take_turn(tracker)
+            return self.passes(sampler, iterate)
+        saved, at = tracker.snapshot(), other.next_start
+        if saved.position != at:  # a look at the data, from whose beginning this pass goes on
+            saved = saved._replace(consumed_samples=at.consumed_samples, epoch=at.epoch, offset=at.offset, canary=None)
+        self.load(saved)
+        passing = self.passes(sampler, iterate)
+        self.wait(tracker, saved)
+        return passing
+
+    def wait(self, tracker: Tracker, loaded: Snapshot, /) -> None:
+        """Count nothing while another progress of *tracker*'s counts, and go on from *loaded* where that gives way."""
+        self._waits, self.current.counts = (tracker, loaded), False
+
+    @override
+    def note_beside(self, this: Pass) -> None:
+        if self._waits is None or this is not self.current:
+            super().note_beside(this)
+            return
+        tracker, loaded = self._waits
+        other = tracker.progress
+        if isinstance(other, LoopProgress):
+            if other.gives_way_to(this):
+                self._waits, this.counts = None, True
+                other.wait(tracker, tracker.follow(self, loaded))
+            else:
+                other.count_beside(this)
+
+
+class _Counted(Iterator[T]):
+    """The batches of one pass, counted as they are yielded; it goes on after an error, as torch's iterator does."""
+
+    def __init__(self, batches: Iterator[T], this: Pass, progress: LoopProgress) -> None:
+        self._batches = batches
+        self._this = this
+        self._progress = progress
+        self._steps = progress.plan.steps(this.begun_at) if isinstance(progress.plan, StepPlan) else None
+        self._has_failed = False
+
+    def __next__(self) -> T:
+        this = self._this
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._end(this)
+            raise
+        except BaseException:
+            self._fail(this)
+            del self, this  # what holds the error does not hold the iterator, and so a pass
+            raise
+        if self._steps is None and this.failed is None:
+            this.taken += 1
         else:
-            counting = _count(iterate(), this)
-        this.is_running = partial(_is_alive, weakref.ref(counting))
-        return counting
+            self._take((this.failed or 0) + 1)
+        if not this.counts:
+            self._progress.note_beside(this)
+        return batch
+
+    def _fail(self, this: Pass) -> None:
+        self._has_failed = True
+        # with workers torch knows how many it has passed over: none where it waited in vain
+        received: int | None = getattr(self._batches, "_rcvd_idx", None)
+        this.failed = (this.failed or 0) + 1 if received is None else received - this.taken
+
+    def _take(self, batches: int) -> None:
+        """Count *batches* more; one assignment leads to the next step, so that a signal finds nothing in between."""
+        this = self._this
+        this.failed = None
+        for _ in range(batches):
+            if self._steps is not None and not this.left_of_step:
+                step = next(self._steps, None)
+                if step is None:
+                    raise self._contradicted(this.taken)
+                this.step = step, this.taken
+            this.taken += 1
+
+    def _end(self, this: Pass) -> None:
+        self._batches = iter(())
+        if this.failed and not self._progress.has_more(this, this.failed):
+            self._take(this.failed)
+        if self._steps is not None and not self._has_failed:
+            following = next(self._steps, None)
+            missing = this.left_of_step or (0 if following is None else following.batches)
+            if missing:
+                self._steps = None
+                raise self._contradicted(this.taken + missing)
+        this.ended = True
+
+    def _contradicted(self, taken: int) -> ConfigurationError:
+        plan, at = cast("StepPlan", self._progress.plan), self._this.begun_at
+        self._batches = iter(())
+        return ConfigurationError(
+            "The schedule contradicts itself: its steps one by one are not those that it counts.",
+            [
+                ("schedule", plan.schedule),
+                ("from", at),
+                ("micro batches by steps_between and samples_after", plan.batches_left(at)),
+                ("micro batches of the steps that came, by batch_size_at", taken),
+            ],
+            "Let samples_after and steps_between follow from batch_size_at.",
+        )
 
 
 def _check(plan: BatchPlan | StepPlan, position: Position) -> bool:
@@ -147,42 +273,3 @@ def _check(plan: BatchPlan | StepPlan, position: Position) -> bool:
         return plan.check_for_ever()
     plan.check_from(position)
     return True
-
-
-def _count(batches: Iterator[T], this: Pass) -> Generator[T, None, None]:
-    for batch in batches:
-        this.taken += 1
-        yield batch
-    this.ended = True
-
-
-def _count_steps(batches: Iterator[T], this: Pass, plan: StepPlan) -> Generator[T, None, None]:
-    """`_count` step by step; one assignment leads to the next step, so that a signal finds nothing in between."""
-    for step in plan.steps(this.begun_at):
-        this.step = step, this.taken
-        for batch in islice(batches, step.batches):
-            this.taken += 1
-            yield batch
-        if this.of_step < step.batches:
-            raise _contradicts_itself(plan, this, this.taken - this.of_step + step.batches)
-    for _ in batches:  # there are none, and torch's iterator learns that its pass is over
-        raise _contradicts_itself(plan, this, this.taken)
-    this.ended = True
-
-
-def _contradicts_itself(plan: StepPlan, this: Pass, taken: int) -> ConfigurationError:
-    return ConfigurationError(
-        "The schedule contradicts itself: its steps one by one are not those that it counts.",
-        [
-            ("schedule", plan.schedule),
-            ("from", this.begun_at),
-            ("micro batches by steps_between and samples_after", plan.batches_left(this.begun_at)),
-            ("micro batches of the steps that came, by batch_size_at", taken),
-        ],
-        "Let samples_after and steps_between follow from batch_size_at.",
-    )
-
-
-def _is_alive(iterator: weakref.ref[Generator[Any, None, None]]) -> bool:
-    generator = iterator()
-    return generator is not None and inspect.getgeneratorstate(generator) != inspect.GEN_CLOSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import override
@@ -90,12 +91,7 @@ class MapLoader(TrainLoader):
 
         The loader that is iterated is the one that counts: the user may have asked for another in the meantime.
         """
-
-        def passes(iterate: Iterate[Any]) -> Iterator[Any]:
-            tracker.switch_to(progress)
-            return progress.passes(self.sampler, iterate)
-
-        install(self.loader, self.sampler, passes)
+        install(self.loader, self.sampler, partial(progress.passes_in_turn, tracker, self.sampler))
         vars(self.loader).update(
             state_dict=tracker.agreed_state_dict,
             load_state_dict=tracker.load,

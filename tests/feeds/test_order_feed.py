@@ -157,6 +157,7 @@ def test_the_ledger_through_changes_of_everything(length: int, data: st.DataObje
         setup = data.draw(setups(length))
         loaders = loaders_of(setup, state)[:1]
         place = settled(setup, place)
+        assert place[1] == loaders[0].epoch
         for step in islice(run_of(setup, place), data.draw(st.integers(0, 9))):
             taken(loaders[0], len(step.rounds))
             loaders[0].state.commit()

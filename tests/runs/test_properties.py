@@ -234,6 +234,7 @@ def test_one_process_that_does_as_it_likes(n: int, batch_size: int, acts: list[t
         elif act == "load":
             loader.load_state_dict(saved)
             reference = copy.copy(then)
+            assert reference.epoch == loader.epoch
         else:
             batches = islice(loader, number) if act == "islice" else taken(loader, number)
             for batch in batches:

@@ -87,8 +87,9 @@ def resumable(
 
     Args:
         cls: a class with `train_dataloader` and `trainer`; a LightningDataModule has both.
-        sampler: the attribute that holds a data sampler of NeMo's shape, which then counts the samples. Without this
-            option an attribute `data_sampler` is found by itself.
+        sampler: the attribute that holds a data sampler of NeMo's shape, which then counts the samples of the training
+            steps. A training step is a call of `training_step`, which takes a global batch. Without this option an
+            attribute `data_sampler` is found by itself.
         schedule: the global batch sizes, where they vary and neither the calculator nor the sampler's `rampup_batch_size`
             gives them. Without a sampler they group the train loader's batches into optimizer steps: Lightning
             accumulates them, and a loop reads the loader's `num_microbatches`.

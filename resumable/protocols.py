@@ -76,9 +76,10 @@ class CountsSamples(Protocol):
     """A sampler that counts the consumed samples itself."""
 
     def compute_consumed_samples(self, steps_since_resume: int, /) -> SupportsInt:
-        """Consumed samples of all data-parallel ranks, *steps_since_resume* optimizer steps after the last resume.
+        """Consumed samples of all data-parallel ranks, *steps_since_resume* training steps after the last resume.
 
-        The count begins at the samples consumed before that resume, not at 0.
+        A training step takes a global batch, however many micro batches it is drawn in. The count begins at the samples
+        consumed before that resume, not at 0.
         """
         ...
 

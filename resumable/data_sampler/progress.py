@@ -285,6 +285,9 @@ class DataSamplerProgress(Progress):
 
     def _own_count(self, steps: int) -> int:
         """The sampler's count; NeMo's returns 0 where it does not know, without a trainer of NeMo's."""
+        taken = self._taken_by_a_step()
+        if taken is not None:
+            return self._base[0] + steps * taken
         count = whole_count(self.sampler.compute_consumed_samples(steps), _COUNT)
         if count == 0:
             size = _size(self.sampler, "global_batch_size")
@@ -301,6 +304,10 @@ class DataSamplerProgress(Progress):
                 "Let it count from init_consumed_samples on. The last known position stands.",
             )
         return count
+
+    def _taken_by_a_step(self) -> int | None:
+        """The samples of a training step, where those are known to be others than the sampler says."""
+        return None
 
     def _set_base(self, consumed: int, step: int | None, trainer_step: int | None = None) -> None:
         self._init_global_step = (self._trainer_step() or 0) if trainer_step is None else trainer_step
@@ -339,10 +346,10 @@ class DataSamplerProgress(Progress):
         times, schedule = self.accumulation, self.schedule
         if schedule is not None:
             return ledger_schedule(schedule) if times == 1 else UserSchedule(f"{times} x {ledger_schedule(schedule)}")
-        size = _size(self.sampler, "global_batch_size")
+        size = self._taken_by_a_step() or _size(self.sampler, "global_batch_size")
         # its own count, which may need a calculator, says more than its size
         is_sizeless = size is None and (self._last[0] > self._start[0] or self._calculator_in_use() is None)
-        if is_sizeless or self._calculator() is not None:
+        if self._taken_by_a_step() is None and (is_sizeless or self._calculator() is not None):
             try:
                 first, second = (self.sampler.compute_consumed_samples(steps) for steps in (1, 2))
             except Exception:  # noqa: BLE001  # the user's, and it may need a trainer that connects after the load

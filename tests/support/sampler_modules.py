@@ -44,8 +44,9 @@ class WholeBatches(recording.Recording):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        count = checkpoint[type(self.datamodule).__qualname__]["consumed_samples"]
-        self.saves.append((count, self.trained))
+        state = checkpoint.get(type(self.datamodule).__qualname__)
+        if state is not None:  # an undecorated class may save none
+            self.saves.append((state["consumed_samples"], self.trained))
 
     @property
     def trained(self) -> int:

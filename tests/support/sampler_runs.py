@@ -87,6 +87,7 @@ def data_class(name: str) -> Any:
     """The datamodule's class, of one name always, so that its states are interchangeable.
 
     "mixin"            BioNeMo's base class, undecorated
+    "plain"            undecorated, and without a state
     "explicit", "bare" decorated, without a base class
     "both"             decorated, and the base class too
     "warn", "adopt"    decorated, with this policy
@@ -114,7 +115,7 @@ def data_class(name: str) -> Any:
             return nemo_shape.WrappedDataLoader(mode=mode, dataset=dataset, batch_size=self.scenario.micro_batch_size)
 
     Data.__qualname__ = "Data"
-    if name == "mixin":
+    if name in ("mixin", "plain"):
         return Data
     if name == "bare":
         return resumable(Data)
@@ -230,7 +231,7 @@ def train(
     with warnings.catch_warnings():
         for expected in _EXPECTED:
             warnings.filterwarnings("ignore", message=expected)
-        if scenario.data == "mixin":
+        if scenario.data in ("mixin", "plain"):
             warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         trainer.fit(module, data, ckpt_path=checkpoint)
     return trainer

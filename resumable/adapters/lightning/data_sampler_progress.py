@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from typing_extensions import override
 
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
+from resumable.checks import as_int
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.errors import warn
@@ -20,6 +22,7 @@ from resumable.protocols import DataSampler
 from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
+from resumable.steps.schedules import ConstantBatchSize
 from resumable.verdict import Verdict
 
 __all__ = ["LightningSamplerProgress"]
@@ -28,8 +31,9 @@ __all__ = ["LightningSamplerProgress"]
 class LightningSamplerProgress(DataSamplerProgress):
     """A sampler's count over the batches that Lightning has trained, and the epoch that it is in.
 
-    A batch is what `training_step` gets, a global batch of any size: `global_step` is another number where two
-    optimizers step or gradients are accumulated.
+    A training step is a call of `training_step`, and takes a global batch of any size: `global_step` is another number
+    where two optimizers step or gradients are accumulated. `training_step(dataloader_iter)` draws its micro batches by
+    itself, as many as the sampler counts; `training_step(batch)` takes one batch of the loader.
     """
 
     epochs_vary = False
@@ -79,8 +83,15 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     def position_without_state(self) -> Snapshot:
         """The count that follows from the trainer's restored counters, for a checkpoint from before the decoration."""
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return Snapshot(self.count(min(batches.started, batches.processed)), epoch=None, offset=None)
+        batches, _, _ = self._restored()
+        trained, in_time = self._trained_by(batches), self.count(batches)
+        if trained is not None and self._lags and trained != in_time:
+            warn(
+                "This checkpoint holds no count, so the samples of its ramp-up follow from its steps.",
+                [("steps", batches), ("trained", trained), ("if no size had come late", in_time)],
+                "The run goes on after what NeMo's data sampler trains without the decorator: each size a step late.",
+            )
+        return Snapshot(in_time if trained is None else trained, epoch=None, offset=None)
 
     def end_of_run(self) -> None:
         """Leave the sampler as it was found: the next run begins at the first sample."""
@@ -103,19 +114,103 @@ class LightningSamplerProgress(DataSamplerProgress):
             self._place_anew()  # a strategy's loaders are here only when the loops are placed already
 
     def _find_epoch(self, sampler: SeekableSampler, plan: BatchPlan) -> None:
-        consumed, saved = self.consumed_samples, self._saved
-        is_unknown = saved.position is None or (saved.order is None and saved.offset == 0 and consumed > 0)
+        saved = self._saved
+        is_unknown = saved.position is None or (saved.order is None and saved.offset == 0 and self.consumed_samples > 0)
         offset = 0 if is_unknown or saved.offset is None else saved.offset
         stretch = self._stretch_of(sampler, plan)
         verdict = self._compared(sampler, offset, stretch)
         if is_unknown:
-            at = plan.position_at(consumed)
+            at = self._position_of_count(plan)
         else:
-            at = plan.canonical(Position(consumed, saved.epoch or 0, offset))
+            at = plan.canonical(Position(self.consumed_samples, saved.epoch or 0, offset))
         check_begins(sampler, at.offset)
+        consumed = at.consumed_samples
         self._epoch, self._began = at.epoch, consumed - at.offset
         self._stretch = stretch and replace(stretch, sample=consumed, epoch=at.epoch, offset=at.offset)
         self._judge(verdict)
+
+    # -- a count without an epoch: the trainer's restored counters say which it is, and whether it can be right
+
+    def _position_of_count(self, plan: BatchPlan) -> Position:
+        """The position of a run that saved a count alone, or nothing.
+
+        A whole number of steps leaves out an epoch's rest, which some counts include. So the epoch and the offset in it
+        follow from the trainer's counters, if the count is what so many steps take.
+        """
+        saved = self.consumed_samples
+        batches, epoch, in_epoch = self._restored()
+        trained = self._trained_by(batches)
+        if self._saved.epoch is not None or not batches or trained is None:
+            return plan.position_at(saved)
+        consumed = trained if saved == trained else self._corrected(saved, batches, trained)
+        if consumed is None:
+            warn(
+                "The saved count of samples is not what the steps of this checkpoint take, so it may not be what was trained.",
+                [("saved consumed_samples", saved), ("by the steps", trained), ("steps", batches)],
+                "The run goes on after the saved count, which is right where the batch size was another before.",
+            )
+            return plan.position_at(saved)
+        if consumed != saved:
+            warn(
+                "The saved count of a ramp-up is ahead of what was trained: NeMo's data sampler adds the next batch to it.",
+                [("saved consumed_samples", saved), ("trained", consumed), ("steps", batches)],
+                "The run goes on after the trained samples.",
+            )
+            self._take(self._saved._replace(consumed_samples=consumed))
+            self._awaits_restore = False
+        offset = trained - (self._trained_by(batches - in_epoch) or 0)
+        if consumed != trained or offset > plan.length:  # the sessions before this one began elsewhere
+            return plan.position_at(consumed)
+        return plan.canonical(Position(consumed, epoch, offset))
+
+    def _restored(self) -> tuple[int, int, int]:
+        """The batches that the trainer's counters say are trained, the epoch that goes on, and those trained of it."""
+        fit = self.trainer.fit_loop
+        total, epochs = fit.epoch_loop.batch_progress.total, fit.epoch_progress.current
+        loops = {
+            "epoch_progress": fit.epoch_progress.state_dict(),
+            "epoch_loop.batch_progress": fit.epoch_loop.batch_progress.state_dict(),
+        }
+        batches = min(total.started, total.processed)
+        if has_ended(loops):
+            return batches, epochs.processed + (epochs.started > epochs.processed), 0
+        in_epoch, begun = self.trained_batches(loops), fit.epoch_loop.batch_progress.current
+        batches -= min(begun.started, begun.processed) - in_epoch  # an open window counts for nothing
+        return batches, max(0, epochs.started - 1), in_epoch
+
+    def _trained_by(self, batches: int) -> int | None:
+        """The samples that *batches* training steps of the undecorated run took; None if they are unknown.
+
+        NeMo's sampler moves the calculator after the second step, by what the first one took: each size of a ramp-up
+        comes a step late.
+        """
+        first, schedule = self._first, self.schedule
+        if schedule is None:
+            sizes = self._sizes(None)
+            if not isinstance(sizes, ConstantBatchSize):
+                return None
+            return first + batches * (sizes.batch_size // self.accumulation)
+        if not batches or not self._lags:
+            return schedule.samples_after(batches, first)
+        return schedule.samples_after(batches - 1, first) + schedule.batch_size_at(first)
+
+    def _corrected(self, saved: int, batches: int, trained: int) -> int | None:
+        """What was trained, where NeMo's sampler saved *saved* in a ramp-up; None where it saves no such count.
+
+        Its count holds the next batch too, so that each session of a run adds one: in the first session the run has
+        trained what *batches* steps take, and in a later one, which began at the count before, all but that batch.
+        """
+        schedule = self.schedule
+        if schedule is None or not self._lags:
+            return None
+        steps = schedule.steps_between(self._first, saved) if saved > self._first else 0
+        if steps < batches or schedule.samples_after(steps, self._first) != saved:
+            return None
+        return trained if steps == batches else schedule.samples_after(steps - 1, self._first)
+
+    @property
+    def _lags(self) -> bool:
+        return callable(getattr(self.sampler, "on_megatron_step_end", None))
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
         """Epoch and offset of the position."""
@@ -198,10 +293,24 @@ class LightningSamplerProgress(DataSamplerProgress):
         return None if batches == plan.batches else batches
 
     @property
+    def _takes_whole_batches(self) -> bool:
+        return getattr(self.sampler, "dataloader_type", None) == "batch"
+
+    @property
     def _draws_several(self) -> bool:
         """Whether `training_step(dataloader_iter)` draws micro batches itself: Lightning then counts those."""
         module = self.trainer.lightning_module
-        return module is not None and "dataloader_iter" in inspect.signature(module.training_step).parameters
+        return module is not None and _takes_an_iterator(
+            getattr(module.training_step, "__func__", module.training_step)
+        )
+
+    @override
+    def _taken_by_a_step(self) -> int | None:
+        """A batch of the loader, where a step takes one and the sampler counts several."""
+        counted = as_int(getattr(self.sampler, "global_batch_size", None))
+        if self._plan is None or counted in (None, self._plan.batch_size) or self._draws_several:
+            return None
+        return None if self.schedule is not None else self._plan.batch_size
 
     # -- what the trainer's callbacks are told
 
@@ -213,6 +322,13 @@ class LightningSamplerProgress(DataSamplerProgress):
                 [("data sampler", type(self.sampler).__qualname__), ("its count", self.consumed_samples)],
                 "If they do not begin there by themselves, a resumed run trains their first samples again. Let the sampler's "
                 "transform_dataloader make them.",
+            )
+        elif self.schedule is not None and not self._draws_several and not self._takes_whole_batches:
+            warn(
+                "Batch sizes vary, but training_step(batch) takes one batch of the loader, so the count may not be right.",
+                [("samples of a batch", self.batch_size), ("schedule", self.schedule)],
+                "A training step is a global batch: let training_step(dataloader_iter) draw its micro batches, or leave the "
+                "ramp-up out.",
             )
         self._is_running = True
         self._batches.mark()
@@ -250,3 +366,8 @@ class LightningSamplerProgress(DataSamplerProgress):
         # a step that found too little data left ends the epoch as well; a run that was stopped does not
         if ended or progress.ready > progress.processed:
             self._epoch, self._began = self._epoch + 1, self.consumed_samples
+
+
+@cache
+def _takes_an_iterator(training_step: Callable[..., Any]) -> bool:
+    return "dataloader_iter" in inspect.signature(training_step).parameters

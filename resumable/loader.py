@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
+from resumable.adapters import hand_over
 from resumable.checks import whole_number
-from resumable.feeds.feed import ResumableSampler, Shard
+from resumable.feeds.feed import RebuiltSampler, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
+from resumable.feeds.rank_sampler import RankSampler, SequentialRankSampler
 from resumable.loading.arguments import (
     check_in_order,
     check_options,
@@ -23,6 +25,7 @@ from resumable.loading.arguments import (
     tail_of,
 )
 from resumable.loading.dataloader import SeekableLoader, install
+from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
 from resumable.saved.file import read
@@ -142,15 +145,32 @@ class ResumableLoader(SeekableLoader[T]):
         )
         self._progress = LoopProgress(feed, stretch, policy)
         self._progress.check()
-        sampler = ResumableSampler(feed, single=batch_size is None)
-        install(self, sampler, partial(self._progress.passes, sampler))
-        self._resumable_schedule = self._progress
         self._state = ResumptionState(agreement=agreement)
+        self._is_alone = data_parallel_size is None and ranks is None
         tracker_of(self._state).follow(self._progress)
+        self._install()
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """A loader; around the sampler of a framework that builds a loader anew, one without a position."""
+        given: Any = options.get("sampler") if options.get("batch_sampler") is None else options["batch_sampler"]
+        given = getattr(given, "_batch_sampler", given)  # Lightning's, which remembers the indices that it predicts
+        if isinstance(given, (RebuiltSampler, RankSampler)):
+            return SeekableLoader(*args[:1], **{name: options[name] for name in _REBUILT_WITH if name in options})
+        return super().__new__(cls)
+
+    def _install(self) -> None:
+        sampler = ResumableSampler(self._progress.feed, single=self.batch_size is None)
+        check = partial(rank_of, None, None, None) if self._is_alone else None  # other processes may have come up
+        install(self, sampler, LoopPasses(sampler, self._progress, tracker_of(self._state), hand_over, check))
+        vars(self).update(_resumable_schedule=self._progress, sampler=SequentialRankSampler(sampler, check))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _INSTALLED}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
         tracker_of(self._state).connect(self._progress)
+        self._install()
 
     def __repr__(self) -> str:
         order, stretch = self._progress.feed.identity, self._progress.stretch
@@ -185,13 +205,14 @@ class ResumableLoader(SeekableLoader[T]):
     @property
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains a second time: see `ResumptionState.padded_samples`."""
-        return self._progress.padded_samples
+        return self._state.padded_samples
 
     @property
     def epoch(self) -> int:
         """The epoch that the next pass belongs to."""
-        tracker_of(self._state).asked()
-        return self._progress.next_start.epoch
+        tracker = tracker_of(self._state)
+        asked = tracker.asked()
+        return self._progress.next_start.epoch if tracker.progress is self._progress else asked.epoch
 
     @property
     def batches_done(self) -> int:
@@ -204,7 +225,8 @@ class ResumableLoader(SeekableLoader[T]):
         >>> [(number, batch.tolist()) for number, batch in enumerate(loader, start=loader.batches_done)]
         [(1, [4, 5, 6, 7]), (2, [8, 9])]
         """
-        return self._progress.batches_done
+        is_loops_own = tracker_of(self._state).progress is self._progress
+        return self._progress.batches_done if is_loops_own else self._progress.batches_before(self._state.position)
 
     def commit(self, *, batches: SupportsIndex | None = None) -> None:
         """Count everything yielded so far as trained, or *batches* batches more; see `ResumptionState.commit`."""
@@ -234,3 +256,7 @@ class ResumableLoader(SeekableLoader[T]):
 
 _OPTIONS: Final = tuple(signature(ResumableLoader.__init__).parameters)[1:]
 """The loader's own options, read here because Lightning wraps `__init__` while a loader hook runs."""
+
+_INSTALLED: Final = ("_resumable_pass", "_resumable_sampler", "_resumable_schedule")
+
+_REBUILT_WITH: Final = ("dataset", "batch_size", "sampler", "batch_sampler", *LoaderOptions.__annotations__)

@@ -259,6 +259,17 @@ class Tracker:
         self._take(Snapshot() if is_over else self._saved)
         self.verdict = Verdict()
 
+    def return_to(self, progress: Progress, at: Snapshot | None = None, /) -> None:
+        """Let *progress*, that of a loop, count again, after a trainer has: from *at*, or from the present position on."""
+        now = self.snapshot() if at is None else at
+        progress.load(now)
+        self._take(now, progress)
+
+    @property
+    def loaded(self) -> Snapshot:
+        """The state as it was loaded, or kept when the progress changed."""
+        return self._saved
+
     def disconnect(self) -> None:
         """Keep the present position without the progress that counted it, as a copy or a pickle does."""
         self._take(self.snapshot())

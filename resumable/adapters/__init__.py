@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resumable.errors import MissingExtraError
 from resumable.extras import naming_the_extra
 
-__all__ = ["TRAINERS", "MissingExtraError", "adapter_for", "framework_of", "naming_the_extra"]
+__all__ = ["TRAINERS", "MissingExtraError", "adapter_for", "framework_of", "hand_over", "naming_the_extra"]
 
 TRAINERS: Final = {
     "lightning": "lightning",
@@ -48,6 +48,16 @@ def adapter_for(trainer: object, /) -> Any | None:
         if name is not None:
             return import_module(f"{__name__}.{name}").Adapter(trainer)
     return None
+
+
+def hand_over(trainer: object, passes: object, /) -> Any | None:
+    """The passes of a loader in the fit of *trainer* that iterates it; None where its *passes* in loops go on.
+
+    >>> hand_over(None, None) is None
+    True
+    """
+    adapter = adapter_for(trainer)
+    return None if adapter is None else adapter.passes_of(passes)
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeIs
 
+from resumable.adapters import hand_over
 from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
@@ -130,7 +131,7 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
 
 def _train_loader(loader: Any, seed: int, shard: Shard, on_mismatch: OnMismatch) -> TrainLoader:
     if is_map_style(loader):
-        return MapLoader(loader, seed, shard, on_mismatch)
+        return MapLoader(loader, seed, shard, hand_over, on_mismatch)
     from resumable.loading.stream_loader import StreamLoader
 
     return StreamLoader(loader, shard, _stateful)

@@ -13,7 +13,7 @@ from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loading.dataloader import is_dataloader
-from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.loop_progress import loop_progress_of
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
@@ -63,16 +63,7 @@ class LoopAdapter:
     ) -> None:
         """Count what the one loader yields, as a ResumableLoader does."""
         loader = cast("MapLoader", loaders[0])
-        plan = loader.feed.plan
-        stretch = Stretch(
-            length=plan.length,
-            micro_batch_size=loader.feed.micro_batch_size,
-            data_parallel_size=loader.shard.size,
-            num_workers=loader.num_workers,
-            drop_last=plan.drop_last,
-            schedule=schedule,
-        )
-        progress = LoopProgress(loader.feed, stretch, policy)
+        progress = loop_progress_of(loader.feed, loader.num_workers, schedule=schedule, policy=policy)
         loader.follow_loop(progress, tracker)
         progress.take_turn(tracker, later=True)
 

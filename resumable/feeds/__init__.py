@@ -6,5 +6,6 @@ sampler_feeds      batches of a user's batch sampler, and of a loader that yield
 drawn              how a user's batch sampler falls into batches, as they were drawn
 replay             a user's sampler as an order of seeded epochs that can be drawn again
 sampler_memory     what a user's sampler remembers between its epochs
+rank_sampler       what a loader shows as its sampler on several ranks
 from_dataloader    the feed for what a DataLoader was built with
 """

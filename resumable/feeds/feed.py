@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
+from itertools import count as counted
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 from typing_extensions import override
 
 from resumable.errors import ConfigurationError, MismatchError, ReplayError
@@ -25,11 +27,13 @@ __all__ = [
     "FIRST_BLOCK",
     "Feed",
     "Grouping",
+    "RebuiltSampler",
     "ResumableSampler",
     "Shard",
     "StreamGrouping",
     "cannot_adopt",
     "cut",
+    "iterated_outside",
     "miscounted",
     "shown",
 ]
@@ -106,6 +110,10 @@ class Feed(Grouping, Protocol):
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         ...
 
+    def whole_epoch(self, epoch: int, /, *, drop_last: bool) -> Iterator[list[Any]]:
+        """All batches of *epoch*, whatever limits the training; a user's batch sampler decides itself about *drop_last*."""
+        return self.batches(epoch, 0, None if self.plan.is_drawn else replace(self.plan, limit=None).batches)
+
 
 class StreamGrouping(Grouping):
     """How a stream falls into batches. Only the stream knows its order, and its next samples once they are read."""
@@ -144,12 +152,18 @@ def cut(indices: list[Any] | NDArray[np.int64], size: int) -> list[list[Any]]:
 class ResumableSampler(Sampler[Any]):
     """What torch's DataLoader iterates: the batches of *feed* from *start* on, an epoch and an offset.
 
-    *count* limits a pass that does not end with its epoch. *single* yields indices in place of lists of one, for a
-    DataLoader with `batch_size=None`.
+    *count* limits a pass that does not end with its epoch. *evaluates*: the next pass is the whole epoch. *is_endless*: it
+    goes on with the next epoch, as Lightning cycles a shorter loader beside a longer one. *single* yields indices in place
+    of lists of one, for a DataLoader with `batch_size=None`.
 
     It is iterated while its own loader begins a pass, *is_open*: another loader around it would begin each of its passes
-    at the same place, and nothing would count them.
+    at the same place, and nothing would count them. A framework that puts its own sampler into a loader makes a batch
+    sampler of this class around it, with the arguments of torch's BatchSampler: that is a `RebuiltSampler`.
     """
+
+    def __new__(cls, feed: Any = None, batch_size: int | None = None, drop_last: bool = False, **_: Any) -> Any:
+        """A sampler of *feed*, or a `RebuiltSampler` of a framework's."""
+        return super().__new__(cls) if batch_size is None else RebuiltSampler(feed, batch_size, drop_last)
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed
@@ -157,6 +171,8 @@ class ResumableSampler(Sampler[Any]):
         self.is_open = False
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
+        self.evaluates: bool = False
+        self.is_endless: bool = False
         self.batch_size: int = feed.micro_batch_size
         self.drop_last: bool = feed.plan.drop_last is True
 
@@ -171,15 +187,44 @@ class ResumableSampler(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if not self.is_open:
-            raise _iterated_outside(self)
+            raise iterated_outside(self)
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
         batches = self.batches()
         is_taken_whole = not self.single or self.feed.plan.is_drawn
         return batches if is_taken_whole else (batch[0] for batch in batches)
 
+    def begin(
+        self,
+        feed: Feed,
+        start: tuple[int, int],
+        count: int | None = None,
+        *,
+        evaluates: bool = False,
+        is_endless: bool = False,
+    ) -> None:
+        """Let the next pass go over *feed*, from *start* on."""
+        self.feed, self.start, self.count = feed, start, count
+        self.evaluates, self.is_endless = evaluates, is_endless
+
     def batches(self) -> Iterator[list[Any]]:
         """The pass that begins now."""
-        return self.feed.batches(*self.start, self.count)
+        feed, (first, offset), count = self.feed, self.start, self.count
+        if self.evaluates:
+            return feed.whole_epoch(first, drop_last=self.drop_last)
+        if self.is_endless:
+            return chain.from_iterable(feed.batches(epoch, offset if epoch == first else 0) for epoch in counted(first))
+        return feed.batches(first, offset, count)
+
+
+class RebuiltSampler(BatchSampler):
+    """A framework's sampler in batches, as torch's BatchSampler; a `RankSampler` of ours gives its own whole epoch."""
+
+    def __init__(self, sampler: Any, batch_size: int, drop_last: bool) -> None:
+        super().__init__(sampler.hidden() if isinstance(sampler, _Shown) else sampler, batch_size, drop_last)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        whole_epoch: Any = getattr(self.sampler, "whole_epoch", None)
+        return super().__iter__() if whole_epoch is None else whole_epoch()
 
 
 class _Shown:
@@ -188,13 +233,17 @@ class _Shown:
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        raise _iterated_outside(self)
+        raise iterated_outside(self)
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def hidden(self) -> Any:
+        """The sampler as it was made, which can be iterated."""
         cls: type[Any] = type(self).__bases__[-1]
         own = object.__new__(cls)
         vars(own).update(vars(self))
-        return shown, (own,)
+        return own
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return shown, (self.hidden(),)
 
 
 def shown(sampler: object, /) -> Any:
@@ -213,7 +262,7 @@ def shown(sampler: object, /) -> Any:
     return same
 
 
-def _iterated_outside(sampler: object) -> ConfigurationError:
+def iterated_outside(sampler: object, /) -> ConfigurationError:
     """The error for a sampler of a resumable loader that something else iterates."""
     return ConfigurationError(
         "The sampler of a resumable loader was iterated outside of that loader, where nobody follows the position or counts.",

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.feeds.feed import Feed, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
+from resumable.feeds.rank_sampler import RankSampler
 from resumable.feeds.replay import ReplayedSampler
 from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed
 from resumable.orders.orders import Sequential, Shuffled
@@ -22,7 +23,7 @@ from resumable.protocols import Order
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from resumable.verdict import OnMismatch
 
-__all__ = ["feed_of"]
+__all__ = ["feed_of", "of_as_many_ranks"]
 
 
 def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch: OnMismatch = "error") -> Feed:
@@ -41,8 +42,9 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
     sampler: Any
     sampler, batches = made_with
     for own in (sampler, batches):
-        if isinstance(own, ResumableSampler):  # a ResumableLoader, which knows its ranks
-            return _of_as_many_ranks(own.feed, shard)
+        shown = own.batches if isinstance(own, RankSampler) else own
+        if isinstance(shown, ResumableSampler):  # a ResumableLoader, which knows its ranks
+            return of_as_many_ranks(shown.feed, shard)
     users: Any = None if batches is None or _is_torchs(batches, BatchSampler) else batches
     if batches is None and isinstance(made_with[0], BatchSampler):  # torch's way to give whole batches to the dataset
         users = made_with[0]
@@ -77,8 +79,12 @@ def _length_of(order: Order, sampler: Any) -> int:
     return len(order) // sampler.num_replicas * sampler.num_replicas if leaves_out else len(order)
 
 
-def _of_as_many_ranks(feed: Feed, shard: Shard) -> Feed:
-    """The feed of a ResumableLoader, which the user gave its ranks."""
+def of_as_many_ranks(feed: Feed, shard: Shard, /) -> Feed:
+    """The feed of a ResumableLoader, which the user gave its ranks.
+
+    Raises:
+        ConfigurationError: where the trainer has others.
+    """
     if feed.shard.size != shard.size and shard.size > 1:
         raise ConfigurationError(
             "The train loader was made for another number of ranks.",

@@ -12,6 +12,7 @@ together get samples that depend on the position alone. The layout is that of Me
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,6 +86,10 @@ class OrderFeed(Feed):
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         left = self.plan.batches_left(offset) if count is None else count
         return chain.from_iterable(self._blocks(epoch, offset, left))
+
+    @override
+    def whole_epoch(self, epoch: int, /, *, drop_last: bool) -> Iterator[list[Any]]:
+        return OrderFeed(self.order, replace(self.plan, drop_last=drop_last, limit=None), self.shard).batches(epoch, 0)
 
     def _blocks(self, epoch: int, offset: int, left: int) -> Iterator[list[list[Any]]]:
         """Batches that are drawn together, few at first."""

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
+from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler, shown
+from resumable.feeds.rank_sampler import RankSampler
+from resumable.loading.trainer_loops import is_evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
 
@@ -55,13 +58,36 @@ class _Microbatches:
 class SeekableLoader(ShieldLoader[T]):
     """A DataLoader whose iteration is started by a callback, which is given torch's `__iter__`."""
 
-    _resumable_pass: Callable[[Iterate[T]], Iterator[T]]
     _resumable_sampler: ResumableSampler | None = None
     _resumable_schedule: StepGroups | None = None
     num_microbatches: Any = _Microbatches()
 
+    def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
+        """The pass of a loader that a framework has built anew, with its own sampler: no position leads there."""
+        if not is_evaluation():
+            raise ConfigurationError(
+                "A framework has built this train loader anew, with its own sampler, so its position would be lost.",
+                [("loader", type(self).__qualname__), ("sampler", type(self.sampler).__qualname__)],
+                "On several ranks, give a ResumableLoader its ranks=, and pass use_distributed_sampler=False to Lightning "
+                "or to Fabric's setup_dataloaders; or train a datamodule that is decorated with @resumable.",
+            )
+        shown_sampler: Any = self.sampler
+        if isinstance(shown_sampler, RankSampler):
+            shown_sampler.check()
+            shown_sampler = shown_sampler.batches
+        if not isinstance(shown_sampler, ResumableSampler):
+            return iterate()
+        shown_sampler.begin(shown_sampler.feed, shown_sampler.start, evaluates=True)
+        return _begun(iterate, shown_sampler)
+
     def __len__(self) -> int:
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        install_passes: Callable[[Any], None] | None = getattr(kept.get("_resumable_pass"), "install", None)
+        if install_passes is not None:
+            install_passes(self)
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
         return self._resumable_pass(partial(self._begin, super().__iter__))

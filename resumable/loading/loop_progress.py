@@ -17,12 +17,13 @@ from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, resolve, with_canary
+from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Verdict
 
-__all__ = ["LoopProgress"]
+__all__ = ["LoopProgress", "loop_progress_of"]
 
 _EPOCH_IS_OVER = "The loaded state is the start of an epoch: all epochs before it are trained."
 _OWN_NUMBER = (
@@ -42,7 +43,7 @@ class LoopProgress(Cursor, Progress):
         self._origin = Position()
         self._is_checked = False
         self._waits: tuple[Tracker, Snapshot] | None = None
-        self._policy = policy
+        self.policy = policy
 
     def check(self) -> None:
         """Raise `ConfigurationError` if the steps of a new run cannot be taken; `load` checks those from its position on."""
@@ -67,13 +68,13 @@ class LoopProgress(Cursor, Progress):
         saved = self.feed.as_counted(saved)
         stretch = self.feed.noted(self.stretch)
         plan_of = self.feed.plan_of if isinstance(self.plan, BatchPlan) else None
-        found = resolve(saved, self.feed.identity, stretch, self._policy, plan_of)
+        found = resolve(saved, self.feed.identity, stretch, self.policy, plan_of)
         at, place = found.position, saved.position
         is_checked = _check(self.plan, at)
         verdict = found.verdict
         if place is not None and saved.canary is not None:
             canary = self.feed.canary(found.order, place.epoch, place.offset, looks=True)
-            verdict = with_canary(verdict, saved.canary, canary, self._policy.on_mismatch)
+            verdict = with_canary(verdict, saved.canary, canary, self.policy.on_mismatch)
         self.feed.adopt(found.order)
         if isinstance(self.plan, BatchPlan):
             self.plan = self.feed.plan
@@ -99,7 +100,10 @@ class LoopProgress(Cursor, Progress):
     @property
     def batches_done(self) -> int:
         """Batches of the present epoch that are trained; between two passes, those that the next pass leaves out."""
-        at = self.position if self.current.is_running() else self.next_start
+        return self.batches_before(self.position if self.current.is_running() else self.next_start)
+
+    def batches_before(self, at: Position, /) -> int:
+        """Batches of the epoch before *at*."""
         return self.plan.done(at) if isinstance(self.plan, BatchPlan) else self._batches(at)[0]
 
     def _batches(self, at: Position) -> tuple[int, int]:
@@ -144,9 +148,8 @@ class LoopProgress(Cursor, Progress):
         held = [each for each in (self.current, *self._others) if not each.ended and each.iterator() is not None]
         beside = any(self.has_more(each) for each in held)
         this = self.begin()
-        sampler.start = (this.begun_at.epoch, this.begun_at.offset)
-        if isinstance(self.plan, StepPlan):
-            sampler.count = self.plan.batches_left(this.begun_at)
+        count = self.plan.batches_left(this.begun_at) if isinstance(self.plan, StepPlan) else None
+        sampler.begin(self.feed, (this.begun_at.epoch, this.begun_at.offset), count)
         counted = _Counted(iterate(beside=beside), this, self)
         this.iterator = weakref.ref(counted)
         return counted
@@ -263,6 +266,21 @@ class _Counted(Iterator[T]):
             ],
             "Let samples_after and steps_between follow from batch_size_at.",
         )
+
+
+def loop_progress_of(
+    feed: Feed, num_workers: int, *, schedule: LedgerSchedule | None = None, policy: Policy = Policy()
+) -> LoopProgress:
+    """The progress of a loop over *feed*, at its beginning."""
+    stretch = Stretch(
+        length=feed.plan.length,
+        micro_batch_size=feed.micro_batch_size,
+        data_parallel_size=feed.shard.size,
+        num_workers=num_workers,
+        drop_last=feed.plan.drop_last,
+        schedule=schedule,
+    )
+    return LoopProgress(feed, stretch, policy)
 
 
 def _check(plan: BatchPlan | StepPlan, position: Position) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import override
@@ -13,8 +14,11 @@ from resumable.feeds.feed import Feed, ResumableSampler, Shard, StreamGrouping
 from resumable.feeds.from_dataloader import feed_of
 from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
-from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.loop_passes import HandOver, LoopPasses
+from resumable.loading.loop_progress import LoopProgress, loop_progress_of
+from resumable.loading.trainer_loops import is_evaluation
 from resumable.orders.permutation import stream_key
+from resumable.position import Position
 from resumable.progress import Tracker
 from resumable.saved.snapshot import LoaderPosition
 from resumable.verdict import OnMismatch
@@ -53,9 +57,20 @@ class TrainLoader(Protocol):
 class MapLoader(TrainLoader):
     """A DataLoader over a map-style dataset, changed in place so that its passes start anywhere, on any rank."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int, shard: Shard, on_mismatch: OnMismatch = "error") -> None:
+    is_endless: bool = False
+    """Whether a pass goes on with the next epoch: Lightning cycles a shorter loader beside a longer one."""
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        seed: int,
+        shard: Shard,
+        hand_over: HandOver,
+        on_mismatch: OnMismatch = "error",
+    ) -> None:
+        self._hand_over = hand_over  # of copies
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
-        feed = feed_of(loader, seed, shard, on_mismatch=on_mismatch)
+        self.feed = feed = feed_of(loader, seed, shard, on_mismatch=on_mismatch)
         if not feed.plan.batches and feed.shard.size > 1:
             raise ConfigurationError(
                 "An epoch has no batch for every rank, so the run could never end.",
@@ -74,29 +89,44 @@ class MapLoader(TrainLoader):
     @property
     @override
     def feed(self) -> Feed:
-        return self.sampler.feed
+        return self._feed
+
+    @feed.setter
+    def feed(self, feed: Feed) -> None:
+        self._feed = feed
 
     @override
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
-        def passes(iterate: Iterate[Any]) -> Iterator[Any]:
-            at = start()
-            self.sampler.start, self.sampler.count = (at.epoch, at.offset), count()
-            return iterate()
-
-        install(self.loader, self.sampler, passes)
+        self._start, self._count = start, count
+        install(self.loader, self.sampler, self)
         vars(self.loader)["_resumable_schedule"] = None  # a ResumableLoader has counted by itself
+
+    def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:
+        """A pass of a trainer's."""
+        if is_evaluation():
+            self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
+        else:
+            at = self._start()
+            self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
+        return iterate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of the loader has no trainer: it goes on from here in a loop of its own."""
+        at, feed, tracker = self._start(), copy(self.feed), Tracker()
+        feed.plan = replace(feed.plan, limit=None)
+        progress = loop_progress_of(feed, self.num_workers)
+        per_epoch = feed.identity.length if feed.plan.is_drawn else feed.plan.offset_after(0, feed.plan.batches)
+        consumed = at.epoch * per_epoch + at.offset
+        progress.seek(feed.plan.canonical(Position(consumed, at.epoch, at.offset)), commits=False)
+        tracker.follow(progress)
+        return LoopPasses, (self.sampler, progress, tracker, self._hand_over)
 
     def follow_loop(self, progress: LoopProgress, tracker: Tracker, /) -> None:
         """Start each pass at a loop's own count, and count it; the loader saves and loads *tracker*.
 
         The loader that is iterated is the one that counts: the user may have asked for another in the meantime.
         """
-        install(self.loader, self.sampler, partial(progress.passes_in_turn, tracker, self.sampler))
-        vars(self.loader).update(
-            state_dict=tracker.agreed_state_dict,
-            load_state_dict=tracker.load,
-            _resumable_schedule=None if progress.stretch.schedule is None else progress,
-        )
+        LoopPasses(self.sampler, progress, tracker, self._hand_over).install(self.loader)
 
 
 def seed_of_loader(seed: int, number: int, /) -> int:

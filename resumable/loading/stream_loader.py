@@ -24,6 +24,7 @@ from resumable.extras import naming_the_extra
 from resumable.feeds.feed import Shard, StreamGrouping
 from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.map_loader import TrainLoader
+from resumable.loading.trainer_loops import is_evaluation
 from resumable.saved.snapshot import LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
@@ -76,7 +77,7 @@ class StreamLoader(TrainLoader):
     @override
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
         # a stream's passes end where it does, and Lightning limits them by itself
-        vars(self.loader)["_resumable_pass"] = partial(self._pass, start)
+        vars(self.loader)["_resumable_pass"] = _Passes(self._pass, start)
 
     @override
     def state_at(self, batches: int, /) -> object:
@@ -84,6 +85,9 @@ class StreamLoader(TrainLoader):
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
+        if is_evaluation():
+            yield from iterate()
+            return
         at = start()
         trained = at.offset // self.feed.plan.batch_size
         self._states.clear()
@@ -105,6 +109,17 @@ class StreamLoader(TrainLoader):
     def _note(self, number: int) -> None:
         if self._keeper is not None:
             self._states.append((number, self._keeper.save()))
+
+
+class _Passes(partial[Iterator[Any]]):
+    """The passes of a trainer's; those of a copy of the loader are torch's own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_Passes, "unfollowed")
+
+    @staticmethod
+    def unfollowed(iterate: Iterate[Any]) -> Iterator[Any]:
+        return iterate()
 
 
 class _Stream:

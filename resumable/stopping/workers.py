@@ -68,9 +68,9 @@ class ShieldLoader(DataLoader[T]):
         return batches
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        plain = type(self).__bases__[-1]
-        is_made_here = type(self) is _MADE.get((ShieldLoader, plain))
-        return (_revived, (plain, vars(self))) if is_made_here else super().__reduce_ex__(protocol)
+        mixin, plain = type(self).__bases__[0], type(self).__bases__[-1]
+        is_made_here = type(self) is _MADE.get((mixin, plain))
+        return (_revived, (mixin, plain), vars(self)) if is_made_here else super().__reduce_ex__(protocol)
 
 
 def shield(loader: DataLoader[T], /) -> DataLoader[T]:
@@ -105,10 +105,8 @@ def mix_in(mixin: type[M], thing: object, /) -> M:
     return cast("M", thing)
 
 
-def _revived(cls: type[Any], kept: dict[str, Any]) -> Any:
-    loader = object.__new__(cls)
-    vars(loader).update(kept)
-    return shield(loader)
+def _revived(mixin: type[Any], cls: type[Any]) -> Any:
+    return mix_in(mixin, object.__new__(cls))
 
 
 class _IgnoreSignals:

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "adapters/distributed/test_chains.py": "adapters/lightning/counters",
     "adapters/distributed/test_ranks.py": "adapters/distributed adapters/device_mesh adapters/lightning/ranks",
     "adapters/lightning/test_cut_points.py": "adapters/lightning/progress adapters/lightning/hooks",
+    "adapters/lightning/test_handed.py": "feeds/rank_sampler loading/loop_passes loading/trainer_loops",
     "adapters/lightning/test_loaders.py": "adapters/lightning/placement adapters/lightning/samplers "
     "adapters/lightning/several_loaders",
     "adapters/lightning/test_several_fits.py": "adapters/lightning/restart",

@@ -12,6 +12,7 @@ Callback class is imported from Lightning, from the package that the trainer com
     schedule_progress        the same where a schedule sizes the optimizer steps
     data_sampler_progress    the same where a data sampler counts the samples
     several_loaders          the position of each train loader, where there are several
+    handed                   loaders that were handed to `trainer.fit` without a decorated datamodule
     counters                 how many batches were trained
     hooks                    the callback that hears of the trainer's doings
     placement, restart       the loops set to the position, and their saved counters rewritten
@@ -21,10 +22,12 @@ Callback class is imported from Lightning, from the package that the trainer com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from resumable.adapters.lightning.data_sampler_progress import LightningSamplerProgress
+from resumable.adapters.lightning.handed import passes_of
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
 from resumable.adapters.lightning.placement import TrainerProgress, place
 from resumable.adapters.lightning.progress import LightningProgress
@@ -34,6 +37,7 @@ from resumable.adapters.lightning.schedule_progress import LightningScheduleProg
 from resumable.data_sampler.progress import SamplerOptions
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
+from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.map_loader import TrainLoader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
@@ -122,6 +126,10 @@ class Adapter:
             raise
         hooks.progress = progress
         _place(hooks, progress, saved)
+
+    def passes_of(self, passes: LoopPasses, /) -> Callable[[Any], Any] | None:
+        """The passes of a loader that was handed to the fit, and has *passes* in loops; None if nothing follows it."""
+        return passes_of(self, passes)
 
     def follow_sampler(
         self, tracker: Tracker, sampler: DataSampler, options: SamplerOptions, /

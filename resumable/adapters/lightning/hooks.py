@@ -25,6 +25,8 @@ class Hooks:
     stopping: FitStop
     loops: SavedLoops | None = None
     is_loaded = False
+    run: Any = None
+    """The loaders that were handed to the trainer's fits."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned process makes its own class, and connects anew."""
@@ -33,6 +35,11 @@ class Hooks:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Another run of the trainer: what an earlier one restored is not for this one."""
         self.loops = None
+        self._release()
+
+    def _release(self) -> None:
+        if self.run is not None:
+            self.run.release()
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the loop counters, which Lightning restores from this very dict."""
@@ -41,8 +48,10 @@ class Hooks:
             self.loops = SavedLoops(loops)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Leave out the loaders' own states, which a class without the decorator could not load."""
-        checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
+        """Leave out the empty states of the loaders, which a class without the decorator could not load."""
+        fit = checkpoint["loops"]["fit_loop"]["state_dict"]
+        if not any(fit.get("combined_loader", ())):
+            fit.pop("combined_loader", None)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The loops are restored and about to run."""
@@ -86,11 +95,13 @@ class Hooks:
         """A state may be loaded again."""
         if self.progress is not None:
             self.progress.train_ends()
+        self._release()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A state may be loaded again; a fit that was asked to end is saved."""
         if self.progress is not None:
             self.progress.train_ends()
+        self._release()
         self.stopping.ends(trainer, exception)
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.placement import TrainerProgress
 from resumable.adapters.lightning.ranks import puts_samplers_in
-from resumable.adapters.lightning.samplers import EndlessSampler, show_sampler, unshuffle
+from resumable.adapters.lightning.samplers import show_sampler, unshuffle
 from resumable.adapters.lightning.several_loaders import (
     GroupStart,
     LoaderGroup,
@@ -20,7 +20,9 @@ from resumable.adapters.lightning.several_loaders import (
     resolve_loaders,
     stretch_of,
 )
+from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
+from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
 from resumable.progress import LedgerAt
 from resumable.saved.ledger import Stretch
@@ -29,7 +31,12 @@ from resumable.saved.snapshot import LoaderPosition, Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["LightningProgress"]
+__all__ = ["LightningProgress", "forget_fetcher"]
+
+
+def forget_fetcher(trainer: Any, /) -> None:
+    """Let an error of a pass that begins be the one that is seen: the fetcher's teardown would raise one in front of it."""
+    trainer.fit_loop._data_fetcher = None
 
 
 class LightningProgress(TrainerProgress):
@@ -41,6 +48,7 @@ class LightningProgress(TrainerProgress):
         self._group = LoaderGroup((), "", 0)
         self.anchor: Position = Position()
         self._anchors: tuple[LoaderPosition, ...] = (LoaderPosition(),)
+        self._consumed: tuple[int, ...] = (0,)
         self._count = BatchCount(trainer)
         self._is_resumed = False
         self.commits: bool = False
@@ -93,6 +101,7 @@ class LightningProgress(TrainerProgress):
         found = self._adopt(saved)
         self._count.mark()
         self.anchor, self._anchors, self.commits = found.position, found.places, saved.commits
+        self._consumed = (0,) * len(found.places)
         self._is_resumed = not self.is_running
         self.stretch = replace(
             self._stretch_of(self.primary),
@@ -126,11 +135,9 @@ class LightningProgress(TrainerProgress):
                     unshuffle(loader)
         self._group = combine(loaders, mode, trainer.limit_train_batches)
         for number, loader in enumerate(loaders):
-            is_endless = self._group.is_finite and self._group.is_cycled(number)
-            if is_endless and isinstance(loader, MapLoader):  # Lightning cycles a stream by itself
-                loader.sampler = EndlessSampler(loader.feed, single=loader.sampler.single)
             loader.follow(partial(self.start_of, number), self.batches_from_here)
-            if isinstance(loader, MapLoader):
+            if isinstance(loader, MapLoader):  # Lightning cycles a stream by itself
+                loader.is_endless = self._group.is_finite and self._group.is_cycled(number)
                 show_sampler(loader, trainer)
         return before
 
@@ -148,12 +155,43 @@ class LightningProgress(TrainerProgress):
         self._group = group
 
     def start_of(self, number: int, /) -> LoaderPosition:
-        """The position of the next batch that loader *number* has to yield."""
-        place = self._places(*self._done())[number]
+        """The position of the next batch that loader *number* has to yield.
+
+        Raises:
+            ConfigurationError: if another trainer trains with the loader, which would count nothing.
+        """
+        loop = trainer_loop()
+        if loop is not None and loop.trainer is not self.trainer:
+            forget_fetcher(loop.trainer)
+            raise ConfigurationError(
+                "This train loader follows another trainer, which trains with a decorated datamodule.",
+                [("loader", self.loaders[number].loader)],
+                "Give the fit the datamodule, or what its train_dataloader() returns while it has no other trainer.",
+            )
+        place = self.places[number]
         plan = self._group.loaders[number].feed.plan
         if number == self._group.primary and self.epochs_vary:
             plan.batches_left(0, place.epoch)  # seen now, before the sampler is being iterated
         return place if self._is_resumed else replace(place, state=None)
+
+    @property
+    def loaders(self) -> tuple[TrainLoader, ...]:
+        """The present train loaders."""
+        return self._group.loaders
+
+    @property
+    def places(self) -> tuple[LoaderPosition, ...]:
+        """The position of each loader."""
+        return self._places(*self._done())
+
+    @property
+    def consumed(self) -> tuple[int, ...]:
+        """The samples of each loader that were trained since the load."""
+        done, _ = self._done()
+        return tuple(
+            before + self._group.samples(number, at, done)
+            for number, (before, at) in enumerate(zip(self._consumed, self._anchors, strict=True))
+        )
 
     def batches_from_here(self) -> int | None:
         """Batches of the pass that begins now; None for all to the epoch's end."""
@@ -263,6 +301,7 @@ class LightningProgress(TrainerProgress):
     def epoch_ends(self) -> None:
         """Move the anchor to the trained position."""
         done, ended = self._done()
+        self._consumed = self.consumed
         self.anchor, self._anchors = self._position(done, ended), self._places(done, ended)
         if self._count.is_counting:
             self._is_resumed = False

@@ -181,6 +181,13 @@ class LoaderGroup:
             epoch, offset = epoch + 1, 0
         return LoaderPosition(epoch, offset, loader.feed.identity, state)
 
+    def samples(self, number: int, at: LoaderPosition, batches: int, /) -> int:
+        """The samples of loader *number* in the *batches* batches that follow *at*."""
+        plan = self.loaders[number].feed.plan
+        if self.is_cycled(number):
+            return plan.advance(Position(0, at.epoch, at.offset), batches).consumed_samples
+        return plan.offset_after(at.offset, batches, at.epoch) - at.offset
+
     def is_cycled(self, number: int) -> bool:
         """Whether Lightning begins the loader again while the epoch lasts."""
         return self.mode == "max_size_cycle" and number != self.primary

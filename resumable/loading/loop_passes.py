@@ -1,0 +1,76 @@
+"""The passes of a loader that counts by itself: those of a loop, and what a trainer's loops make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from resumable.feeds.feed import ResumableSampler
+from resumable.loading.dataloader import Iterate, SeekableLoader, install
+from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.trainer_loops import trainer_loop
+from resumable.progress import Tracker
+
+__all__ = ["HandOver", "LoopPasses"]
+
+HandOver: TypeAlias = "Callable[[Any, Any], Callable[[Iterate[Any]], Iterator[Any]] | None]"
+"""From a trainer, and a loader's passes in loops, to its passes in the trainer's fit; None where nothing follows them."""
+
+
+class LoopPasses:
+    """Starts a loader's passes: in a loop they count what they yield, for *tracker*.
+
+    A pass that a trainer trains with starts and counts as *hand_over* says. One that a trainer evaluates with is the
+    whole epoch, and moves nothing, nor does any other pass while a trainer trains. *check* is called before the others.
+    """
+
+    is_handed: bool = False
+    """Whether a trainer trains with the loader now."""
+
+    def __init__(
+        self,
+        sampler: ResumableSampler,
+        progress: LoopProgress,
+        tracker: Tracker,
+        hand_over: HandOver,
+        check: Callable[[], object] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.progress = progress
+        self.tracker = tracker
+        self._hand_over = hand_over
+        self._check = check
+
+    def install(self, loader: SeekableLoader[Any]) -> None:
+        """Start the passes of *loader*, which saves and loads their position."""
+        install(loader, self.sampler, self)
+        is_scheduled = self.progress.stretch.schedule is not None
+        vars(loader).update(
+            state_dict=self.tracker.agreed_state_dict,
+            load_state_dict=self.tracker.load,
+            _resumable_schedule=self.progress if is_scheduled else None,
+        )
+
+    def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:
+        """The pass that is asked for now."""
+        loop = trainer_loop()
+        passes = self._hand_over(loop.trainer, self) if loop is not None and loop.trains else None
+        if passes is not None:
+            return passes(iterate)
+        if self._check is not None:
+            self._check()
+        if loop is not None and not loop.trains:
+            self.sampler.begin(self.progress.feed, self.sampler.start, evaluates=True)
+            return iterate()
+        if self.is_handed:
+            at = self.tracker.position
+            self.sampler.begin(self.progress.feed, (at.epoch, at.offset))
+            return iterate()
+        return self.progress.passes_in_turn(self.tracker, self.sampler, iterate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "is_handed": False}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self.tracker.connect(self.progress)

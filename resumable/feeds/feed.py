@@ -161,9 +161,9 @@ class ResumableSampler(Sampler[Any]):
     sampler of this class around it, with the arguments of torch's BatchSampler: that is a `RebuiltSampler`.
     """
 
-    def __new__(cls, feed: Any = None, batch_size: int | None = None, drop_last: bool = False, **_: Any) -> Any:
-        """A sampler of *feed*, or a `RebuiltSampler` of a framework's."""
-        return super().__new__(cls) if batch_size is None else RebuiltSampler(feed, batch_size, drop_last)
+    def __new__(cls, *feed: Any, **options: Any) -> Any:
+        """A sampler of a feed, or a `RebuiltSampler` of a framework's, which gives batch_size and drop_last."""
+        return RebuiltSampler(*feed, **options) if "batch_size" in options else super().__new__(cls)
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed

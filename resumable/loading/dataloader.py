@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
@@ -64,21 +64,21 @@ class SeekableLoader(ShieldLoader[T]):
 
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
         """The pass of a loader that a framework has built anew, with its own sampler: no position leads there."""
+        shows = cast("object", self.sampler)
         if not is_evaluation():
             raise ConfigurationError(
                 "A framework has built this train loader anew, with its own sampler, so its position would be lost.",
-                [("loader", type(self).__qualname__), ("sampler", type(self.sampler).__qualname__)],
+                [("loader", type(self).__qualname__), ("sampler", type(shows).__qualname__)],
                 "On several ranks, give a ResumableLoader its ranks=, and pass use_distributed_sampler=False to Lightning "
                 "or to Fabric's setup_dataloaders; or train a datamodule that is decorated with @resumable.",
             )
-        shown_sampler: Any = self.sampler
-        if isinstance(shown_sampler, RankSampler):
-            shown_sampler.check()
-            shown_sampler = shown_sampler.batches
-        if not isinstance(shown_sampler, ResumableSampler):
+        if isinstance(shows, RankSampler):
+            shows.check()
+            shows = shows.batches
+        if not isinstance(shows, ResumableSampler):
             return iterate()
-        shown_sampler.begin(shown_sampler.feed, shown_sampler.start, evaluates=True)
-        return _begun(iterate, shown_sampler)
+        shows.begin(shows.feed, shows.start, evaluates=True)
+        return _begun(iterate, shows)
 
     def __len__(self) -> int:
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch

@@ -11,7 +11,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["TrainerLoop", "is_evaluation", "trainer_loop"]
 
@@ -62,7 +62,8 @@ def is_evaluation() -> bool:
 
 def _is_loaders_own(frame: FrameType) -> bool:
     """Whether *frame* is ours, torch's, or of a user's class of loaders."""
-    is_users = hasattr(type(frame.f_locals.get("self")), "_resumable_pass")
+    caller: object = frame.f_locals.get("self")
+    is_users = hasattr(cast("object", type(caller)), "_resumable_pass")
     return is_users or _module(frame)[0] in ("resumable", "torch")
 
 

@@ -108,7 +108,8 @@ class HandedRun:
         """Let the loaders that *combined* holds follow the trainer, from where they are, or from a checkpoint."""
         hooks, fit = self.hooks, self.adapter.trainer.fit_loop
         self.combined, self.loaders = combined, {}
-        passes = [vars(loader).get("_resumable_pass") for loader in combined.flattened]
+        flattened: list[Any] = combined.flattened
+        passes: list[Any] = [getattr(loader, "_resumable_pass", None) for loader in flattened]
         handed = [each for each in passes if isinstance(each, LoopPasses)]
         if len(handed) < len(passes):
             warn(
@@ -117,7 +118,7 @@ class HandedRun:
             )
             return
         shard = self.adapter.shard
-        loaders = [HandedLoader(*each, shard) for each in zip(combined.flattened, handed, strict=True)]
+        loaders = [HandedLoader(*each, shard) for each in zip(flattened, handed, strict=True)]
         for number, each in enumerate(handed):
             self.adapter.check_loader(loaders[number].loader, number, each.progress.stretch)
         if hooks.progress is None or not hooks.progress.is_running:
@@ -194,8 +195,11 @@ def _runs(adapter: Adapter) -> HandedRun:
 
 def _load_pending(hooks: Hooks, fit: Any, combined: Any) -> None:
     """Load what the checkpoint holds of the loaders and Lightning has not loaded: it leaves out complete epochs."""
-    loaded = hooks.loops is None and fit.trainer._checkpoint_connector._loaded_checkpoint
-    loops = (loaded or {}).get("loops", {}).get("fit_loop")
+    loaded: dict[str, Any] | None = (
+        fit.trainer._checkpoint_connector._loaded_checkpoint if hooks.loops is None else None
+    )
+    loops: dict[str, Any] | None = (loaded or {}).get("loops", {}).get("fit_loop")
+    states: list[Any]
     if loops is not None and not fit.is_resuming:  # the loaders are built before the loops are restored
         hooks.loops = SavedLoops(loops)
         states = loops["state_dict"].get("combined_loader", [])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -103,7 +103,7 @@ class Model(Recording):
         self.seen: list[list[int]] = []
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.seen.append(torch.as_tensor(batch).reshape(-1).tolist())
+        self.seen.append(cast("list[int]", torch.as_tensor(batch).reshape(-1).tolist()))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

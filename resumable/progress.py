@@ -263,6 +263,7 @@ class Tracker:
         """Let *progress*, that of a loop, count again, after a trainer has: from *at*, or from the present position on."""
         now = self.snapshot() if at is None else at
         progress.load(now)
+        progress.must_tell = False
         self._take(now, progress)
 
     @property

@@ -12,7 +12,7 @@ from typing_extensions import TypeIs, TypeVar
 from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler, shown
 from resumable.feeds.rank_sampler import RankSampler
-from resumable.loading.trainer_loops import is_evaluation
+from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
 
@@ -65,7 +65,7 @@ class SeekableLoader(ShieldLoader[T]):
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
         """The pass of a loader that a framework has built anew, with its own sampler: no position leads there."""
         shows = cast("object", self.sampler)
-        if not is_evaluation():
+        if evaluation() is None:
             raise ConfigurationError(
                 "A framework has built this train loader anew, with its own sampler, so its position would be lost.",
                 [("loader", type(self).__qualname__), ("sampler", type(shows).__qualname__)],
@@ -75,10 +75,10 @@ class SeekableLoader(ShieldLoader[T]):
         if isinstance(shows, RankSampler):
             shows.check()
             shows = shows.batches
-        if not isinstance(shows, ResumableSampler):
-            return iterate()
-        shows.begin(shows.feed, shows.start, evaluates=True)
-        return _begun(iterate, shows)
+        if isinstance(shows, ResumableSampler):
+            shows.begin(shows.feed, shows.start, evaluates=True)
+            self._resumable_sampler = shows
+        return iterate()
 
     def __len__(self) -> int:
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch

@@ -61,11 +61,11 @@ class LoopPasses:
             self._check()
         if loop is not None and not loop.trains:
             self.sampler.begin(self.progress.feed, self.sampler.start, evaluates=True)
-            return iterate()
+            return iterate(beside=loop.is_beside_training)
         if self.is_handed:
             at = self.tracker.position
             self.sampler.begin(self.progress.feed, (at.epoch, at.offset))
-            return iterate()
+            return iterate(beside=True)
         return self.progress.passes_in_turn(self.tracker, self.sampler, iterate)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
 from resumable.loading.loop_passes import HandOver, LoopPasses
 from resumable.loading.loop_progress import LoopProgress, loop_progress_of
-from resumable.loading.trainer_loops import is_evaluation
+from resumable.loading.trainer_loops import evaluation
 from resumable.orders.permutation import stream_key
 from resumable.position import Position
 from resumable.progress import Tracker
@@ -103,11 +103,12 @@ class MapLoader(TrainLoader):
 
     def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:
         """A pass of a trainer's."""
-        if is_evaluation():
+        loop = evaluation()
+        if loop is not None:
             self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
-        else:
-            at = self._start()
-            self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
+            return iterate(beside=loop.is_beside_training)
+        at = self._start()
+        self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
         return iterate()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from resumable.extras import naming_the_extra
 from resumable.feeds.feed import Shard, StreamGrouping
 from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.map_loader import TrainLoader
-from resumable.loading.trainer_loops import is_evaluation
+from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
@@ -85,7 +85,7 @@ class StreamLoader(TrainLoader):
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
-        if is_evaluation():
+        if evaluation() is not None:
             yield from iterate()
             return
         at = start()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, cast
 
-__all__ = ["TrainerLoop", "is_evaluation", "trainer_loop"]
+__all__ = ["TrainerLoop", "evaluation", "trainer_loop"]
 
 _COMBINED: Final = ("lightning.pytorch.utilities.combined_loader", "pytorch_lightning.utilities.combined_loader")
 _PACKAGES: Final = ("lightning", "pytorch_lightning")
@@ -26,6 +26,11 @@ class TrainerLoop:
 
     trainer: Any
     trains: bool
+
+    @property
+    def is_beside_training(self) -> bool:
+        """Whether it evaluates while a pass that trains is under way."""
+        return not self.trains and self.trainer.state.fn == "fit"
 
 
 def trainer_loop() -> TrainerLoop | None:
@@ -54,10 +59,10 @@ def trainer_loop() -> TrainerLoop | None:
     return None
 
 
-def is_evaluation() -> bool:
-    """Whether a trainer's loop is calling a loader's `__iter__` to validate, test or predict."""
+def evaluation() -> TrainerLoop | None:
+    """The trainer's loop that is calling a loader's `__iter__` to validate, test or predict; None in any other loop."""
     loop = trainer_loop()
-    return loop is not None and not loop.trains
+    return None if loop is None or loop.trains else loop
 
 
 def _is_loaders_own(frame: FrameType) -> bool:

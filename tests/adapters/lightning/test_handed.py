@@ -237,11 +237,13 @@ def decorated(**options: Any) -> Any:
     return data.loader
 
 
-@pytest.mark.parametrize("make", [lambda: (loader_of(),) * 2, lambda: (Kept(),)], ids=["handed", "decorated"])
-def test_a_validation_with_the_train_loader_in_mid_epoch(make: Callable[[], tuple[Any, ...]]) -> None:
-    """The validation sees all, and the training goes on where it was."""
+@pytest.mark.parametrize("options", [{}, {"num_workers": 1, "persistent_workers": True}], ids=["", "workers"])
+@pytest.mark.parametrize("is_handed", [True, False], ids=["handed", "decorated"])
+def test_a_validation_with_the_train_loader_in_mid_epoch(is_handed: bool, options: dict[str, Any]) -> None:
+    """The validation sees all, and the training goes on where it was, also where workers are kept."""
     module = Model()
-    trainer_of(Handed(), val_check_interval=2, limit_val_batches=1.0, max_epochs=2).fit(module, *make())
+    given_data = (loader_of(**options),) * 2 if is_handed else (Kept(**options),)
+    trainer_of(Handed(), val_check_interval=2, limit_val_batches=1.0, max_epochs=2).fit(module, *given_data)
     assert EPOCHS[: 2 * PER_EPOCH] == trained(module)
     assert sorted([*range(N)] * 6) == all_of(module.seen)
 

@@ -288,9 +288,7 @@ class OneMicroBatch(WholeBatches):
         return Recording.loss(self, batch)
 
 
-@pytest.mark.parametrize(
-    "cut", [saved_after_step(3), saved_after_step(6), raised_in("training_step", (0, 5))], ids=str
-)
+@pytest.mark.parametrize("cut", [saved_after_step(3), saved_after_step(6), raised_in("training_step", (0, 5))], ids=str)
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_step_that_takes_one_micro_batch(accumulated: int, cut: Cut) -> None:
     """`training_step(batch)` trains what it gets, though the sampler counts a global batch for each call."""

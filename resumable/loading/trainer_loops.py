@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, cast
@@ -22,19 +23,24 @@ _TRAINING: Final = ("fit_loop", "training_epoch_loop")
 
 @dataclass(frozen=True, slots=True)
 class TrainerLoop:
-    """A loop of *trainer* that asks for a pass, in order to train or to evaluate."""
+    """A loop that asks for a pass: of *trainer*, in order to train; where that is None, in order to evaluate.
 
-    trainer: Any
-    trains: bool
+    *is_beside_training*: it evaluates while a pass that trains is under way.
+    """
+
+    trainer: Any = None
+    is_beside_training: bool = False
 
     @property
-    def is_beside_training(self) -> bool:
-        """Whether it evaluates while a pass that trains is under way."""
-        return not self.trains and self.trainer.state.fn == "fit"
+    def trains(self) -> bool:
+        """Whether the pass is there to train with."""
+        return self.trainer is not None
 
 
 def trainer_loop() -> TrainerLoop | None:
     """The trainer's loop that is calling a loader's `__iter__`; None in any other loop, also in one of a callback.
+
+    Only frames of loaders and of the training are asked for their variables: a frame that was asked holds them to its end.
 
     >>> trainer_loop() is None
     True
@@ -46,17 +52,16 @@ def trainer_loop() -> TrainerLoop | None:
         frame = frame.f_back
     if frame is None or ".".join(_module(frame)) not in _COMBINED:
         return None
-    while frame is not None and _module(frame)[-1] == "combined_loader":
-        frame = frame.f_back
+    frame = _above(frame, lambda module: module[-1] == "combined_loader")
     if frame is None or _module(frame)[-2:] != ["loops", "fetchers"]:
         return None
-    while frame is not None:  # a training step that fetches its batches by itself may lie between
-        if "loops" in _module(frame) and _module(frame)[0] in _PACKAGES:
-            trainer: Any = getattr(frame.f_locals.get("self"), "trainer", None)
-            if trainer is not None:
-                return TrainerLoop(trainer, trains=_module(frame)[-1] in _TRAINING)
-        frame = frame.f_back
-    return None
+    # a training step that fetches its batches by itself may lie between
+    frame = _above(frame, lambda module: not _is_of_loop(module))
+    if frame is None:
+        return None
+    if _module(frame)[-1] in _TRAINING:
+        return TrainerLoop(frame.f_locals["self"].trainer)
+    return TrainerLoop(None, _above(frame, lambda module: module[-1] not in _TRAINING) is not None)
 
 
 def evaluation() -> TrainerLoop | None:
@@ -66,10 +71,22 @@ def evaluation() -> TrainerLoop | None:
 
 
 def _is_loaders_own(frame: FrameType) -> bool:
-    """Whether *frame* is ours, torch's, or of a user's class of loaders."""
-    caller: object = frame.f_locals.get("self")
-    is_users = hasattr(cast("object", type(caller)), "_resumable_pass")
-    return is_users or _module(frame)[0] in ("resumable", "torch")
+    """Whether *frame* is ours, torch's, or the `__iter__` of a user's class of loaders."""
+    if _module(frame)[0] in ("resumable", "torch"):
+        return True
+    caller: object = frame.f_locals.get("self") if frame.f_code.co_name == "__iter__" else None
+    return hasattr(cast("object", type(caller)), "_resumable_pass")
+
+
+def _is_of_loop(module: list[str]) -> bool:
+    return module[0] in _PACKAGES and module[-2:-1] == ["loops"] and module[-1] != "fetchers"
+
+
+def _above(frame: FrameType | None, skips: Callable[[list[str]], bool]) -> FrameType | None:
+    """The first frame from *frame* on whose module is not skipped."""
+    while frame is not None and skips(_module(frame)):
+        frame = frame.f_back
+    return frame
 
 
 def _module(frame: FrameType) -> list[str]:

@@ -242,8 +242,9 @@ def decorated(**options: Any) -> Any:
 def test_a_validation_with_the_train_loader_in_mid_epoch(is_handed: bool, options: dict[str, Any]) -> None:
     """The validation sees all, and the training goes on where it was, also where workers are kept."""
     module = Model()
-    given_data = (loader_of(**options),) * 2 if is_handed else (Kept(**options),)
-    trainer_of(Handed(), val_check_interval=2, limit_val_batches=1.0, max_epochs=2).fit(module, *given_data)
+    given_data = loader_of(**options) if is_handed else Kept(**options)
+    trainer = trainer_of(Handed(), val_check_interval=2, limit_val_batches=1.0, max_epochs=2)
+    trainer.fit(module, given_data, given_data if is_handed else None)
     assert EPOCHS[: 2 * PER_EPOCH] == trained(module)
     assert sorted([*range(N)] * 6) == all_of(module.seen)
 

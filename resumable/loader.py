@@ -132,7 +132,7 @@ class ResumableLoader(SeekableLoader[T]):
         micro = 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
         plan = BatchPlan(length, micro * size, tail)
         plan.position_at(0)  # raises where an epoch has no batch
-        feed = OrderFeed(followed, plan, Shard(rank, size))
+        feed = OrderFeed(followed, plan, Shard(rank, size, is_own=ranks is None))
         per_batch = None if batch_size is None else micro
         super().__init__(dataset, batch_size=per_batch, drop_last=tail is True, **options)
         stretch = Stretch(

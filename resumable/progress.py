@@ -19,12 +19,12 @@ from typing import Any, Final, Protocol, TypeAlias
 from resumable.errors import MismatchError, ResumptionError
 from resumable.position import Position
 from resumable.protocols import AllGather
-from resumable.saved.agreement import agreed
+from resumable.saved.agreement import Part, agreed
 from resumable.saved.ledger import Ledger, Stretch
 from resumable.saved.snapshot import Snapshot, dump, parse
 from resumable.verdict import Verdict
 
-__all__ = ["LedgerAt", "Progress", "Tracker"]
+__all__ = ["LedgerAt", "Progress", "Tracker", "undo_of"]
 
 _LOG: Final = logging.getLogger("resumable")
 
@@ -77,6 +77,15 @@ class Progress(Protocol):
         """Count from the present position on, without moving it."""
         return
 
+    @property
+    def part(self) -> Part | None:
+        """Which part of the data this process loads; None where that is unknown."""
+        return None
+
+    def restore_point(self) -> Callable[[], object]:
+        """What puts back all that a load changes from now on."""
+        return undo_of(self)
+
     def note_saved(self) -> None:
         """The present position is saved."""
         return
@@ -88,6 +97,26 @@ class Progress(Protocol):
     def settle(self) -> None:
         """Go to where the next pass would begin, because another loader takes over."""
         return
+
+
+def undo_of(*things: object) -> Callable[[], None]:
+    """What gives *things* back the attributes that they have now.
+
+    >>> tracker = Tracker()
+    >>> undo = undo_of(tracker)
+    >>> tracker.load({"consumed_samples": 640})
+    >>> undo()
+    >>> tracker.position
+    Position(consumed_samples=0, epoch=0, offset=0)
+    """
+    kept = [(vars(thing), vars(thing).copy()) for thing in things]
+
+    def undo() -> None:
+        for now, before in kept:
+            now.clear()
+            now.update(before)
+
+    return undo
 
 
 class Tracker:
@@ -148,14 +177,20 @@ class Tracker:
 
     def agreed_state_dict(self) -> dict[str, Any]:
         """As `state_dict`, for the user, once all ranks have agreed on it."""
+        if self.agreement is not None:
+            agreed(self.agreement, self._outcome)
         self._is_told()
-        return self.state_dict() if self.agreement is None else agreed(self.agreement, self.state_dict)
+        return self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """A new dict of JSON types; no part of it is shared with another."""
         if self.progress is not None:
             self.progress.note_saved()
         return dump(self.snapshot())
+
+    def _outcome(self) -> tuple[dict[str, Any], Part | None]:
+        """What all ranks compare: the state, and which part of the data is this rank's."""
+        return dump(self.snapshot()), None if self.progress is None else self.progress.part
 
     def describe(self) -> str:
         """The position and the verdict in one line; see `ResumptionState.describe`."""
@@ -175,10 +210,21 @@ class Tracker:
         if self.agreement is None:
             self._load(state_dict)
         else:
-            undo = partial(self.load_snapshot, self.snapshot())
-            agreed(self.agreement, self.state_dict, partial(self._load, state_dict), undo=undo)
+            agreed(self.agreement, self._outcome, partial(self._load, state_dict), undo=self.restore_point())
         self._is_asked = False
         self._log_resume()
+
+    def restore_point(self) -> Callable[[], None]:
+        """What undoes each load, and each connection of another progress, from now on."""
+        undo = undo_of(self)
+        of_progress = None if self.progress is None else self.progress.restore_point()
+
+        def restore() -> None:
+            undo()
+            if of_progress is not None:
+                of_progress()
+
+        return restore
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
@@ -200,11 +246,15 @@ class Tracker:
 
         Raises:
             MismatchError: if the position cannot go on exactly in the progress's order; then nothing has changed.
+            AgreementError: if other ranks have connected other data; nothing has changed then, either.
         """
         if self.agreement is None:
             self._connect(progress)
         else:
-            agreed(self.agreement, self.state_dict, partial(self._connect, progress))
+            undo, of_progress = self.restore_point(), progress.restore_point()
+            agreed(
+                self.agreement, self._outcome, partial(self._connect, progress), undo=lambda: (of_progress(), undo())
+            )
         self._log_resume()
 
     def _connect(self, progress: Progress) -> None:

@@ -87,6 +87,15 @@ class ResumptionState:
         return self._tracker.snapshot().ledger
 
     @property
+    def agreement(self) -> AllGather | None:
+        """Compares the positions of all ranks at each save and load; None asks no other rank. It may be set."""
+        return self._tracker.agreement
+
+    @agreement.setter
+    def agreement(self, agreement: AllGather | None) -> None:
+        self._tracker.agreement = agreement
+
+    @property
     def padded_samples(self) -> int:
         """Samples that the end of the present epoch trains a second time, so that every rank gets equally many.
 

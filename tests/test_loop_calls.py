@@ -193,6 +193,7 @@ def test_a_misspelt_option_is_named_with_the_nearest(misspelt: str, meant: str) 
 def test_the_state_shows_users_its_public_face_alone() -> None:
     """What completion offers on a state is what users use; the wiring is elsewhere."""
     assert [
+        "agreement",
         "commit",
         "consumed_samples",
         "describe",

@@ -13,7 +13,7 @@ moved together: consumed samples are the sampler's count of the steps since the 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +25,10 @@ from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.errors import StateError, warn
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
-from resumable.progress import LedgerAt, Progress
+from resumable.progress import LedgerAt, Progress, undo_of
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import compare, refuse_or_warn, regrouped
+from resumable.saved.resolve import compare, refuse_or_warn, refuse_several, regrouped
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, ledger_schedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
@@ -145,6 +145,14 @@ class DataSamplerProgress(Progress):
             known, step=step, sample=sample, epoch=0, offset=0, length=UNBOUNDED, drop_last="carry", limit=None
         )
 
+    @override
+    def restore_point(self) -> Callable[[], object]:
+        undo = ExitStack()
+        undo.callback(self._tell, self._last[0])
+        undo.callback(_undo_of_load(self.sampler))
+        undo.callback(undo_of(self))  # it comes first
+        return undo.close
+
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*; what a train loader shows is judged later. After an error all is as it was."""
         differences = regrouped(saved, self._configuration(saved))
@@ -153,6 +161,7 @@ class DataSamplerProgress(Progress):
 
     def _take(self, saved: Snapshot) -> None:
         """Write the saved count where the mixin writes it."""
+        refuse_several(saved)
         consumed, step = saved.consumed_samples, self._steps()
         with unchanged_on_error(self.sampler):
             self.sampler.init_consumed_samples = consumed
@@ -372,10 +381,20 @@ def _size(source: object, name: str) -> int | None:
 @contextmanager
 def unchanged_on_error(sampler: object) -> Generator[None, None, None]:
     """Give *sampler* back what a load has written, if an error comes out of the block."""
-    before = {name: getattr(sampler, name) for name in ATTRIBUTES if hasattr(sampler, name)}
+    undo = _undo_of_load(sampler)
     try:
         yield
     except BaseException:
+        undo()
+        raise
+
+
+def _undo_of_load(sampler: object) -> Callable[[], None]:
+    """What gives *sampler* back the values that it has now where a load writes."""
+    before = {name: getattr(sampler, name) for name in ATTRIBUTES if hasattr(sampler, name)}
+
+    def undo() -> None:
         for name, value in before.items():
             setattr(sampler, name, value)
-        raise
+
+    return undo

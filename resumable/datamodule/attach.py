@@ -126,7 +126,7 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
     if ranks is None:
         return trainer.shard
     rank, size = rank_of(None, None, ranks)
-    return dataclasses.replace(trainer.shard, rank=rank, size=size)
+    return dataclasses.replace(trainer.shard, rank=rank, size=size, is_own=False)
 
 
 def _train_loader(loader: Any, seed: int, shard: Shard, on_mismatch: OnMismatch) -> TrainLoader:

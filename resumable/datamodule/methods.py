@@ -82,17 +82,18 @@ class _Theirs(dict[str, Any]):
 
 def _load_state_dict(self: Any, method: Callable[..., Any], state_dict: Any) -> None:
     tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
-    before, position = tracker.snapshot(), _position_in(state_dict)
+    position, undo = _position_in(state_dict), tracker.restore_point()
     with unchanged_on_error(sampler):
         # without a position, a trainer's own counters say where the run goes on
         if (position is not None or trainer.follows_at_once) and trainer.before_load(tracker):
             if sampler is not None:
                 trainer.follow_sampler(tracker, sampler, self.__resumable_options__.sampling)
+            undo = tracker.restore_point()
             tracker.load(state_dict if position is None else position)
         try:
             _run(self, functools.partial(method, _Theirs(state_dict)))
         except BaseException:
-            tracker.load_snapshot(before)
+            undo()
             raise
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from resumable.errors import ConfigurationError, MismatchError, ReplayError
 from resumable.orders.identity import Identity
+from resumable.saved.agreement import Part
 from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
@@ -46,12 +47,19 @@ FIRST_BLOCK, BLOCK = 256, 16_384
 class Shard:
     """Which part of the data this process loads: that of data-parallel rank *rank* of *size*.
 
-    *already_sharded*: the loader yields this rank's samples alone.
+    *already_sharded*: the loader yields this rank's samples alone. *is_own*: no other process loads this part too, as
+    model-parallel ones do.
     """
 
     rank: int = 0
     size: int = 1
     already_sharded: bool = False
+    is_own: bool = True
+
+    @property
+    def part(self) -> Part:
+        """What ranks compare of it."""
+        return Part(self.rank, self.size, self.is_own)
 
 
 class Grouping(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -14,9 +14,10 @@ from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
 from resumable.position import Position
-from resumable.progress import LedgerAt, Progress, Tracker
+from resumable.progress import LedgerAt, Progress, Tracker, undo_of
+from resumable.saved.agreement import Part
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import Policy, resolve, with_canary
+from resumable.saved.resolve import Policy, refuse_several, resolve, with_canary
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
@@ -62,9 +63,19 @@ class LoopProgress(Cursor, Progress):
     def is_running(self) -> bool:
         return any(each.is_running() for each in (self.current, *self._others) if each.counts or each.may_count)
 
+    @property
+    @override
+    def part(self) -> Part:
+        return self.feed.shard.part
+
+    @override
+    def restore_point(self) -> Callable[[], None]:
+        return undo_of(self, self.feed, self.current, *self._others)
+
     @override
     def load(self, saved: Snapshot, /) -> Verdict:
         """Go on from *saved*, from the next `iter()` on."""
+        refuse_several(saved)
         saved = self.feed.as_counted(saved)
         stretch = self.feed.noted(self.stretch)
         plan_of = self.feed.plan_of if isinstance(self.plan, BatchPlan) else None

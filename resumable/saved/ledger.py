@@ -4,24 +4,29 @@
     samples   0 ──────────── 12,800 ──────── 16,640 ───►
               │ 32 per step  │ 64 per step   │ 2 ranks x 32
 
-One entry for each change of configuration, so a run that never changes has one entry for ever.
+One entry for each change of configuration, so a run that never changes has one entry for ever. One that changes all the
+time keeps its last `MOST` at most.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
-from resumable.errors import StateError
+from resumable.errors import ResumptionError, StateError, warn
 from resumable.position import Position
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, dump_schedule
-from resumable.steps.batch_plan import BatchPlan, DropLast
+from resumable.steps.batch_plan import UNBOUNDED, BatchPlan, DropLast
 from resumable.steps.step_plan import StepPlan
 
-__all__ = ["Ledger", "Stretch"]
+__all__ = ["MOST", "Ledger", "Stretch"]
+
+MOST: Final = 128
+"""The most stretches that a ledger keeps: some 8 KB of a saved state. A ledger with more gives up half of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,20 @@ class Stretch:
     def same_configuration(self, other: Stretch, /) -> bool:
         """Whether the two differ at most in where they begin."""
         return self == replace(other, step=self.step, sample=self.sample, epoch=self.epoch, offset=self.offset)
+
+    def takes_on(self, following: Stretch, /) -> bool:
+        """Whether the steps of *following*, which begins later, are those that this stretch would go on with."""
+        same = replace(
+            following,
+            micro_batch_size=self.micro_batch_size,
+            data_parallel_size=self.data_parallel_size,
+            num_workers=self.num_workers,
+        )
+        takes_as_many = self.batching.batch_size == following.batching.batch_size and same.same_configuration(self)
+        if not takes_as_many or isinstance(self.schedule, UserSchedule):
+            return False
+        after = self.position_after(following.step - self.step)
+        return after == following.begins if self.length < UNBOUNDED else after.consumed_samples == following.sample
 
     def position_after(self, steps: int, /) -> Position:
         """Where *steps* optimizer steps lead from the stretch's beginning."""
@@ -139,24 +158,30 @@ class Ledger:
         return [[*(getattr(s, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(s.schedule)] for s in self]
 
     def note(self, stretch: Stretch, /) -> Ledger:
-        """The ledger of a run that goes on in *stretch*; itself where that changes nothing."""
-        kept = tuple(s for s in self.stretches if s.sample < stretch.sample)
+        """The ledger of a run that goes on in *stretch*; itself where that changes nothing.
+
+        Warns where it would have more than `MOST` stretches. Then neighbours that take the same steps, on other numbers of
+        ranks or workers, become one; where that does not help, the older half is given up.
+        """
+        kept = _before(self, stretch)
         if kept and kept[-1].same_configuration(stretch):
             return self if len(kept) == len(self.stretches) else Ledger(kept)
-        return Ledger((*kept, stretch))
+        return Ledger(_bounded((*kept, stretch)))
 
     def going_on(self, stretch: Stretch, /) -> Ledger:
         """The ledger of a run that goes on in *stretch*, whose first step is counted from the stretches before it.
 
-        Without any, its own first step stays. After a stretch whose schedule is known by its name alone, steps are
-        counted from where that began, unless *stretch* has the schedule of this name.
+        Without any, its own first step stays. After a stretch whose schedule is known by its name alone, or too long to be
+        counted, steps are counted from where that began, unless *stretch* has the schedule of this name.
         """
         known = stretch.schedule  # in place of its saved name
         ledger = Ledger(tuple(replace(s, schedule=known) if s.is_unknown and s.schedule == known else s for s in self))
         before = [s for s in ledger if s.sample <= stretch.sample][-1:]
-        step = stretch.step
-        if before:
-            step = before[0].step if before[0].is_unknown else ledger.global_step_at(stretch.sample)
+        step, kept = stretch.step, _before(ledger, stretch)
+        if before and not (kept and kept[-1].same_configuration(stretch)):
+            step = before[0].step
+            with suppress(ResumptionError):
+                step = ledger.global_step_at(stretch.sample)
         return ledger.note(replace(stretch, step=step))
 
     def words_at(self, at: Position | None, /) -> list[str]:
@@ -221,9 +246,33 @@ num_workers 0, drop_last False, limit None, schedule None
             raise StateError(
                 "The ledger does not know this part of the run.",
                 [(name, number), ("it begins at", known)],
-                "Ask from there on. The run has trained nothing yet, or was saved by an older version.",
+                "Ask from there on. The run has trained nothing yet, was saved by an older version, or has changed its "
+                f"configuration more than {MOST} times.",
             )
         return self.stretches[at - 1 : at + 1] if at else ()
+
+
+def _before(ledger: Ledger, stretch: Stretch) -> tuple[Stretch, ...]:
+    return tuple(each for each in ledger if each.sample < stretch.sample)
+
+
+def _bounded(stretches: tuple[Stretch, ...]) -> tuple[Stretch, ...]:
+    """*stretches*, if they are not too many; otherwise at most half as many as may be."""
+    if len(stretches) <= MOST:
+        return stretches
+    joined: list[Stretch] = []
+    for stretch in stretches:
+        is_joined = bool(joined) and joined[-1].takes_on(stretch)
+        at = joined.pop() if is_joined else stretch
+        joined.append(replace(stretch, step=at.step, sample=at.sample, epoch=at.epoch, offset=at.offset))
+    kept = tuple(joined[-MOST // 2 :])
+    lost = "On how many ranks and workers each step was trained" if len(kept) == len(joined) else "What came before"
+    warn(
+        f"The run has changed its configuration {MOST} times, as often as its ledger can hold.",
+        [("stretches", len(stretches)), ("kept", len(kept)), ("from", f"step {kept[0].step}, sample {kept[0].sample}")],
+        f"{lost} is no longer known. Resumes stay exact.",
+    )
+    return kept
 
 
 STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))

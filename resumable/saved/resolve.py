@@ -13,7 +13,16 @@ from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, OnMismatch, Verdict
 
-__all__ = ["Policy", "ResumePoint", "compare", "refuse_or_warn", "regrouped", "resolve", "with_canary"]
+__all__ = [
+    "Policy",
+    "ResumePoint",
+    "compare",
+    "refuse_or_warn",
+    "refuse_several",
+    "regrouped",
+    "resolve",
+    "with_canary",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,22 @@ class Policy:
             raise ConfigurationError(
                 "An unknown policy.", [("on_mismatch", self.on_mismatch)], "Pass 'error', 'warn' or 'adopt'."
             )
+
+
+def refuse_several(saved: Snapshot, /) -> None:
+    """Raise MismatchError if *saved* holds the positions of several loaders, or of a stream, for a progress of one order.
+
+    >>> refuse_several(Snapshot())
+    """
+    if saved.loaders:
+        raise MismatchError(
+            "The state is that of several train loaders, or of a stream.",
+            [
+                ("loaders", [(at.epoch, at.offset, at.order) for at in saved.loaders]),
+                ("current", "one order"),
+            ],
+            "Load it into the datamodule whose loaders the run began with. Nothing was loaded.",
+        )
 
 
 def resolve(

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from resumable.errors import StateError
+from resumable.errors import ConfigurationError, StateError
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.fields import (
@@ -213,7 +213,7 @@ def _check_ledger(saved: Snapshot) -> None:
         if not (has_epochs and follows and stretch.sample <= saved.consumed_samples):
             raise _contradictory(stretch, before, saved)
         before = stretch
-    if before is not None and saved.position is not None and not _reaches(before, saved.position):
+    if before is not None and not _ends(before, saved):
         raise _contradictory(before, None, saved)
 
 
@@ -231,6 +231,17 @@ def _begins(first: Stretch) -> bool:
         return True
     at = first.begins
     return first.step <= at.consumed_samples and _fits(at.consumed_samples, at.epoch, at.offset)
+
+
+def _ends(last: Stretch, saved: Snapshot) -> bool:
+    """Whether the *last* stretch can have led to the position, in steps that can be counted, as the next save does."""
+    if saved.position is not None and not _reaches(last, saved.position):
+        return False
+    samples = saved.consumed_samples - last.sample
+    try:
+        return not samples or last.is_unknown or last.steps_within(samples) >= 0
+    except ConfigurationError:  # it has a step, or an epoch, without a sample
+        return False
 
 
 def _fits(samples: int, epochs: int, offset: int) -> bool:

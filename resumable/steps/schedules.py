@@ -25,7 +25,7 @@ from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule, Stage, 
 
 __all__ = ["ConstantBatchSize", "LinearRampup", "StepSchedule", "in_whole_rounds"]
 
-_MOST_INCREMENTS: Final = 1 << 16
+_MOST_INCREMENTS: Final = 1 << 14
 _FLOATS_END: Final = 1 << 1023  # up to here no double of the ramp-up's rule overflows
 
 

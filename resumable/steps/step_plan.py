@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final, NamedTuple
 
 from resumable.checks import whole_number
@@ -28,9 +27,8 @@ __all__ = ["Step", "StepPlan"]
 _LAST: Final = 2**63 - 1
 """The largest count that a state can hold: a schedule's last stage begins before it, or is never reached."""
 
-
-_MOST_LEGS: Final = 1 << 18
-"""Epochs that are counted through one by one, in about a second."""
+_MOST_LEGS: Final = 1 << 14
+"""Epochs that are counted through one by one, in some hundredths of a second."""
 
 
 class Step(NamedTuple):
@@ -198,28 +196,24 @@ class StepPlan:
         """The position of a run that has trained *consumed_samples* by this plan from its first sample.
 
         Raises:
-            ConfigurationError: if that would take hundreds of thousands of epochs to find, one by one.
+            ConfigurationError: if its epoch is too far on to be found.
         """
         if self.rounds.drop_last is not True:
             return Position(consumed_samples, *divmod(consumed_samples, self.rounds.reach))
-        legs = islice(self._legs(Position()), _MOST_LEGS)
-        leg = next((leg for leg in legs if leg.has_sample(consumed_samples)), None)
-        if leg is None:
-            raise ConfigurationError(
-                "The epoch of this count is too far on to be found by counting through a user-defined schedule.",
-                [("consumed_samples", consumed_samples), ("epochs counted", _MOST_LEGS), ("schedule", self.schedule)],
-                "Load a state that holds its epoch and offset, or leave drop_last=True out.",
-            )
+        leg = next(leg for leg in self._legs(Position()) if leg.has_sample(consumed_samples))
         epochs, offset = divmod(consumed_samples - leg.begins.consumed_samples, leg.samples)
         return self.canonical(Position(consumed_samples, leg.begins.epoch + epochs, offset))
 
     def _legs(self, at: Position) -> Iterator[_Leg]:
         """The run from *at* on, epochs whose steps all have the same size taken together. There are none with "carry".
 
-        Where the stages of the schedule are known, the last leg has no end.
+        Where the stages of the schedule are known, the last leg has no end. Otherwise each epoch is a leg.
+
+        Raises:
+            ConfigurationError: after `_MOST_LEGS` of those.
         """
-        steps_before = 0
-        while True:
+        steps_before, first, are_known = 0, at, isinstance(self.schedule, PiecewiseSchedule)
+        while are_known or at.epoch - first.epoch < _MOST_LEGS:
             leg = self._equal_epochs(at, steps_before)
             if leg is None:
                 begins, samples = at.consumed_samples, self._samples_left(at)
@@ -230,6 +224,11 @@ class StepPlan:
             if leg.times is None:
                 return
             at, steps_before = leg.epoch(leg.times), steps_before + leg.steps * leg.times
+        raise ConfigurationError(
+            "This count is too far on to be found: a user-defined schedule is counted through epoch by epoch.",
+            [("schedule", self.schedule), ("from", first), ("epochs counted", _MOST_LEGS)],
+            "Load a state that holds its epoch and offset, or leave drop_last=True out.",
+        )
 
     def _equal_epochs(self, at: Position, steps_before: int) -> _Leg | None:
         """The whole epochs from *at* on that lie in one stage; None if there is none, or the stages are unknown."""

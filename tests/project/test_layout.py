@@ -41,7 +41,6 @@ ELSEWHERE = {
     "saved/test_resolve.py": "verdict",
     "steps/test_batch_plan.py": "position",
     "steps/test_schedules.py": "steps/stages",
-    "test_state.py": "progress",
 }
 """The modules that are tested in no file `FOLDER/test_MODULE.py`, by the file that tests them most."""
 

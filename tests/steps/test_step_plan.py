@@ -314,5 +314,5 @@ def test_an_epoch_that_would_take_hours_to_find() -> None:
 
     plan = StepPlan(BatchPlan(100, 4, drop_last=True), Mine(), 4)
     assert Position(96 * 50 + 16, 50, 16) == plan.position_at(96 * 50 + 16)
-    with pytest.raises(ConfigurationError, match=r"too far on to be found(?s:.*)consumed_samples: 1000000000000\n"):
+    with pytest.raises(ConfigurationError, match="too far on to be found"):
         plan.position_at(10**12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +25,8 @@ from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
-from resumable.progress import LedgerAt
+from resumable.progress import LedgerAt, undo_of
+from resumable.saved.agreement import Part
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_or_warn
 from resumable.saved.snapshot import LoaderPosition, Snapshot
@@ -95,6 +97,15 @@ class LightningProgress(TrainerProgress):
             self.stretch = self.primary.feed.noted(self.stretch)
         ledger = ledger_at(self.stretch, consumed)
         return Snapshot(consumed, at.epoch, at.offset, order, self.commits, further, ledger, None, canary)
+
+    @property
+    @override
+    def part(self) -> Part:
+        return self.primary.shard.part
+
+    @override
+    def restore_point(self) -> Callable[[], None]:
+        return undo_of(self, self._count, *(loader.feed for loader in self._group.loaders))
 
     @override
     def load(self, saved: Snapshot, /) -> Verdict:

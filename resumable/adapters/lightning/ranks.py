@@ -20,7 +20,7 @@ def shard_of(trainer: Any) -> Shard:
     if given is None:
         return Shard()
     is_users = not trainer._accelerator_connector.use_distributed_sampler
-    return Shard(rank=int(given["rank"]), size=int(given["num_replicas"]), already_sharded=is_users)
+    return Shard(rank=int(given["rank"]), size=int(given["num_replicas"]), already_sharded=is_users, is_own=False)
 
 
 def puts_samplers_in(trainer: Any) -> bool:

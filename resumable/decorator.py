@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, overload
 from resumable.checks import seed_of
 from resumable.datamodule.instance import is_resumable, resumption_of
 from resumable.datamodule.methods import AROUND
-from resumable.datamodule.options import MARK, Options, check_class
+from resumable.datamodule.options import MARK, Options, Streams, check_class
 from resumable.errors import DecorationError
 from resumable.protocols import (
     AllGather,
@@ -67,6 +67,7 @@ def resumable(
     ranks: Ranks | None = ...,
     agreement: AllGather | None = ...,
     decrease_batch_size_if_needed: bool = ...,
+    streams: Streams = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
 
 
@@ -82,6 +83,7 @@ def resumable(
     ranks: Ranks | None = None,
     agreement: AllGather | None = None,
     decrease_batch_size_if_needed: bool = False,
+    streams: Streams = "by_state",
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -103,6 +105,9 @@ def resumable(
             strategy and a data sampler know it by themselves.
         agreement: a collective, such as `resumable.adapters.distributed.AllGather()`. With it all ranks compare their
             positions whenever a state is saved, loaded or connected to train loaders.
+        streams: how a stream goes on, an iterable dataset: "by_state", at the state that it saved of itself, or
+            "read_again", which reads it from its start and drops what is trained. That takes as long as reading it took,
+            and is exact for each stream that gives the same samples again, whatever its state leaves out.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -125,6 +130,7 @@ def resumable(
         ranks=ranks,
         agreement=agreement,
         decrease_batch_size_if_needed=decrease_batch_size_if_needed,
+        streams=streams,
     )
 
     def decorate(decorated: type[Any]) -> type[Any]:

@@ -25,7 +25,6 @@ from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
 from resumable.stopping.workers import shield
-from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -54,7 +53,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
             )
         number = len(loaders)
         trainer.check_loader(loader, number, loader.stretch if isinstance(loader, ResumableLoader) else None)
-        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard, options.policy.on_mismatch))
+        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard, options))
         return loaders[-1].loader
 
     returned, mode = _replaced(returned, replace)
@@ -129,12 +128,12 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
     return dataclasses.replace(trainer.shard, rank=rank, size=size, is_own=False)
 
 
-def _train_loader(loader: Any, seed: int, shard: Shard, on_mismatch: OnMismatch) -> TrainLoader:
+def _train_loader(loader: Any, seed: int, shard: Shard, options: Options) -> TrainLoader:
     if is_map_style(loader):
-        return MapLoader(loader, seed, shard, hand_over, on_mismatch)
+        return MapLoader(loader, seed, shard, hand_over, options.policy.on_mismatch)
     from resumable.loading.stream_loader import StreamLoader
 
-    return StreamLoader(loader, shard, _stateful)
+    return StreamLoader(loader, shard, _stateful, reads_again=options.streams == "read_again")
 
 
 def _stateful(loader: DataLoader[Any]) -> DataLoader[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, TypeAlias, cast
 
 from resumable.adapters import framework_of
 from resumable.checks import check_members, check_schedule
@@ -12,7 +12,10 @@ from resumable.errors import ConfigurationError, DecorationError
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.saved.resolve import Policy
 
-__all__ = ["MARK", "Options", "check_class"]
+__all__ = ["MARK", "Options", "Streams", "check_class"]
+
+Streams: TypeAlias = Literal["by_state", "read_again"]
+"""How a stream goes on: see `resumable.resumable`."""
 
 MARK: Final = "__resumable_options__"
 """The class attribute that `@resumable` leaves: its options."""
@@ -39,6 +42,7 @@ class Options:
     ranks: Ranks | None = None
     agreement: AllGather | None = None
     decrease_batch_size_if_needed: bool = False
+    streams: Streams = "by_state"
 
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.sampler), str | None):
@@ -46,6 +50,12 @@ class Options:
                 "sampler= names the attribute that holds the data sampler.",
                 [("sampler", self.sampler)],
                 'Pass sampler="data_sampler".',
+            )
+        if self.streams not in ("by_state", "read_again"):
+            raise ConfigurationError(
+                "A stream goes on by its own state, or by reading it again.",
+                [("streams", self.streams)],
+                'Pass streams="by_state" or "read_again".',
             )
         if self.schedule is not None:
             check_schedule(self.schedule)

@@ -7,5 +7,8 @@ trainer_loops    which trainer's loop asks a loader for a pass
 cursor           how far a loop has read, and how far it has trained
 map_loader       a train loader over a map-style dataset
 stream_loader    a train loader over an iterable dataset or any other iterable
+stream_state     the state that a stream saves of itself: the start of one pass
+batch_digest     whether a stream gave the same batch again
+epochs           the epoch that a dataset is told before each pass
 arguments        the arguments of a ResumableLoader, checked
 """

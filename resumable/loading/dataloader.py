@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, cast
 
+import torch
 from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
 from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler, shown
 from resumable.feeds.rank_sampler import RankSampler
+from resumable.loading.epochs import FollowEpoch, tell_epoch
 from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
@@ -60,6 +62,7 @@ class SeekableLoader(ShieldLoader[T]):
 
     _resumable_sampler: ResumableSampler | None = None
     _resumable_schedule: StepGroups | None = None
+    _resumable_epoch: torch.Tensor | None = None
     num_microbatches: Any = _Microbatches()
 
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
@@ -99,11 +102,28 @@ class SeekableLoader(ShieldLoader[T]):
         sampler = self._resumable_sampler
         if sampler is None:
             return iterate()
+        self.begin_epoch(sampler.start[0])  # a stream's `StreamLoader` tells it by itself
         sampler.is_open = True
         try:
             return iterate()
         finally:
             sampler.is_open = False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tell the dataset that its next pass is that of *epoch*, and the copies of it in workers that stay."""
+        if tell_epoch(self.dataset, epoch) and self.persistent_workers:
+            if self._resumable_epoch is None:
+                self._resumable_epoch = torch.zeros((), dtype=torch.int64)
+            self._resumable_epoch.fill_(epoch)
+
+    def _get_iterator(self) -> Any:
+        if self._resumable_epoch is None:
+            return super()._get_iterator()
+        own, self.worker_init_fn = self.worker_init_fn, FollowEpoch(self._resumable_epoch, self.worker_init_fn)
+        try:
+            return super()._get_iterator()
+        finally:
+            self.worker_init_fn = own
 
 
 def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:

@@ -20,7 +20,7 @@ from resumable.loading.trainer_loops import evaluation
 from resumable.orders.permutation import stream_key
 from resumable.position import Position
 from resumable.progress import Tracker
-from resumable.saved.snapshot import LoaderPosition
+from resumable.saved.snapshot import Check, LoaderPosition
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class TrainLoader(Protocol):
         """Start each pass at *start*(), and end it after *count*() batches; None is the epoch's end."""
         ...
 
-    def state_at(self, batches: int, /) -> object:
-        """What the dataset saved of itself when the present pass had yielded *batches* batches of its epoch."""
+    def state_at(self, batches: int, /) -> tuple[object, Check | None] | None:
+        """What the dataset saved of itself when the present pass had yielded *batches* batches, and the last one's check."""
         return None
 
 

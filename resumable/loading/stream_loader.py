@@ -1,9 +1,13 @@
 """Train loaders over streams: iterable datasets and any other iterable, where no position can be computed.
 
-the dataset saves its own state, no workers   the state after the last trained batch is saved and given back
+the dataset saves its own state, no workers   the state before the last trained batch is given back, and that batch read again
 the same, with workers                        torchdata's StatefulDataLoader carries it, where it is installed
 it saves nothing                              the batches before the position are read again and dropped
 several ranks, whatever it saves              the same: only rank 0's state is saved, and the other ranks' differ
+
+The last trained batch is compared with the one that is read again, by a digest: a state that leaves something out, such
+as a shuffle buffer, gives another. A state is where one pass goes on; the passes that follow are whole, also where the
+stream would begin each of them at the state that it has loaded.
 
 On several ranks the dataset must yield each rank's own samples, as it does without this package. How it does that is
 unknown here, so with another number of ranks there is no position in mid-epoch to go on from.
@@ -13,19 +17,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from resumable.errors import warn
+from resumable.errors import DecorationError, MismatchError, warn
 from resumable.extras import naming_the_extra
 from resumable.feeds.feed import Shard, StreamGrouping
+from resumable.loading.arguments import check_in_order
+from resumable.loading.batch_digest import batch_digest
 from resumable.loading.dataloader import Iterate, is_dataloader, seekable
+from resumable.loading.epochs import tell_epoch
 from resumable.loading.map_loader import TrainLoader
+from resumable.loading.stream_state import END, StreamState, state_of, state_of_dataloader
 from resumable.loading.trainer_loops import evaluation
-from resumable.saved.snapshot import LoaderPosition, save_nothing
+from resumable.saved.snapshot import Check, LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 
 if TYPE_CHECKING:
@@ -41,32 +50,65 @@ _LOST = (
     "The trained part of the epoch is read again. Let the stream follow from what each rank can compute, or use a "
     "map-style dataset."
 )
+_READ_AGAIN = (
+    "This resume reads the stream again up to its position: {why}.\n"
+    "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds."
+)
+_IN_WORKERS = "the dataset saves its state in its workers, where only torchdata reaches it"
+_STATELESS = "it neither saves its state nor can a position in it be computed"
+_LIES = "The stream does not go on where its state was saved: the last trained batch, read again, is another one."
+_LIES_ADVICE = (
+    'Samples may be lost or repeated. Its state leaves something out, such as a shuffle buffer: @resumable(streams="read_again") '
+    "reads the stream again from its start, which is exact. If samples are only changed at random, all is well."
+)
+_DIFFERS = "The stream is not the one that was trained: its last trained batch, read again, is another one."
+_DIFFERS_ADVICE = (
+    "Let its order follow from a seed and from the epoch that set_epoch(epoch) gives it, or save its state. If samples "
+    "are only changed at random, all is well."
+)
 
 
 class StreamLoader(TrainLoader):
     """A loader whose passes the dataset's own state carries on, or reading again.
 
     *stateful* turns a DataLoader into one that saves its dataset's state in workers; it gives None where it cannot.
+    With *reads_again* no state is used.
     """
 
     def __init__(
-        self, loader: Any, shard: Shard, stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None]
+        self,
+        loader: Any,
+        shard: Shard,
+        stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None],
+        *,
+        reads_again: bool = False,
     ) -> None:
         shard = replace(shard, already_sharded=shard.size > 1)
         self.num_workers: int = getattr(loader, "num_workers", 0)
+        self._reads_again = reads_again
+        self._why = _STATELESS
         if is_dataloader(loader):
-            loader, self._keeper = _with_state(loader, shard, stateful)
+            check_in_order(self.num_workers, getattr(loader, "in_order", True), DecorationError)
+            state = None
+            if not reads_again:
+                # torchdata's loader on several ranks too: its state would be lost
+                loader, state = state_of_dataloader(loader, stateful if shard.size == 1 else lambda given: given)
+                if state is None and state_of(loader.dataset) is not None:
+                    self._why = _IN_WORKERS
             self.loader: Any = seekable(loader)
         else:
-            self._keeper = _keeper(loader)
+            state = None if reads_again else state_of(loader)
             self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
-        self._loses_state = shard.size > 1 and self._keeper is not None
-        if self._loses_state:
-            self._keeper = None
+        self._loses_state = shard.size > 1 and state is not None
+        self._state: StreamState | None = None if self._loses_state else state
         self._feed = StreamGrouping(_plan_of(loader, shard.size), shard)
+        stays = not self.num_workers or getattr(loader, "persistent_workers", False)
         # workers that end with their epoch take their states with them: the next ones get the dataset as it was
-        self._begins_afresh = self.num_workers > 0 and not getattr(loader, "persistent_workers", False)
-        self._states: deque[tuple[int, object]] = deque(maxlen=_KEPT)
+        is_in_workers = state is not None and state.is_in_workers
+        self._begins_afresh = not stays and (state is None or is_in_workers)
+        # torchdata 0.11 saves of a worker that stays, and has not given a batch of its pass yet, the end of the last pass
+        self._first_states: int = self.num_workers if stays and is_in_workers else 0
+        self._noted: deque[tuple[int, object, Check | None]] = deque()
         self._has_begun = False
 
     @property
@@ -80,8 +122,8 @@ class StreamLoader(TrainLoader):
         vars(self.loader)["_resumable_pass"] = _Passes(self._pass, start)
 
     @override
-    def state_at(self, batches: int, /) -> object:
-        return next((state for number, state in self._states if number == batches), None)
+    def state_at(self, batches: int, /) -> tuple[object, Check | None] | None:
+        return next((noted[1:] for noted in self._noted if noted[0] == batches), None)
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
@@ -90,25 +132,83 @@ class StreamLoader(TrainLoader):
             return
         at = start()
         trained = at.offset // self.feed.plan.batch_size
-        self._states.clear()
+        self._noted = noted = deque[tuple[int, object, "Check | None"]](maxlen=_KEPT)
         if self._loses_state and (at.epoch or at.offset) and not self._has_begun:
             warn(_LOST)
-        self._has_begun = True
-        if self._keeper is not None and at.state is not None and (trained or not self._begins_afresh):
-            self._keeper.load(at.state)
-            batches = _not_empty(iterate)
+        is_first, self._has_begun = not self._has_begun, True
+        state, before, first_states = self._state, None, 0 if is_first else self._first_states
+        can_check = self.shard.size == 1
+        if state is not None and at.state is not None and (trained or not self._begins_afresh):
+            batches = self._restore(state, at, trained, iterate)
+            before, first_states = (at.state, 0) if trained else (None, self._first_states)
+        elif trained:
+            batches, can_check = self._read_again(at, trained, iterate), can_check and state is None
         else:
-            batches = iter(iterate())
-            if trained:
-                _read_again(batches, trained)
-        self._note(trained)
+            if is_first and self._reads_again:
+                self._read_former_passes(at.epoch, iterate)
+            batches = self._next_pass(at.epoch, iterate)
         for number, batch in enumerate(batches, start=trained + 1):
-            self._note(number)
+            digest = batch_digest(batch) if can_check and number != first_states else None
+            now = None if state is None or number < first_states else state.save()
+            noted.append((number, now, None if digest is None else Check(digest, before)))
+            before, can_check = now, self.shard.size == 1
             yield batch
 
-    def _note(self, number: int) -> None:
-        if self._keeper is not None:
-            self._states.append((number, self._keeper.save()))
+    def _restore(self, state: StreamState, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
+        """The rest of the pass that *at* lies in; at an epoch's start, the whole pass that follows it."""
+        has_ended, check = not trained, at.check
+        epoch = at.epoch - has_ended if check is not None else at.epoch
+        follows_epoch = self.loader.begin_epoch(epoch)  # and not in mid-pass: litData would shuffle the rest anew
+        if check is None:  # from before there was one
+            return state.pass_from(at.state, iterate, epoch)
+        last, batches = state.go_back(check.before, iterate)
+        read = None if last is END else batch_digest(last)
+        if read != check.digest and check.before is None and epoch and not self._begins_afresh:
+            return state.pass_from(at.state, iterate, at.epoch)  # a pass that follows from those before it
+        if last is END and not has_ended:
+            raise _ended(trained, trained - 1)
+        if read != check.digest and not (has_ended and follows_epoch):
+            warn(_LIES, [("saved", check.digest), ("read again", read)], _LIES_ADVICE)
+        if not has_ended:
+            return batches
+        plan = self.feed.plan
+        if plan.length >= UNBOUNDED and plan.limit is None:
+            next(batches, END)  # the trainer asked for more, which is how it learned of the end
+        return self._next_pass(at.epoch, iterate)
+
+    def _next_pass(self, epoch: int, iterate: Iterate[Any]) -> Iterator[Any]:
+        """The whole pass of *epoch*."""
+
+        def begin() -> Iterator[Any]:
+            self.loader.begin_epoch(epoch)
+            return iterate()
+
+        return begin() if self._state is None else self._state.next_pass(begin, epoch)
+
+    def _read_again(self, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
+        """The pass of *at* without its *trained* batches, which are read and dropped."""
+        if self._reads_again:
+            self._read_former_passes(at.epoch, iterate)
+        else:
+            warn(_READ_AGAIN.format(why=self._why))
+        with naming_the_extra():
+            from tqdm.auto import tqdm  # comes with Lightning, under which streams are read
+        self.loader.begin_epoch(at.epoch)
+        batches, last = iterate(), None
+        for number in tqdm(range(trained), desc="reading again", unit="batch", leave=False):
+            last = next(batches, END)
+            if last is END:
+                raise _ended(trained, number)
+        if at.check is not None and batch_digest(last) != at.check.digest:
+            warn(_DIFFERS, [("saved", at.check.digest), ("read again", batch_digest(last))], _DIFFERS_ADVICE)
+        return batches
+
+    def _read_former_passes(self, epochs: int, iterate: Iterate[Any]) -> None:
+        """Bring a stream, which may remember its passes, to where *epochs* of them have led it."""
+        if self._begins_afresh or self.loader.begin_epoch(epochs):
+            return
+        for _ in range(epochs):
+            deque(islice(iterate(), self.feed.plan.limit), maxlen=0)
 
 
 class _Passes(partial[Iterator[Any]]):
@@ -138,13 +238,14 @@ class _Stream:
         begin = vars(self).get("_resumable_pass")
         return iter(self._iterable) if begin is None else begin(lambda: iter(self._iterable))
 
+    def begin_epoch(self, epoch: int) -> bool:
+        """Tell the stream that its next pass is that of *epoch*; False where it cannot be told."""
+        return tell_epoch(self._iterable, epoch)
+
 
 class _SizedStream(_Stream):
     def __len__(self) -> int:
         return len(self._iterable)  # type: ignore[arg-type]  # only sized ones become one
-
-
-_END = object()
 
 
 def _plan_of(loader: Any, ranks: int) -> BatchPlan:
@@ -160,38 +261,6 @@ def _plan_of(loader: Any, ranks: int) -> BatchPlan:
     return BatchPlan(len(loader) * size * ranks, size * ranks)
 
 
-def _with_state(
-    loader: DataLoader[Any], shard: Shard, stateful: Callable[[DataLoader[Any]], DataLoader[Any] | None]
-) -> tuple[DataLoader[Any], _Keeper | None]:
-    """*loader*, or the one that takes its place, and the object that saves the stream's state."""
-    dataset = _keeper(loader.dataset)
-    is_torchdatas = type(loader).__module__.startswith("torchdata.")
-    if not is_torchdatas and (own := _keeper(loader)) is not None:
-        return loader, own
-    if dataset is None or not loader.num_workers or shard.size > 1:
-        # torchdata's loader too: at an epoch's end, or without a state to save, it would lose its position
-        return loader, dataset
-    made = loader if is_torchdatas else stateful(loader)
-    if made is None:
-        _warn_of_reading_again("the dataset saves its state in its workers, where only torchdata reaches it")
-        return loader, None
-    return made, _keeper(made)
-
-
-@dataclass(frozen=True, slots=True)
-class _Keeper:
-    """The two methods of the object that saves a stream's state."""
-
-    save: Callable[[], object]
-    load: Callable[[object], None]
-
-
-def _keeper(thing: Any) -> _Keeper | None:
-    save: Any = getattr(thing, "state_dict", None)
-    load: Any = getattr(thing, "load_state_dict", None)
-    return _Keeper(save, load) if save is not None and load is not None else None
-
-
 def _is_sized(thing: Any) -> bool:
     try:
         len(thing)
@@ -200,28 +269,10 @@ def _is_sized(thing: Any) -> bool:
     return True
 
 
-def _not_empty(iterate: Iterate[Any]) -> Iterator[Any]:
-    """A pass of *iterate*, or the next one where the loaded state is the end of its pass."""
-    batches = iter(iterate())
-    first = next(batches, _END)
-    if first is _END:
-        yield from iterate()
-    else:
-        yield first
-        yield from batches
-
-
-def _read_again(batches: Iterator[Any], trained: int) -> None:
-    _warn_of_reading_again("it neither saves its state nor can a position in it be computed")
-    with naming_the_extra():
-        from tqdm.auto import tqdm  # comes with Lightning, under which streams are read
-    for _ in tqdm(range(trained), desc="reading again", unit="batch", leave=False):
-        if next(batches, _END) is _END:
-            break
-
-
-def _warn_of_reading_again(why: str) -> None:
-    warn(
-        f"This resume reads the stream again up to its position: {why}.\n"
-        "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds."
+def _ended(trained: int, found: int) -> MismatchError:
+    return MismatchError(
+        "The stream ends before the position that was saved.",
+        [("batches trained of its epoch", trained), ("batches that it gave", found)],
+        "Give the run the stream that it began with. If it is the same one, its state leaves something out: "
+        '@resumable(streams="read_again") reads it again from its start.',
     )

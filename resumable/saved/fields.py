@@ -120,8 +120,10 @@ def listed(value: object, /) -> list[object] | None:
     return list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else None
 
 
-def record(value: object, names: Sequence[str], what: str, /, *, is_row: bool) -> Fields:
+def record(value: object, names: Sequence[str], what: str, /, *, is_row: bool, may_lack: int = 0) -> Fields:
     """A mapping, or with *is_row* a list of values, one for each of *names*; the error names it *what*.
+
+    A list may lack its last *may_lack* values; the mapping lacks them too.
 
     >>> record(["shuffled", 10, 0], ("kind", "length", "seed"), "order", is_row=True)
     {'kind': 'shuffled', 'length': 10, 'seed': 0}
@@ -129,12 +131,13 @@ def record(value: object, names: Sequence[str], what: str, /, *, is_row: bool) -
     if not is_row:
         return mapping(value, what)
     values = listed(value)
-    if values is None or len(values) != len(names):
-        raise _wrong(what, f"a list of its values, [{', '.join(names)}]", value)
-    return dict(zip(names, values, strict=True))
+    needed = names[: len(names) - may_lack]
+    if values is None or not len(needed) <= len(values) <= len(names):
+        raise _wrong(what, f"a list of its values, [{', '.join(needed)}]", value)
+    return dict(zip(names, values, strict=False))
 
 
-def records(fields: Fields, key: str, names: Sequence[str], /, *, are_rows: bool) -> list[Fields]:
+def records(fields: Fields, key: str, names: Sequence[str], /, *, are_rows: bool, may_lack: int = 0) -> list[Fields]:
     """A list of such records.
 
     >>> records({"loaders": [[1, 20]]}, "loaders", ("epoch", "offset"), are_rows=True)
@@ -143,4 +146,4 @@ def records(fields: Fields, key: str, names: Sequence[str], /, *, are_rows: bool
     found = listed(value := field_of(fields, key))
     if found is None:
         raise _wrong(key, "a list", value)
-    return [record(entry, names, f"{key}[{at}]", is_row=are_rows) for at, entry in enumerate(found)]
+    return [record(entry, names, f"{key}[{at}]", is_row=are_rows, may_lack=may_lack) for at, entry in enumerate(found)]

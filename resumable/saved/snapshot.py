@@ -45,32 +45,43 @@ from resumable.steps.batch_plan import UNBOUNDED
 __all__ = [
     "FORMAT",
     "KEYS",
+    "Check",
     "LoaderPosition",
     "Snapshot",
     "dump",
     "parse",
     "save_nothing",
+    "saves_nothing",
 ]
 
 FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
 
 _ORDER = ("kind", "length", "seed")
-_LOADER = ("epoch", "offset", "order", "state")
+_LOADER = ("epoch", "offset", "order", "state", "check")
 _LONGEST_CANARY = 32  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The digest of the last trained batch of a stream, and the stream's state *before* it; None for a fresh stream's."""
+
+    digest: str
+    before: object = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderPosition:
     """The position of one of several loaders: *epoch* completed passes, and *offset* samples of the next.
 
-    *state* is what an iterable dataset gave as its own `state_dict`.
+    *state* is what an iterable dataset gave as its own `state_dict`. A resume reads the batch of *check* once more.
     """
 
     epoch: int = 0
     offset: int = 0
     order: Identity | None = None
     state: object = None
+    check: Check | None = None
 
 
 class Snapshot(NamedTuple):
@@ -110,7 +121,7 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
         "order": _dump_order(order),
         "commits": commits,
         "canary": canary,
-        "loaders": [[at.epoch, at.offset, _dump_order(at.order), at.state] for at in loaders] if loaders else [],
+        "loaders": [_dump_loader(at) for at in loaders] if loaders else [],
         "ledger": [row.copy() if row[-1] is None else [*row[:-1], _copy(row[-1])] for row in ledger.rows],
     }
 
@@ -119,6 +130,11 @@ def _copy(value: Any) -> Any:
     """A copy of a schedule's JSON form: a state may be saved after every batch, and `deepcopy` takes four times as long."""
     row = listed(value)
     return value if row is None else [_copy(each) for each in row]
+
+
+def _dump_loader(at: LoaderPosition) -> list[Any]:
+    row = [at.epoch, at.offset, _dump_order(at.order), at.state]
+    return row if at.check is None else [*row, [at.check.digest, at.check.before]]
 
 
 def _dump_order(order: Identity | None) -> list[Any] | None:
@@ -157,7 +173,8 @@ def parse(state: object, /) -> Snapshot:
         order=_identity(field_of(fields, "order"), version),
         commits=flag(fields, "commits"),
         loaders=tuple(
-            _loader_position(entry, version) for entry in records(fields, "loaders", _LOADER, are_rows=version > 2)
+            _loader_position(entry, version)
+            for entry in records(fields, "loaders", _LOADER, are_rows=version > 2, may_lack=1)
         ),
         ledger=Ledger(
             tuple(_stretch(entry, version) for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2))
@@ -282,7 +299,18 @@ def _identity(value: object, version: int) -> Identity | None:
 
 def _loader_position(fields: Fields, version: int) -> LoaderPosition:
     order = _identity(field_of(fields, "order"), version)
-    return LoaderPosition(count(fields, "epoch"), count(fields, "offset"), order, field_of(fields, "state"))
+    epoch, offset = count(fields, "epoch"), count(fields, "offset")
+    return LoaderPosition(epoch, offset, order, field_of(fields, "state"), _check(fields.get("check")))
+
+
+def _check(value: object) -> Check | None:
+    if value is None:
+        return None
+    fields = record(value, ("digest", "before"), "check", is_row=True)
+    digest = optional_text(fields, "digest", longest=_LONGEST_CANARY)
+    if digest is None:
+        raise StateError("A stream's check lacks its digest.", [("got", value)], START_AGAIN)
+    return Check(digest, fields["before"])
 
 
 def _stretch(fields: Fields, version: int) -> Stretch:
@@ -309,6 +337,15 @@ def _stretch(fields: Fields, version: int) -> Stretch:
 def save_nothing(loader: object, /) -> None:
     """Give *loader* an empty state: Lightning warns of loaders without one, and the position is saved elsewhere."""
     vars(loader).update(state_dict=dict, load_state_dict=_ignore)
+
+
+def saves_nothing(loader: object, /) -> bool:
+    """Whether *loader* was given an empty state.
+
+    >>> saves_nothing([1, 2])
+    False
+    """
+    return getattr(loader, "load_state_dict", None) is _ignore
 
 
 def _ignore(state_dict: object) -> None:

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "adapters/lightning/several_loaders",
     "adapters/lightning/test_several_fits.py": "adapters/lightning/restart",
     "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader",
+    "adapters/lightning/test_stream_states.py": "loading/stream_state",
     "cli/test_main.py": "cli/demo extras",
     "data_sampler/test_calculators.py": "adapters/megatron",
     "data_sampler/test_ramps.py": "data_sampler/sampler_hooks adapters/lightning/data_sampler_progress",

@@ -183,7 +183,7 @@ class LightningProgress(TrainerProgress):
         plan = self._group.loaders[number].feed.plan
         if number == self._group.primary and self.epochs_vary:
             plan.batches_left(0, place.epoch)  # seen now, before the sampler is being iterated
-        return place if self._is_resumed else replace(place, state=None)
+        return place if self._is_resumed else replace(place, state=None, check=None)
 
     @property
     def loaders(self) -> tuple[TrainLoader, ...]:

@@ -77,15 +77,15 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
             policy,
             loader.feed.plan_of if stretches[number].schedule is None or stretches[number].is_unknown else None,
         )
-        at, state = found.position, None
+        at, state, check = found.position, None, None
         if is_primary:
             position, verdict = at, regrouping or found.verdict
         if saved.loaders:
-            state = saved.loaders[number].state
+            state, check = saved.loaders[number].state, saved.loaders[number].check
             if not is_primary and not group.is_cycled(number):
                 at = Position(0, own.epoch or 0, own.offset or 0)  # it waits at its end
         orders.append(None if identity is None else found.order)
-        places.append(LoaderPosition(at.epoch, at.offset, orders[-1], state))
+        places.append(LoaderPosition(at.epoch, at.offset, orders[-1], state, check))
     if saved.canary is not None and saved.position is not None:
         stood = saved.loaders or (LoaderPosition(saved.position.epoch, saved.position.offset),)
         canary = canary_of(group.loaders, orders, stood, looks=True)
@@ -167,11 +167,11 @@ class LoaderGroup:
 
     def place(self, number: int, at: LoaderPosition, batches: int, *, ended: bool) -> LoaderPosition:
         """Where *batches* batches lead loader *number* from *at*; with *ended*, the epoch's end starts a pass."""
-        loader, state = self.loaders[number], at.state
+        loader, state, check = self.loaders[number], at.state, at.check
         plan = loader.feed.plan
         if batches:
             kept = loader.state_at(at.offset // plan.batch_size + batches)
-            state = state if kept is None else kept
+            state, check = (state, None) if kept is None else kept
         if self.is_cycled(number):
             to = plan.advance(Position(0, at.epoch, at.offset), batches)
             epoch, offset = to.epoch, to.offset
@@ -179,7 +179,7 @@ class LoaderGroup:
             epoch, offset = at.epoch, plan.offset_after(at.offset, batches, at.epoch)
         if ended and offset:
             epoch, offset = epoch + 1, 0
-        return LoaderPosition(epoch, offset, loader.feed.identity, state)
+        return LoaderPosition(epoch, offset, loader.feed.identity, state, check)
 
     def samples(self, number: int, at: LoaderPosition, batches: int, /) -> int:
         """The samples of loader *number* in the *batches* batches that follow *at*."""

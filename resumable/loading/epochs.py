@@ -1,0 +1,72 @@
+"""The epoch that a dataset is told before each pass, as torch's users know it: `dataset.set_epoch(epoch)`.
+
+Workers that end with their pass are given a copy of the dataset that knows it. Workers that stay read it from shared
+memory when they begin a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from multiprocessing import parent_process
+from typing import TYPE_CHECKING, Any, cast
+
+from torch.utils import data as torch_data
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FollowEpoch", "accepts", "tell_epoch"]
+
+
+def accepts(method: object, /, *arguments: object) -> bool:
+    """Whether *method* is there and can be called with *arguments*.
+
+    >>> accepts(len, []), accepts(len), accepts(None)
+    (True, False, False)
+    """
+    if not callable(method):
+        return False
+    try:
+        signature(cast("Callable[..., Any]", method)).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some methods written in C have no signature to look at
+        return True
+    return True
+
+
+def tell_epoch(dataset: Any, epoch: int, /) -> bool:
+    """Call `dataset.set_epoch(epoch)`; False where it has none."""
+    set_epoch: Any = getattr(dataset, "set_epoch", None)
+    if not accepts(set_epoch, epoch):
+        return False
+    set_epoch(epoch)
+    return True
+
+
+class FollowEpoch:
+    """A `worker_init_fn` that calls the user's *own*, and tells a worker's dataset each later *epoch*."""
+
+    def __init__(self, epoch: torch.Tensor, own: Callable[[int], None] | None) -> None:
+        shared: Any = epoch
+        self._epoch: torch.Tensor = shared.share_memory_()
+        self._told = int(epoch)  # what the worker's copy knows, however late the worker starts
+        self._own = own
+
+    def __call__(self, worker_id: int, /) -> None:
+        """Prepare this worker process, before its first pass."""
+        if self._own is not None:
+            self._own(worker_id)
+        if parent_process() is None:  # a worker that is a thread has the main process's dataset
+            return
+        kinds: Any = torch_data._DatasetKind  # noqa: SLF001  # torch's and torchdata's workers begin each pass there
+        create: Callable[..., Any] = kinds.create_fetcher
+
+        def created(kind: int, dataset: Any, *options: Any) -> Any:
+            if self._told != (epoch := int(self._epoch)):
+                self._told = epoch
+                tell_epoch(dataset, epoch)
+            return create(kind, dataset, *options)
+
+        kinds.create_fetcher = staticmethod(created)

@@ -1,0 +1,236 @@
+"""What streams do with a state that they have loaded: it is the start of one pass, and it may lie."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from resumable import DecorationError, MismatchError, ResumptionWarning, resumable
+from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
+from tests.support.lightning_runs import PlainNumbers, Scenario, check, resumed, train, uninterrupted
+from tests.support.samplers import SET_VITAL
+from tests.support.streams import (
+    Buffered,
+    CountedByItsCaller,
+    Endless,
+    EndsItsRestoreAtItsEnd,
+    FollowsItsEpoch,
+    GivesOneDict,
+    KeepsItsStart,
+    RemembersItsPasses,
+    SavesNothingYet,
+    SizedEndsItsRestoreAtItsEnd,
+    SizedKeepsItsStart,
+    Stream,
+    ToldItsEpoch,
+    streaming,
+)
+
+CUTS = [
+    (saved_after_step(1),),
+    (saved_after_step(3),),
+    (saved_at_epoch_end(0),),
+    (raised_in("training_step", (1, 0)),),
+    (raised_in("training_step", (1, 1)), raised_in("training_step", (1, 3))),
+]
+LIMITS: list[dict[str, Any]] = [{}, {"limit_train_batches": 4}]
+every_cut = pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "+".join(map(str, cuts)))
+reading_again = pytest.mark.filterwarnings("ignore:This resume reads the stream again")
+pytestmark = pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`", SET_VITAL)
+
+
+@resumable(streams="read_again")
+class ReadAgain(PlainNumbers):
+    """The datamodule of a scenario, whose streams are read again."""
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        KeepsItsStart,
+        SizedKeepsItsStart,
+        FollowsItsEpoch,
+        EndsItsRestoreAtItsEnd,
+        SizedEndsItsRestoreAtItsEnd,
+        GivesOneDict,
+        Endless,
+    ],
+)
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@every_cut
+def test_a_loaded_state_is_the_start_of_one_pass(
+    cuts: tuple[Cut, ...], limit: dict[str, Any], cls: type[Stream]
+) -> None:
+    """Behind a resume every later epoch is a whole one, whatever the stream does with what it has loaded."""
+    if cls is Endless and not limit:
+        pytest.skip("an epoch of it has no end")
+    check(streaming(cls, trainer=limit), *cuts)
+
+
+@reading_again
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [KeepsItsStart, FollowsItsEpoch, EndsItsRestoreAtItsEnd])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("cuts", [CUTS[1], CUTS[3], CUTS[4]], ids=str)
+def test_a_loaded_state_is_the_start_of_one_pass_in_workers(
+    cuts: tuple[Cut, ...], persistent: bool, cls: type[Stream]
+) -> None:
+    """The same where copies of the stream are in workers, those that stay included."""
+    check(streaming(cls, 2, loader=partial(DataLoader, persistent_workers=persistent)), *cuts)
+
+
+class OwnLoader(DataLoader[int]):
+    """A loader that saves its own state, and ends a restore only where a pass is asked past its end."""
+
+    restored = False
+    given = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.restored = False
+
+    def __iter__(self) -> Any:
+        if not self.restored:
+            self.given = 0
+        batches = super().__iter__()
+        for _ in range(self.given):
+            next(batches)
+        for batch in batches:
+            self.given += 1
+            yield batch
+        self.restored = False
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given, self.restored = state["given"], True
+
+
+class SizedStream(Stream):
+    """A stream with a length."""
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@also_with_workers
+@every_cut
+def test_loaders_with_a_state_of_their_own(cuts: tuple[Cut, ...], limit: dict[str, Any], num_workers: int) -> None:
+    """The same where the loader is what saves and loads, in the main process whatever its workers do."""
+    check(streaming(SizedStream, num_workers, loader=OwnLoader, trainer=limit), *cuts)
+
+
+@reading_again
+@pytest.mark.parametrize("cls", [CountedByItsCaller, SavesNothingYet])
+@pytest.mark.parametrize("cuts", CUTS[1:4], ids=str)
+def test_states_that_cannot_be_asked_for(cuts: tuple[Cut, ...], cls: type[Stream]) -> None:
+    """A stream whose `state_dict` needs arguments, or is not written, is read again."""
+    check(streaming(cls), *cuts)
+
+
+# States that lie, and streams that are not the same.
+
+
+@pytest.mark.parametrize("cut", [saved_after_step(2), saved_after_step(3), raised_in("training_step", (1, 2))], ids=str)
+def test_a_state_that_leaves_something_out_is_said(cut: Cut) -> None:
+    """A resume that is not exact, for its state leaves out a shuffle buffer, says so once."""
+    with pytest.warns(ResumptionWarning) as warned:
+        run = resumed(streaming(Buffered), cut)
+    said = [str(each.message) for each in warned if issubclass(each.category, ResumptionWarning)]
+    assert run != uninterrupted(streaming(Buffered))
+    assert 1 == len(said)
+    assert said[0].startswith("The stream does not go on where its state was saved")
+    assert 'streams="read_again"' in said[0]
+
+
+@pytest.mark.parametrize("cut", [saved_after_step(1), raised_in("training_step", (1, 1))], ids=str)
+def test_a_state_behind_a_passes_first_batch(cut: Cut) -> None:
+    """Behind the first batch of a pass that batch is all that is read again, so that nothing can be left out."""
+    check(streaming(Buffered), cut)
+
+
+@pytest.mark.filterwarnings("error::resumable.ResumptionWarning")
+@pytest.mark.parametrize("cls", [Stream, Buffered, KeepsItsStart, ToldItsEpoch, RemembersItsPasses])
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@every_cut
+def test_streams_that_are_read_again_on_demand(cuts: tuple[Cut, ...], limit: dict[str, Any], cls: type[Stream]) -> None:
+    """`streams="read_again"` is exact for each stream that gives the same again, and has nothing to warn of."""
+    check(streaming(cls, trainer=limit, data=ReadAgain), *cuts)
+
+
+@reading_again
+def test_another_stream_is_said() -> None:
+    """A stream that gives other samples than were trained is noticed while it is read again."""
+    with pytest.warns(ResumptionWarning, match="The stream is not the one that was trained"):
+        resumed(streaming(RemembersItsPasses), raised_in("training_step", (1, 2)))
+
+
+def shortened(cls: type[Stream]) -> Any:
+    """The scenario's loader over a stream that has become too short."""
+
+    def loaders(scenario: Scenario) -> Any:
+        return scenario.loader(cls(6))
+
+    return loaders
+
+
+@reading_again
+@pytest.mark.parametrize("cls", [Stream, KeepsItsStart])
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 15}], ids=str)
+def test_a_stream_that_ends_before_its_position(limit: dict[str, int], cls: type[Stream]) -> None:
+    """A stream with fewer batches than were trained is refused before the first step, with both numbers."""
+    then = Scenario(shuffle=False, loaders=shortened(cls), trainer=limit)
+    with pytest.raises(MismatchError, match=r"batches trained of its epoch: 4\n.*batches that it gave: +[23]"):
+        resumed(streaming(cls, trainer=limit), saved_after_step(4), then=then)
+
+
+def test_batches_that_come_as_workers_finish() -> None:
+    """With in_order=False the batches of workers cannot be counted, so such a loader is refused."""
+    scenario = streaming(Stream, 2, loader=partial(DataLoader, in_order=False))
+    with pytest.raises(DecorationError, match="in_order=False"):
+        train(scenario)
+
+
+class Halves(DataLoader[int]):
+    """A loader whose class yields other batches than torch's."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            yield from batch.split(2)
+
+
+@reading_again
+def test_loaders_of_a_users_class_stay() -> None:
+    """Torchdata's loader takes the place of torch's own, and not of a user's class, whose batches would be lost."""
+    scenario = streaming(KeepsItsStart, 2, loader=Halves)
+    assert 12 == uninterrupted(scenario).batches(0)
+    check(scenario, saved_after_step(3))
+
+
+# What streams are told.
+
+
+@reading_again
+@pytest.mark.parametrize("cuts", CUTS[1:], ids=str)
+def test_streams_are_told_their_epoch(cuts: tuple[Cut, ...]) -> None:
+    """`set_epoch` is called before each pass, so that a stream that shuffles by it goes on in its order."""
+    scenario = streaming(ToldItsEpoch)
+    check(scenario, *cuts)
+    first, second = (uninterrupted(scenario).ids(epoch) for epoch in (0, 1))
+    assert first != second
+
+
+@reading_again
+@pytest.mark.slow
+@pytest.mark.parametrize("persistent", [False, True])
+def test_streams_in_workers_are_told_their_epoch(persistent: bool) -> None:
+    """The copies of a stream in workers learn of the epoch, also where the workers stay."""
+    scenario = streaming(ToldItsEpoch, 2, loader=partial(DataLoader, persistent_workers=persistent))
+    orders = [uninterrupted(scenario).ids(epoch) for epoch in range(3)]
+    assert 3 == len(set(map(tuple, orders)))
+    check(scenario, raised_in("training_step", (1, 2)))

@@ -15,7 +15,8 @@ import lightning as L
 import pytest
 import torch.distributed as dist
 
-from resumable import Position, resumption_of
+from resumable import Position, ResumableLoader, resumption_of
+from resumable.adapters.distributed import Ranks
 from tests.support.cuts import Cut, raised_after, saved_after_step, saved_at_epoch_end, saved_in, sigkill, stopped
 from tests.support.lightning_runs import Numbers, PlainNumbers, Run, Scenario
 from tests.support.rank_modules import BudgetedRanks, Gathering, TwoOptimizersOnRanks
@@ -195,6 +196,11 @@ def kept(scenario: Scenario) -> Any:
     return scenario.loader()
 
 
+def ranked(scenario: Scenario) -> Any:
+    """A ResumableLoader, which counts by itself where no trainer does."""
+    return scenario.loader(cls=ResumableLoader, ranks=Ranks())
+
+
 OPTIONS: dict[str, Scenario] = {
     "limit_train_batches=2": Scenario(trainer={"max_epochs": 3, "limit_train_batches": 2}),
     "limit_train_batches=0.7": Scenario(trainer={"max_epochs": 3, "limit_train_batches": 0.7}),
@@ -206,6 +212,7 @@ OPTIONS: dict[str, Scenario] = {
     "estimated_stepping_batches": Scenario(module=BudgetedRanks),
     "two optimizers": Scenario(module=TwoOptimizersOnRanks),
     "one loader for ever": Scenario(loaders=kept),
+    "handed to the fit": Scenario(data=PlainNumbers, loaders=ranked),
 }
 
 

@@ -184,7 +184,7 @@ def _start_fork_server() -> None:
     _kept_servers[os.getpid()] = SERVER["_forkserver_pid"]
 
 
-_kept_servers: dict[int, int] = {}
+_kept_servers: dict[int, int | None] = {}
 """The fork server that survives the signals, of each process: a forked one has its parent's in here too."""
 
 

@@ -62,6 +62,7 @@ class ResumableLoader(SeekableLoader[T]):
     """A torch DataLoader over a map-style dataset that goes on with the exact next sample.
 
     Iterating it yields the rest of the epoch; the next iteration is the next epoch. `len()` is that of a whole epoch.
+    A dataset that has become longer or shorter is trained whole from the next epoch on.
 
     While one iterator is alive, others move nothing. After an error of a sample the iterator goes on with the next batch, as
     torch's does; the failed batch then counts as passed over.
@@ -161,7 +162,11 @@ class ResumableLoader(SeekableLoader[T]):
     def _install(self) -> None:
         sampler = ResumableSampler(self._progress.feed, single=self.batch_size is None)
         check = partial(rank_of, None, None, None) if self._is_alone else None  # other processes may have come up
-        install(self, sampler, LoopPasses(sampler, self._progress, tracker_of(self._state), hand_over, check))
+        install(
+            self,
+            sampler,
+            LoopPasses(sampler, self._progress, tracker_of(self._state), hand_over, check, dataset=self.dataset),
+        )
         vars(self).update(_resumable_schedule=self._progress, sampler=SequentialRankSampler(sampler, check))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,6 +176,15 @@ class ResumableLoader(SeekableLoader[T]):
         vars(self).update(kept)
         tracker_of(self._state).connect(self._progress)
         self._install()
+
+    def __len__(self) -> int:
+        self._follow_length()
+        return super().__len__()
+
+    def _follow_length(self) -> None:
+        passes: object = self._resumable_pass
+        if isinstance(passes, LoopPasses):
+            passes.follow_length()
 
     def __repr__(self) -> str:
         order, stretch = self._progress.feed.identity, self._progress.stretch
@@ -188,6 +202,7 @@ class ResumableLoader(SeekableLoader[T]):
     @property
     def state(self) -> ResumptionState:
         """The position, to be saved, loaded and committed."""
+        self._follow_length()
         return self._state
 
     @property
@@ -230,11 +245,11 @@ class ResumableLoader(SeekableLoader[T]):
 
     def commit(self, *, batches: SupportsIndex | None = None) -> None:
         """Count everything yielded so far as trained, or *batches* batches more; see `ResumptionState.commit`."""
-        self._state.commit(batches=batches)
+        self.state.commit(batches=batches)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the position to the file *path*; see `ResumptionState.save`."""
-        self._state.save(path)
+        self.state.save(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from the position in a file of `save`.
@@ -247,11 +262,11 @@ class ResumableLoader(SeekableLoader[T]):
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a dict of JSON types; see `ResumptionState.state_dict`."""
-        return self._state.state_dict()
+        return self.state.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved position; see `ResumptionState.load_state_dict`."""
-        self._state.load_state_dict(state_dict)
+        self.state.load_state_dict(state_dict)
 
 
 _OPTIONS: Final = tuple(signature(ResumableLoader.__init__).parameters)[1:]

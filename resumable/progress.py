@@ -279,6 +279,10 @@ class Tracker:
         self._take(loaded or before, progress)
         return before
 
+    def fold(self) -> None:
+        """Take what was trained so far as loaded: the progress goes on in another stretch."""
+        self._saved, self._noted = self.snapshot(), None
+
     def follow_or_connect(self, progress: Progress, /) -> bool:
         """Follow *progress* if nothing was trained or loaded before, which is returned; otherwise connect it."""
         is_fresh = self.snapshot() == Snapshot()

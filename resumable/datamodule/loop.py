@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
@@ -40,8 +41,9 @@ class LoopAdapter:
         """Always True: a loop loads a state in order to train."""
         return True
 
-    def before_build(self, tracker: Tracker, /) -> None:
+    def before_build(self, tracker: Tracker, /) -> AbstractContextManager[None]:
         """Nothing to correct: a loop counts its own epochs."""
+        return nullcontext()
 
     def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:
         """Raise `DecorationError` for a further loader, and for a stream."""

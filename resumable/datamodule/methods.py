@@ -30,8 +30,12 @@ def _train_dataloader(self: Any, method: Callable[..., Any], *args: Any, **kwarg
 
     options: Options = self.__resumable_options__
     tracker, trainer, sampler = tracker_of(resumption_of(self)), adapter_of(self), sampler_of(self)
-    build = functools.partial(method, *args, **kwargs)
-    trainer.before_build(tracker)
+    building = trainer.before_build(tracker)
+
+    def build() -> Any:
+        with building:
+            return method(*args, **kwargs)
+
     if sampler is not None:
         return attach_sampled(build, sampler, trainer, tracker, options)
     return attach(build(), trainer, tracker, options)

@@ -6,6 +6,7 @@ adapter_of(datamodule) ──► adapters.lightning.Adapter    a Lightning Train
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from resumable.adapters import adapter_for
@@ -41,8 +42,8 @@ class TrainerAdapter(Protocol):
         """Get ready for *tracker* to be loaded; False where the load is not the training's and must move nothing."""
         ...
 
-    def before_build(self, tracker: Tracker, /) -> None:
-        """Let the user's `train_dataloader`, which is called next, see the epoch that goes on."""
+    def before_build(self, tracker: Tracker, /) -> AbstractContextManager[None]:
+        """Let the user's `train_dataloader`, called in the block that is returned, see the epoch that its loaders are of."""
         ...
 
     def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:

@@ -44,7 +44,8 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
     for own in (sampler, batches):
         shown = own.batches if isinstance(own, RankSampler) else own
         if isinstance(shown, ResumableSampler):  # a ResumableLoader, which knows its ranks
-            return of_as_many_ranks(shown.feed, shard)
+            given = shown.feed
+            return of_as_many_ranks(given.as_long_as(loader.dataset) if isinstance(given, OrderFeed) else given, shard)
     users: Any = None if batches is None or _is_torchs(batches, BatchSampler) else batches
     if batches is None and isinstance(made_with[0], BatchSampler):  # torch's way to give whole batches to the dataset
         users = made_with[0]

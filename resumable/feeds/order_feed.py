@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from typing_extensions import override
 
+from resumable.errors import ConfigurationError
 from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, Shard, cannot_adopt, cut, miscounted
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.canary import Canaries
@@ -31,7 +32,7 @@ from resumable.steps.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OrderFeed"]
+__all__ = ["OrderFeed", "check_length"]
 
 _A_CALL: Final = 2_500
 """A call of a user's order is assumed to cost as much as so many indices."""
@@ -55,6 +56,20 @@ class OrderFeed(Feed):
         self.order = order
         self.identity: Identity = identity_of(order)
         self._canaries = Canaries(order)
+
+    def as_long_as(self, dataset: Any, /) -> OrderFeed:
+        """The feed of *dataset* as long as it is now, or of the user's order or sampler; itself where nothing has changed.
+
+        Raises:
+            ConfigurationError: if a user's order is not as long as the dataset.
+        """
+        order, length = self.order, len(dataset)
+        if isinstance(order, (Sequential, Shuffled)):
+            order = self._order_of(replace(self.identity, length=length)) if length != len(order) else order
+        elif isinstance(order, ReplayedSampler):
+            length = len(order)
+        check_length(order, length)
+        return self if length == self.plan.length else OrderFeed(order, replace(self.plan, length=length), self.shard)
 
     @override
     def padded_samples(self, offset: int, /, epoch: int = 0) -> int:
@@ -167,3 +182,16 @@ class OrderFeed(Feed):
         if len(drawn) != stop - start:
             raise miscounted(self.identity, epoch, stop - start, len(drawn))
         return drawn
+
+
+def check_length(order: Order, length: int, /) -> None:
+    """Raise `ConfigurationError` unless *order* and a dataset of *length* samples are equally long.
+
+    >>> check_length(Sequential(3), 3)
+    """
+    if len(order) != length:
+        raise ConfigurationError(
+            "The order and the dataset have different lengths.",
+            [("len(order)", len(order)), ("len(dataset)", length)],
+            "Make the order as long as the dataset.",
+        )

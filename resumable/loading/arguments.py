@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.checks import check_members, check_schedule, whole_number
 from resumable.errors import ConfigurationError, ResumptionError
+from resumable.feeds.order_feed import check_length
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.protocols import BatchSchedule, Order, Ranks
 from resumable.saved.schedule_format import LedgerSchedule, ledger_schedule
@@ -21,7 +22,16 @@ from resumable.steps.batch_plan import DropLast
 from resumable.steps.schedules import LinearRampup
 from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 
-__all__ = ["check_in_order", "check_options", "length_of", "order_of", "rank_of", "schedule_of", "tail_of"]
+__all__ = [
+    "check_in_order",
+    "check_length",
+    "check_options",
+    "length_of",
+    "order_of",
+    "rank_of",
+    "schedule_of",
+    "tail_of",
+]
 
 _DATALOADER_OPTIONS: Final = tuple(signature(cast("Any", DataLoader.__init__)).parameters)[1:]
 
@@ -66,12 +76,7 @@ def order_of(length: int, shuffle: bool, seed: int | None, order: Order | None, 
             [("order", order), ("shuffle", shuffle), ("seed", seed)],
             "Pass either order=, or shuffle= and seed=.",
         )
-    if len(order) != length:
-        raise ConfigurationError(
-            "The order and the dataset have different lengths.",
-            [("len(order)", len(order)), ("len(dataset)", length)],
-            "Make the order as long as the dataset.",
-        )
+    check_length(order, length)
     return order
 
 

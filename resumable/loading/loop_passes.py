@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler
+from resumable.feeds.order_feed import OrderFeed
 from resumable.loading.dataloader import Iterate, SeekableLoader, install
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.trainer_loops import trainer_loop
@@ -19,6 +21,8 @@ HandOver: TypeAlias = "Callable[[Any, Any], Callable[[Iterate[Any]], Iterator[An
 
 class LoopPasses:
     """Starts a loader's passes: in a loop they count what they yield, for *tracker*.
+
+    *dataset* may change its length between two passes.
 
     A pass that a trainer trains with starts and counts as *hand_over* says. One that a trainer evaluates with is the
     whole epoch, and moves nothing, nor does any other pass while a trainer trains. *check* is called before the others.
@@ -34,12 +38,15 @@ class LoopPasses:
         tracker: Tracker,
         hand_over: HandOver,
         check: Callable[[], object] | None = None,
+        *,
+        dataset: Any = None,
     ) -> None:
         self.sampler = sampler
         self.progress = progress
         self.tracker = tracker
         self._hand_over = hand_over
         self._check = check
+        self._dataset = dataset
 
     def install(self, loader: SeekableLoader[Any]) -> None:
         """Start the passes of *loader*, which saves and loads their position."""
@@ -66,7 +73,26 @@ class LoopPasses:
             at = self.tracker.position
             self.sampler.begin(self.progress.feed, (at.epoch, at.offset))
             return iterate(beside=True)
+        self.follow_length(begins=True)
         return self.progress.passes_in_turn(self.tracker, self.sampler, iterate)
+
+    def follow_length(self, *, begins: bool = False) -> None:
+        """Go on with a dataset that has become longer or shorter, where an epoch begins next.
+
+        Raises:
+            ConfigurationError: where a pass *begins* that cannot be trained.
+        """
+        progress, feed = self.progress, self.progress.feed
+        if self._dataset is not None and isinstance(feed, OrderFeed) and self.tracker.progress is progress:
+            if progress.is_running:
+                return
+            try:
+                present = feed.as_long_as(self._dataset)
+                if present is not feed:
+                    progress.resize(present, self.tracker)
+            except ConfigurationError:
+                if begins:
+                    raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "is_handed": False}

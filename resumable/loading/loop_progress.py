@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from typing import cast
 
@@ -141,6 +142,28 @@ class LoopProgress(Cursor, Progress):
             self.plan.check_from(self.next_start)
             self._is_checked = True
 
+    def resize(self, feed: Feed, tracker: Tracker, /) -> None:
+        """Go on with *feed*, of another length, from the epoch on that begins next; *tracker* counts by this progress.
+
+        Raises:
+            ConfigurationError: within an epoch that cannot be ended.
+        """
+        at, then, now = self.next_start, self.feed.plan, feed.plan
+        if not at.offset:
+            now.position_at(0)  # raises where an epoch has no batch
+            tracker.fold()
+            stretch = replace(self.stretch, length=now.length, sample=at.consumed_samples, epoch=at.epoch, offset=0)
+            self.feed, self.stretch = feed, stretch
+            self.plan = now if stretch.schedule is None else stretch.plan
+            self.seek(at, commits=self.commits)
+            self._origin, self._is_checked = at, False
+        elif now.length < then.length or then.carries:
+            raise ConfigurationError(
+                "The length of the dataset has changed in the middle of an epoch.",
+                [("length at its start", then.length), ("now", now.length), ("position", at)],
+                "Change it between two epochs, and not with drop_last='carry', where they overlap.",
+            )
+
     @override
     def settle(self) -> None:
         self.leave()
@@ -168,6 +191,11 @@ class LoopProgress(Cursor, Progress):
     def take_turn(self, tracker: Tracker, /, *, later: bool = False) -> None:
         """Count for *tracker* from where the present progress would begin its next pass; see `Tracker.switch_to`."""
         other = tracker.progress
+        if isinstance(other, LoopProgress) and not other.is_running and not other.next_start.offset:
+            then, feed = other.feed.identity, copy(self.feed)
+            if feed.identity.kind == then.kind and feed.identity.length != then.length:
+                feed.adopt(replace(feed.identity, seed=then.seed))
+                other.resize(feed, tracker)  # the run goes on: its dataset has changed
         tracker.switch_to(self, later=later)
         if isinstance(other, LoopProgress) and tracker.progress is self:
             self.looks = other.looks

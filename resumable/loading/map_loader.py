@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from typing_extensions import override
 
-from resumable.errors import ConfigurationError, DecorationError
+from resumable.errors import ConfigurationError, DecorationError, warn
 from resumable.feeds.feed import Feed, ResumableSampler, Shard, StreamGrouping
 from resumable.feeds.from_dataloader import feed_of
+from resumable.feeds.order_feed import OrderFeed
 from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
 from resumable.loading.loop_passes import HandOver, LoopPasses
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 __all__ = ["MapLoader", "TrainLoader", "seed_of_loader"]
+
+
+_ASK_AGAIN: Final = "Let the trainer ask for it again in each epoch: reload_dataloaders_every_n_epochs=1."
 
 
 class TrainLoader(Protocol):
@@ -84,6 +88,7 @@ class MapLoader(TrainLoader):
             )
         self.sampler: ResumableSampler = ResumableSampler(feed, single=loader.batch_sampler is None)
         self.num_workers: int = loader.num_workers
+        self.watch_length(loader.dataset)
         self.loader: SeekableLoader[Any] = seekable(loader)
 
     @property
@@ -107,9 +112,33 @@ class MapLoader(TrainLoader):
         if loop is not None:
             self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
             return iterate(beside=loop.is_beside_training)
+        self._check_length()
         at = self._start()
         self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
         return iterate()
+
+    def watch_length(self, dataset: Any, /) -> None:
+        """Notice where *dataset* becomes longer or shorter, if the feed is as long as it is now."""
+        length = self.feed.plan.length
+        self._dataset: Any = dataset if isinstance(self.feed, OrderFeed) and length == len(dataset) else None
+        self._longest: int = length
+
+    def _check_length(self) -> None:
+        """Refuse a dataset that has become shorter since the trainer asked for its loader; warn of a longer one."""
+        then = self.feed.plan.length
+        now = then if self._dataset is None else len(self._dataset)
+        lengths = [("length then", then), ("length now", now)]
+        if now < then:
+            raise ConfigurationError(
+                "The dataset has become shorter since its train loader was made.", lengths, _ASK_AGAIN
+            )
+        if now > self._longest:
+            self._longest = now
+            warn(
+                "The dataset has become longer since its train loader was made: the epochs train as many as it had then.",
+                lengths,
+                _ASK_AGAIN,
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the loader has no trainer: it goes on from here in a loop of its own."""
@@ -127,7 +156,7 @@ class MapLoader(TrainLoader):
 
         The loader that is iterated is the one that counts: the user may have asked for another in the meantime.
         """
-        LoopPasses(self.sampler, progress, tracker, self._hand_over).install(self.loader)
+        LoopPasses(self.sampler, progress, tracker, self._hand_over, dataset=self._dataset).install(self.loader)
 
 
 def seed_of_loader(seed: int, number: int, /) -> int:

@@ -23,13 +23,14 @@ Callback class is imported from Lightning, from the package that the trainer com
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from resumable.adapters.lightning.data_sampler_progress import LightningSamplerProgress
 from resumable.adapters.lightning.handed import passes_of
 from resumable.adapters.lightning.hooks import Hooks, hooks_of
-from resumable.adapters.lightning.placement import TrainerProgress, place
+from resumable.adapters.lightning.placement import TrainerProgress, built_at, epoch_of_loaders, place
 from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.restart import SavedLoops
@@ -74,13 +75,18 @@ class Adapter:
             trainer.fit_loop._combined_loader = None  # loaders that were built already do not know the position
         return True
 
-    def before_build(self, tracker: Tracker, /) -> None:
-        """Let `trainer.current_epoch` be the epoch that goes on: Lightning takes one that was stopped for finished."""
+    def before_build(self, tracker: Tracker, /) -> AbstractContextManager[None]:
+        """Let `trainer.current_epoch` be the epoch that goes on: Lightning takes one that was stopped for finished.
+
+        In the block it is the one in which the uninterrupted run asked for the loaders.
+        """
         fit = self.trainer.fit_loop
         saved, epoch = tracker.snapshot(), fit.epoch_progress.current
-        is_placed = tracker.progress is not None or not fit.is_resuming
-        if not is_placed and saved.epoch is not None and epoch.completed == saved.epoch + 1:
+        if tracker.progress is not None or not fit.is_resuming:
+            return nullcontext()
+        if saved.epoch is not None and epoch.completed == saved.epoch + 1:
             epoch.completed = saved.epoch
+        return built_at(epoch, epoch_of_loaders(self.trainer))
 
     def check_loader(self, loader: Any, number: int, stretch: Stretch | None, /) -> None:
         """Refuse what a ResumableLoader does in a loop and Lightning's epochs would not follow."""

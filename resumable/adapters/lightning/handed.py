@@ -43,6 +43,7 @@ class HandedLoader(MapLoader):
         self.loader, self.passes, self.sampler = loader, passes, passes.sampler
         self.feed = copy(of_as_many_ranks(passes.progress.feed, shard))
         self.num_workers = loader.num_workers
+        self.watch_length(loader.dataset)
         self.goes_back_to: Snapshot | None = None
 
     @override

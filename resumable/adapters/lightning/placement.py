@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +12,7 @@ from resumable.errors import warn
 from resumable.progress import Progress
 from resumable.saved.snapshot import Snapshot
 
-__all__ = ["TrainerProgress", "Placement", "place"]
+__all__ = ["Placement", "TrainerProgress", "built_at", "epoch_of_loaders", "place"]
 
 _PLATEAU = (
     "This checkpoint was saved after an epoch's last batch, before ReduceLROnPlateau's step at the epoch's end: "
@@ -95,7 +97,7 @@ class Placement:
     """What the counters do not hold: the form that they were brought into, and the length of a first, shorter epoch.
 
     *trained* batches of the epoch are trained, by the counters. *built_at_epoch* is the current epoch that
-    `train_dataloader` saw, before the counters were set.
+    `train_dataloader` saw.
 
     The first epoch is shorter than its number of batches where the rest of it is trained in batches of another size
     and whole accumulation windows, or by a trainer that counts from 0.
@@ -161,9 +163,9 @@ def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapsho
 
     A trainer without restored counters counts the rest of an epoch from 0.
     """
-    built_at_epoch = progress.trainer.current_epoch
     if restored is None:
-        return Placement(None, 0, built_at_epoch)
+        return Placement(None, 0, progress.trainer.current_epoch)
+    built_at_epoch = epoch_of_loaders(progress.trainer)
     loops = restored.as_saved()
     trained = progress.trained_batches(loops)
     form = _form(progress, loops, saved)
@@ -178,6 +180,22 @@ def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapsho
     )
     restored.restore(loops, progress.trainer.fit_loop)
     return Placement(form, trained, built_at_epoch)
+
+
+def epoch_of_loaders(trainer: Any, /) -> int:
+    """The epoch in which the uninterrupted run asked for the loaders of the current one."""
+    epoch, every = trainer.current_epoch, trainer.reload_dataloaders_every_n_epochs
+    return int(epoch - epoch % every if every else epoch)
+
+
+@contextmanager
+def built_at(progress: Any, epoch: int, /) -> Generator[None, None, None]:
+    """Let the epoch *progress* say that the current epoch is *epoch*, for the loaders that are built in the block."""
+    completed, progress.completed = progress.completed, epoch
+    try:
+        yield
+    finally:
+        progress.completed = completed
 
 
 def _form(progress: TrainerProgress, loops: dict[str, Any], saved: Snapshot) -> Form:

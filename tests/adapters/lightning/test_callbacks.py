@@ -97,3 +97,28 @@ def test_loaders_of_each_epoch(cut: Cut, accumulates: int, limit: dict[str, int]
 
     options = {"reload_dataloaders_every_n_epochs": 1, "accumulate_grad_batches": accumulates, "max_epochs": 3, **limit}
     check(Scenario(data=Each, trainer=options), cut)
+
+
+@pytest.mark.parametrize("each", EACH)
+@pytest.mark.parametrize(
+    "cut",
+    [
+        stopped((1, 1)),
+        stopped((2, 1)),
+        raised_in("training_step", (3, 1)),
+        saved_at_epoch_end(0),
+        saved_at_epoch_end(1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("every", [2, 3])
+def test_loaders_of_several_epochs(every: int, cut: Cut, each: str) -> None:
+    """They are those that were built in the first of these epochs, wherever among them the run is resumed."""
+
+    class Each(Numbers):
+        def train_dataloader(self) -> Any:
+            trainer: Any = self.trainer
+            return EACH[each](self.scenario, trainer.current_epoch)
+
+    options = {"reload_dataloaders_every_n_epochs": every, "max_epochs": 5}
+    check(Scenario(samples=40, data=Each, trainer=options), cut)

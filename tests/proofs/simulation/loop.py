@@ -58,6 +58,7 @@ class Loop:
     def run(self) -> None:
         """Train, save, fail, and come to the moment at which the process dies."""
         session = self.session
+        check("The epoch at which each rank goes on.", {self.place[1]}, {rank.epoch for rank in self.ranks})
         if session.commits:
             for rank in self.ranks:
                 rank.state.commit()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from itertools import count as counted
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from weakref import WeakSet
 
 from torch.utils.data import BatchSampler, Sampler
 from typing_extensions import override
@@ -164,8 +165,9 @@ class ResumableSampler(Sampler[Any]):
     goes on with the next epoch, as Lightning cycles a shorter loader beside a longer one. *single* yields indices in place
     of lists of one, for a DataLoader with `batch_size=None`.
 
-    It is iterated while its own loader begins a pass, *is_open*: another loader around it would begin each of its passes
-    at the same place, and nothing would count them. A framework that puts its own sampler into a loader makes a batch
+    It is iterated while its own loader begins a pass, *is_open*, or goes on with one of *passes*, whose class begins it by
+    itself: another loader around it would begin each of its passes at the same place, and nothing would count them. A
+    framework that puts its own sampler into a loader makes a batch
     sampler of this class around it, with the arguments of torch's BatchSampler: that is a `RebuiltSampler`.
     """
 
@@ -177,6 +179,7 @@ class ResumableSampler(Sampler[Any]):
         self.feed = feed
         self.single = single
         self.is_open = False
+        self.passes: WeakSet[Any] = WeakSet()
         self.start: tuple[int, int] = (0, 0)
         self.count: int | None = None
         self.evaluates: bool = False
@@ -191,10 +194,13 @@ class ResumableSampler(Sampler[Any]):
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "is_open": False}
+        return {**vars(self), "is_open": False, "passes": None}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept, passes=WeakSet())
 
     def __iter__(self) -> Iterator[Any]:
-        if not self.is_open:
+        if not (self.is_open or self.passes):
             raise iterated_outside(self)
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
         batches = self.batches()
@@ -222,6 +228,13 @@ class ResumableSampler(Sampler[Any]):
         if self.is_endless:
             return chain.from_iterable(feed.batches(epoch, offset if epoch == first else 0) for epoch in counted(first))
         return feed.batches(first, offset, count)
+
+    @property
+    def left(self) -> int | None:
+        """Batches of that pass; None where nobody counts them."""
+        if self.evaluates or self.is_endless:
+            return None
+        return self.feed.plan.batches_left(self.start[1]) if self.count is None else self.count
 
 
 class RebuiltSampler(BatchSampler):

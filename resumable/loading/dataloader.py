@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Protocol, cast
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler, shown
 from resumable.feeds.rank_sampler import RankSampler
 from resumable.loading.epochs import FollowEpoch, tell_epoch
+from resumable.loading.own_batches import OwnBatches, has_own_batches, note_given
 from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
@@ -63,6 +65,7 @@ class SeekableLoader(ShieldLoader[T]):
     _resumable_sampler: ResumableSampler | None = None
     _resumable_schedule: StepGroups | None = None
     _resumable_epoch: torch.Tensor | None = None
+    _resumable_own: Any = None
     num_microbatches: Any = _Microbatches()
 
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
@@ -92,11 +95,21 @@ class SeekableLoader(ShieldLoader[T]):
         if install_passes is not None:
             install_passes(self)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """An `__iter__` of the class's own stays the one that a loop sees: what it yields is counted."""
+        super().__init_subclass__(**options)
+        own: Any = cls.__iter__
+        if own is not SeekableLoader.__iter__ and own not in _OUTERMOST:
+            cls._resumable_own = own
+            cls.__iter__ = _outermost(own)  # type: ignore[method-assign]
+
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
+        if self._resumable_own is not None:  # which asks for torch's batches
+            return super().__iter__()
         return self._resumable_pass(partial(self._begin, super().__iter__))
 
     def _begin(self, iterate: Callable[[], Iterator[T]], /, *, beside: bool = False) -> Iterator[T]:
-        """The pass of *iterate*, which alone iterates the sampler."""
+        """The pass of *iterate*, torch's or the class's own, which alone iterates the sampler."""
         if beside:  # torch has one iterator for all passes with persistent workers: the pass under way keeps it
             self._iterator = None
         sampler = self._resumable_sampler
@@ -105,7 +118,7 @@ class SeekableLoader(ShieldLoader[T]):
         self.begin_epoch(sampler.start[0])  # a stream's `StreamLoader` tells it by itself
         sampler.is_open = True
         try:
-            return iterate()
+            return OwnBatches(self, sampler, iterate) if has_own_batches(type(self)) else iterate()
         finally:
             sampler.is_open = False
 
@@ -117,13 +130,30 @@ class SeekableLoader(ShieldLoader[T]):
             self._resumable_epoch.fill_(epoch)
 
     def _get_iterator(self) -> Any:
-        if self._resumable_epoch is None:
-            return super()._get_iterator()
-        own, self.worker_init_fn = self.worker_init_fn, FollowEpoch(self._resumable_epoch, self.worker_init_fn)
+        own, epoch = self.worker_init_fn, self._resumable_epoch
+        if epoch is not None:
+            self.worker_init_fn = FollowEpoch(epoch, own)
         try:
-            return super()._get_iterator()
+            iterator = super()._get_iterator()
         finally:
             self.worker_init_fn = own
+        note_given(self, iterator)
+        return iterator
+
+
+def _outermost(own: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+    """An `__iter__` whose batches are those of *own*, counted; as that of a base class, it is *own* itself."""
+
+    @wraps(own)
+    def counted(self: Any) -> Iterator[Any]:
+        begin = partial(own, self)
+        return self._resumable_pass(partial(self._begin, begin)) if type(self).__iter__ is counted else begin()
+
+    _OUTERMOST.add(counted)
+    return counted
+
+
+_OUTERMOST: WeakSet[Callable[[Any], Iterator[Any]]] = WeakSet()
 
 
 def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:

@@ -14,6 +14,7 @@ from resumable.errors import ConfigurationError, warn
 from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
+from resumable.loading.own_batches import OwnBatches
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker, undo_of
 from resumable.saved.agreement import Part
@@ -238,6 +239,9 @@ class _Counted(Iterator[T]):
 
     def __init__(self, batches: Iterator[T], this: Pass, progress: LoopProgress) -> None:
         self._batches = batches
+        self._own = batches if isinstance(batches, OwnBatches) else None
+        if self._own is not None:
+            self._own.may_leave_out = True
         self._this = this
         self._progress = progress
         self._steps = progress.plan.steps(this.begun_at) if isinstance(progress.plan, StepPlan) else None
@@ -254,10 +258,10 @@ class _Counted(Iterator[T]):
             self._fail(this)
             del self, this  # what holds the error does not hold the iterator, and so a pass
             raise
-        if self._steps is None and this.failed is None:
+        if self._steps is None and this.failed is None and self._own is None:
             this.taken += 1
         else:
-            self._take((this.failed or 0) + 1)
+            self._take((this.failed or 0) + (1 if self._own is None else self._own.passed))
         if not this.counts:
             self._progress.note_beside(this)
         return batch
@@ -282,6 +286,10 @@ class _Counted(Iterator[T]):
 
     def _end(self, this: Pass) -> None:
         self._batches = iter(())
+        if self._own is not None:  # it may have left out the last ones, or have ended before them
+            self._take(self._own.passed)
+            this.ended = self._own.is_over
+            return
         if this.failed and not self._progress.has_more(this, this.failed):
             self._take(this.failed)
         if self._steps is not None and not self._has_failed:

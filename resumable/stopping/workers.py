@@ -99,9 +99,20 @@ def mixed(mixin: type[M], cls: type[Any], /) -> type[M]:
 
 
 def mix_in(mixin: type[M], thing: object, /) -> M:
-    """The same *thing*, its class exchanged for one of the same name that also derives from *mixin*."""
-    if not isinstance(thing, mixin):
-        object.__setattr__(thing, "__class__", mixed(mixin, type(thing)))
+    """The same *thing*, its class exchanged for one of the same name that also derives from *mixin*.
+
+    Where Python cannot exchange it, since a class before DataLoader comes first in its bases, it is another object with
+    the same attributes.
+    """
+    if isinstance(thing, mixin):
+        return thing
+    made: Any = mixed(mixin, type(thing))
+    try:
+        object.__setattr__(thing, "__class__", made)
+    except TypeError:
+        same = object.__new__(made)
+        object.__setattr__(same, "__dict__", vars(thing))
+        return cast("M", same)
     return cast("M", thing)
 
 

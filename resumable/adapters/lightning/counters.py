@@ -6,6 +6,7 @@ and `global_step` counts twice with two optimizers and half with two accumulated
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,14 @@ __all__ = ["BatchCount", "EpochCount", "trained"]
 
 
 class BatchCount:
-    """The batches of completed optimizer steps since the last mark, within one epoch or the rest of one."""
+    """The batches of completed optimizer steps since the last mark, within one epoch or the rest of one.
 
-    def __init__(self, trainer: Any) -> None:
+    *has_ended* says whether the train loader has ended its pass by itself.
+    """
+
+    def __init__(self, trainer: Any, has_ended: Callable[[], bool] = lambda: False) -> None:
         self.trainer = trainer
+        self._has_ended = has_ended
         self._first_batch: int | None = None
         self._committed: int | None = None
 
@@ -37,7 +42,8 @@ class BatchCount:
         return trained(
             fit.epoch_progress.current,
             batch.current,
-            is_last_batch=batch.is_last_batch,
+            # Lightning does not call it the last one where a loader yields fewer than its length
+            is_last_batch=batch.is_last_batch or self._has_ended(),
             max_batches=fit.max_batches,
             accumulation=self.accumulation,
         )

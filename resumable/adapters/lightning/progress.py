@@ -23,6 +23,7 @@ from resumable.adapters.lightning.several_loaders import (
 )
 from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
+from resumable.loading.own_batches import has_ended
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
 from resumable.progress import LedgerAt, undo_of
@@ -51,7 +52,7 @@ class LightningProgress(TrainerProgress):
         self.anchor: Position = Position()
         self._anchors: tuple[LoaderPosition, ...] = (LoaderPosition(),)
         self._consumed: tuple[int, ...] = (0,)
-        self._count = BatchCount(trainer)
+        self._count = BatchCount(trainer, self._has_ended)
         self._is_resumed = False
         self.commits: bool = False
         self._is_running = False
@@ -156,6 +157,9 @@ class LightningProgress(TrainerProgress):
     def is_in_epoch(self) -> bool:
         """Whether batches of an epoch are being trained."""
         return self.is_running and self._count.is_counting
+
+    def _has_ended(self) -> bool:
+        return has_ended(self.primary.loader)
 
     def lend(self, saved: Snapshot, /) -> None:
         """Let the present loaders start at the position of the training, which goes on with others."""

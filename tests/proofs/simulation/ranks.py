@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from resumable.loader import ResumableLoader
 from tests.proofs.simulation.chains import Chain, Setup
@@ -44,8 +44,10 @@ class Rank(ResumableLoader[list[int]]):
         progress = self._progress
         progress.stretch = replace(progress.stretch, accumulation=accumulation, num_workers=setup.num_workers)
 
-    def _get_iterator(self) -> Any:
-        return drawn_ahead(iter(self.batch_sampler), self.prefetched)  # type: ignore[arg-type]  # there is one
+    def _begin(self, iterate: object, /, *, beside: bool = False) -> Iterator[list[int]]:
+        sampler = cast("Any", self.batch_sampler)
+        sampler.is_open = True
+        return drawn_ahead(iter(sampler), self.prefetched)
 
 
 def drawn_ahead(batches: Iterator[Any], number: int, /) -> Iterator[Any]:

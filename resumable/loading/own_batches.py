@@ -1,0 +1,209 @@
+"""Loader classes with an `__iter__` of their own: what they yield, compared with what torch gave them.
+
+    torch's iterator ──► given ──► the class's own __iter__ ──► yielded ──► a loop or a trainer, which counts
+
+One batch for one batch, changed or not, and read ahead or not, is a place in the sampler. In a loop, so is a batch for
+which others were left out. What is split, repeated, kept from an earlier pass or made of several has no such place.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from torch.utils.data.dataloader import _BaseDataLoaderIter  # pyright: ignore[reportPrivateUsage]
+from typing_extensions import Self
+
+from resumable.errors import warn
+from resumable.feeds.feed import ResumableSampler
+from resumable.stopping.workers import mix_in
+
+__all__ = ["OwnBatches", "has_ended", "has_own_batches", "note_given"]
+
+_GIVEN: Final = "_resumable_given"
+_TOLD: Final = "_resumable_is_told"
+_HOOKS: Final = frozenset({"__iter__", "_get_iterator"})
+
+
+def has_own_batches(cls: type[Any], /) -> bool:
+    """Whether the loader class *cls* may yield other batches than torch's own `__iter__`.
+
+    >>> from torch.utils.data import DataLoader
+    >>> has_own_batches(DataLoader)
+    False
+    """
+    packages = {"torch", "torchdata", "resumable", "builtins"}
+    bases: tuple[type[Any], ...] = cls.__mro__
+    return any(_HOOKS & vars(base).keys() for base in bases if base.__module__.partition(".")[0] not in packages)
+
+
+class _Given:
+    """What torch's iterators have given in one pass, and its class has not yielded yet."""
+
+    def __init__(self) -> None:
+        self.batches: deque[Any] = deque()
+        self.is_over = False
+        self.is_read = False
+        self.has_ended = False
+        self.has_begun = False
+        self.reader: Callable[[], object] = _nobody
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Given, ()  # a copy of the loader is not in the middle of a pass
+
+
+class OwnBatches(Iterator[Any]):
+    """One pass of a loader whose class has an `__iter__` of its own, begun by *iterate*.
+
+    *passed* is how many of its sampler's batches the last one that it yielded has used up; *may_leave_out* says that the
+    count follows that number, so that a batch may be left out.
+    """
+
+    def __init__(self, loader: Any, sampler: ResumableSampler, iterate: Callable[[], Iterator[Any]]) -> None:
+        self.passed: int = 0
+        self.may_leave_out: bool = False
+        self._loader = weakref.ref(loader)
+        self._is_counted = not sampler.evaluates
+        self._begin = partial(
+            sampler.begin,
+            sampler.feed,
+            sampler.start,
+            sampler.count,
+            evaluates=sampler.evaluates,
+            is_endless=sampler.is_endless,
+        )
+        self._left = sampler.left
+        self._total = self._ahead = 0
+        self._given = _Given()
+        self._given.reader = weakref.ref(self)
+        sampler.passes.add(self)
+        vars(loader)[_GIVEN] = self._given
+        self._batches = iterate()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        loader = self._loader()
+        if not self._given.has_begun and loader is not None:
+            # only now a generator asks torch for its batches, and other passes may have begun since `iter()`
+            vars(loader)[_GIVEN], self._given.has_begun = self._given, True
+            self._begin()
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._end()
+            raise
+        self._compare(batch)
+        return batch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all batches of the sampler are used up."""
+        return self._given.is_over or self._total == self._left
+
+    def _compare(self, batch: Any) -> None:
+        given = list(self._given.batches)  # a thread may be adding to it
+        at = next((number for number, each in enumerate(given, start=1) if each is batch), None)
+        if at is None:  # it was changed: the first of them, if as many are read ahead as before the first batch
+            self._ahead = self._ahead or len(given)
+            at = min(len(given), 1) if len(given) <= self._ahead else len(given)
+            is_known = len(given) < 2
+        else:
+            is_known = at == 1
+        for _ in range(at):
+            self._given.batches.popleft()
+        self.passed, self._given.is_read = at, True
+        self._total += at
+        if not at or (self._left is not None and self._total > self._left):
+            self._tell("It yields more batches than its sampler has")
+        elif not is_known:
+            self._tell("It leaves batches out, merges them or changes their order; or it reads ahead and changes them")
+
+    def _end(self) -> None:
+        """The class has ended its pass: what torch gave and it has not yielded is left out."""
+        self.passed, self._given.has_ended = len(self._given.batches), True
+        self._given.batches.clear()
+        self._total += self.passed
+        if not self.may_leave_out and (self.passed or not self.is_over):
+            self._tell("It ends its pass before its sampler's end")
+
+    def _tell(self, what: str) -> None:
+        loader = self._loader()
+        if loader is not None and self._is_counted:
+            _tell(loader, what)
+
+
+def has_ended(loader: Any, /) -> bool:
+    """Whether the class of *loader*, if it has an `__iter__` of its own, has ended the present pass.
+
+    >>> has_ended(object())
+    False
+    """
+    return getattr(getattr(loader, _GIVEN, None), "has_ended", False)
+
+
+def note_given(loader: Any, iterator: Any) -> None:
+    """Note what torch's *iterator*, which the class of *loader* has asked for, gives in the present pass."""
+    if getattr(loader, _GIVEN, None) is None:
+        return
+    if not isinstance(iterator, _BaseDataLoaderIter):  # an iterator around torch's
+        parts: list[Any] = list(getattr(iterator, "__dict__", {}).values())
+        iterator = next((part for part in parts if isinstance(part, _BaseDataLoaderIter)), None)
+    if iterator is not None:
+        mix_in(_Noting, iterator).note_in(loader)
+
+
+class _Noting:
+    """Mixed into torch's iterator: what it gives is noted in the pass that it was asked for in."""
+
+    _resumable_given: _Given
+    _resumable_loader: Callable[[], Any]
+
+    def note_in(self, loader: Any) -> None:
+        """Belong to the present pass of *loader*."""
+        self._resumable_given = getattr(loader, _GIVEN)
+        if not self._resumable_given.is_read:  # an iterator before this one was a look at the data
+            self._resumable_given.batches.clear()
+        self._resumable_loader = weakref.ref(loader)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        self.note_in(loader)
+        super()._reset(loader, first_iter)  # type: ignore[misc]  # torch's, with persistent workers
+
+    def __next__(self) -> Any:
+        given = self._resumable_given
+        if given.reader() is None and not given.has_begun:
+            loader = self._resumable_loader()
+            if loader is not None:
+                _tell(loader, "Its batches are taken from it past the iterator that `iter()` of it returns")
+        iterator: Any = super()
+        try:
+            batch: Any = iterator.__next__()
+        except StopIteration:
+            given.is_over = True
+            raise
+        if given.reader() is not None:
+            given.batches.append(batch)
+        return batch
+
+
+def _nobody() -> None:
+    return None
+
+
+def _tell(loader: Any, what: str) -> None:
+    """Warn of *loader*, once."""
+    if getattr(loader, _TOLD, False):
+        return
+    vars(loader)[_TOLD] = True
+    warn(
+        f"{type(loader).__qualname__} yields other batches than its sampler, so a position is not exact: a resumed run may "
+        "repeat or leave out samples.",
+        [("class", f"{type(loader).__module__}.{type(loader).__qualname__}"), ("found", what)],
+        "Let its __iter__ yield one batch for each batch of super().__iter__(), in their order. What splits, repeats, "
+        "filters or merges them belongs into the dataset, its sampler, collate_fn or the training step.",
+    )

@@ -21,7 +21,7 @@ from resumable.loading.trainer_loops import evaluation
 from resumable.orders.permutation import stream_key
 from resumable.position import Position
 from resumable.progress import Tracker
-from resumable.saved.snapshot import Check, LoaderPosition
+from resumable.saved.snapshot import LoaderPosition
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class TrainLoader(Protocol):
 
     loader: Any
     num_workers: int
+    is_cycled: bool = False
+    """Whether the trainer begins it again while its epoch lasts."""
+    is_over: bool = False
+    """Whether its pass had nothing left when it went on: its epoch has ended."""
 
     @property
     def feed(self) -> Feed | StreamGrouping:
@@ -53,9 +57,13 @@ class TrainLoader(Protocol):
         """Start each pass at *start*(), and end it after *count*() batches; None is the epoch's end."""
         ...
 
-    def state_at(self, batches: int, /) -> tuple[object, Check | None] | None:
-        """What the dataset saved of itself when the present pass had yielded *batches* batches, and the last one's check."""
+    def place_at(self, batches: int, /) -> LoaderPosition | None:
+        """Where a stream was when it had yielded *batches* batches since its epoch began, and what it saved of itself."""
         return None
+
+    def mark(self) -> None:
+        """The trainer's next epoch begins with the next pass."""
+        return
 
 
 class MapLoader(TrainLoader):

@@ -108,8 +108,10 @@ class StreamLoader(TrainLoader):
         self._begins_afresh = not stays and (state is None or is_in_workers)
         # torchdata 0.11 saves of a worker that stays, and has not given a batch of its pass yet, the end of the last pass
         self._first_states: int = self.num_workers if stays and is_in_workers else 0
-        self._noted: deque[tuple[int, object, Check | None]] = deque()
+        self._noted: deque[tuple[int, LoaderPosition]] = deque()
         self._has_begun = False
+        self._begins_epoch = True
+        self._at = LoaderPosition()
 
     @property
     @override
@@ -122,17 +124,25 @@ class StreamLoader(TrainLoader):
         vars(self.loader)["_resumable_pass"] = _Passes(self._pass, start)
 
     @override
-    def state_at(self, batches: int, /) -> tuple[object, Check | None] | None:
-        return next((noted[1:] for noted in self._noted if noted[0] == batches), None)
+    def mark(self) -> None:
+        self._begins_epoch, self.is_over = True, False
+
+    @override
+    def place_at(self, batches: int, /) -> LoaderPosition | None:
+        return next((place for number, place in self._noted if number == batches), None)
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
         if evaluation() is not None:
             yield from iterate()
             return
-        at = start()
-        trained = at.offset // self.feed.plan.batch_size
-        self._noted = noted = deque[tuple[int, object, "Check | None"]](maxlen=_KEPT)
+        at, size, before_it = start(), self.feed.plan.batch_size, 0
+        if self.is_cycled and not self._begins_epoch:  # the trainer begins it again while its epoch lasts
+            at, before_it = LoaderPosition(self._at.epoch + 1), self._noted[-1][0] if self._noted else 0
+            noted = self._noted
+        else:
+            self._noted = noted = deque[tuple[int, LoaderPosition]](maxlen=_KEPT)
+        trained, self._at, self._begins_epoch = at.offset // size, at, False
         if self._loses_state and (at.epoch or at.offset) and not self._has_begun:
             warn(_LOST)
         is_first, self._has_begun = not self._has_begun, True
@@ -150,9 +160,11 @@ class StreamLoader(TrainLoader):
         for number, batch in enumerate(batches, start=trained + 1):
             digest = batch_digest(batch) if can_check and number != first_states else None
             now = None if state is None or number < first_states else state.save()
-            noted.append((number, now, None if digest is None else Check(digest, before)))
+            check = None if digest is None else Check(digest, before)
+            noted.append((before_it + number, LoaderPosition(at.epoch, number * size, None, now, check)))
             before, can_check = now, self.shard.size == 1
             yield batch
+        self.is_over = trained > 0 and not noted
 
     def _restore(self, state: StreamState, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
         """The rest of the pass that *at* lies in; at an epoch's start, the whole pass that follows it."""

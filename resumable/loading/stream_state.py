@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from typing_extensions import TypeIs
@@ -35,6 +37,9 @@ _KEEPS_ITS_START: Final = (
     "to: the epochs behind this resume are not whole.\n"
     'Let its loaded state be the start of one pass, or pass @resumable(streams="read_again").'
 )
+_AT_FIRST: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+"""What streams saved before their first pass here, since a later fit may be given the same ones."""
+
 _METHODS: Final = ("state_dict", "load_state_dict")
 
 
@@ -150,6 +155,8 @@ def state_of(thing: Any, /) -> StreamState | None:
         return None
     except Exception:  # noqa: BLE001  # some streams have no state before their first pass
         at_first = None
+    with suppress(TypeError):  # one that cannot be hashed, or referred to weakly
+        at_first = _AT_FIRST.setdefault(thing, at_first)
     return StreamState(thing, at_first)
 
 

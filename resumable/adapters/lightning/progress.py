@@ -112,6 +112,8 @@ class LightningProgress(TrainerProgress):
     def load(self, saved: Snapshot, /) -> Verdict:
         found = self._adopt(saved)
         self._count.mark()
+        for loader in self.loaders:
+            loader.mark()
         self.anchor, self._anchors, self.commits = found.position, found.places, saved.commits
         self._consumed = (0,) * len(found.places)
         self._is_resumed = not self.is_running
@@ -148,7 +150,8 @@ class LightningProgress(TrainerProgress):
         self._group = combine(loaders, mode, trainer.limit_train_batches)
         for number, loader in enumerate(loaders):
             loader.follow(partial(self.start_of, number), self.batches_from_here)
-            if isinstance(loader, MapLoader):  # Lightning cycles a stream by itself
+            loader.is_cycled = self._group.is_cycled(number)  # Lightning cycles a stream by itself
+            if isinstance(loader, MapLoader):
                 loader.is_endless = self._group.is_finite and self._group.is_cycled(number)
                 show_sampler(loader, trainer)
         return before
@@ -316,11 +319,14 @@ class LightningProgress(TrainerProgress):
     def epoch_ends(self) -> None:
         """Move the anchor to the trained position."""
         done, ended = self._done()
+        ended = ended or (not done and self.primary.is_over)
         self._consumed = self.consumed
         self.anchor, self._anchors = self._position(done, ended), self._places(done, ended)
         if self._count.is_counting:
             self._is_resumed = False
         self._count.mark()
+        for loader in self.loaders:
+            loader.mark()
 
     def position_without_state(self) -> Snapshot:
         """The position by the trainer's restored counters, for a checkpoint from before the decoration.

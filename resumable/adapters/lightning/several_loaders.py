@@ -68,6 +68,10 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
             loader.feed.adopt(own.order)  # a stream says that it cannot
         order = identity or Identity("stream", loader.feed.plan.length)
         regrouping = _of_other_ranks(loader, saved, own)
+        if regrouping is None and group.is_cycled(number):
+            regrouping = _begun_again(
+                loader, own, (saved.offset or 0) // group.loaders[group.primary].feed.plan.batch_size
+            )
         if regrouping is not None:
             refuse_or_warn(regrouping, policy.on_mismatch)
         found = resolve(
@@ -149,6 +153,21 @@ def _of_other_ranks(loader: TrainLoader, saved: Snapshot, own: Snapshot) -> Verd
     return Verdict("inexact", (difference,))
 
 
+def _begun_again(loader: TrainLoader, own: Snapshot, batches: int) -> Verdict | None:
+    """Why an epoch cannot go on, *batches* batches of which are trained, if a stream of unknown length was begun again."""
+    given = (own.offset or 0) // loader.feed.plan.batch_size
+    if loader.feed.identity is not None or loader.feed.plan.length < UNBOUNDED or given == batches:
+        return None
+    difference = Difference(
+        "A stream of unknown length was begun again beside a longer one, and Lightning ends an epoch once it has seen the "
+        "end of each.",
+        f"{given} batches of its pass",
+        f"{batches} batches of the epoch",
+        "Give the streams a length, or combine the loaders by CombinedLoader(..., mode='min_size').",
+    )
+    return Verdict("inexact", (difference,))
+
+
 def _comparable(order: Identity, loader: TrainLoader, saved: Snapshot) -> Identity:
     """The saved order as this rank would have saved it: each rank's own part may have another length."""
     if loader.shard.already_sharded and (loader.shard.rank or _ranks_of(saved, loader) != loader.shard.size):
@@ -169,10 +188,14 @@ class LoaderGroup:
         """Where *batches* batches lead loader *number* from *at*; with *ended*, the epoch's end starts a pass."""
         loader, state, check = self.loaders[number], at.state, at.check
         plan = loader.feed.plan
-        if batches:
-            kept = loader.state_at(at.offset // plan.batch_size + batches)
-            state, check = (state, None) if kept is None else kept
-        if self.is_cycled(number):
+        kept = loader.place_at(at.offset // plan.batch_size + batches) if batches else None
+        if kept is not None:
+            state, check = kept.state, kept.check
+        elif batches:
+            check = None
+        if kept is not None and self.is_cycled(number) and plan.length >= UNBOUNDED:
+            epoch, offset = kept.epoch, kept.offset  # only the stream knows where its passes end
+        elif self.is_cycled(number):
             to = plan.advance(Position(0, at.epoch, at.offset), batches)
             epoch, offset = to.epoch, to.offset
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from resumable import DecorationError, MismatchError, ResumptionWarning, resumable
 from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
-from tests.support.lightning_runs import PlainNumbers, Scenario, check, resumed, train, uninterrupted
+from tests.support.lightning_runs import PlainNumbers, Scenario, check, resumed, run_of, train, uninterrupted
 from tests.support.samplers import SET_VITAL
 from tests.support.streams import (
     Buffered,
@@ -187,6 +188,51 @@ def test_a_stream_that_ends_before_its_position(limit: dict[str, int], cls: type
     then = Scenario(shuffle=False, loaders=shortened(cls), trainer=limit)
     with pytest.raises(MismatchError, match=r"batches trained of its epoch: 4\n.*batches that it gave: +[23]"):
         resumed(streaming(cls, trainer=limit), saved_after_step(4), then=then)
+
+
+@reading_again
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 15}], ids=str)
+def test_a_stream_that_ends_at_its_position(limit: dict[str, int]) -> None:
+    """A stream with as many batches as were trained has an epoch less, and the next one begins."""
+
+    def loaders(scenario: Scenario) -> Any:
+        return scenario.loader(Stream(16))
+
+    then = Scenario(shuffle=False, loaders=loaders, trainer=limit)
+    run = resumed(streaming(Stream, trainer=limit), saved_after_step(4), then=then)
+    assert [list(range(16))] * 3 == [run.ids(epoch) for epoch in range(3)]
+
+
+def side_by_side(scenario: Scenario) -> Any:
+    """Two streams of unknown length, the second one shorter."""
+    return [scenario.loader(Stream(20)), scenario.loader(Stream(12))]
+
+
+def test_a_shorter_stream_begins_again() -> None:
+    """A stream beside a longer one is begun again by Lightning, with its first batch."""
+    scenario = Scenario(shuffle=False, loaders=side_by_side)
+    plain = run_of(train(replace(scenario, data=PlainNumbers)))
+    assert plain == uninterrupted(scenario)
+
+
+@reading_again
+@pytest.mark.parametrize("cut", [saved_after_step(2), raised_in("training_step", (1, 2))], ids=str)
+def test_a_shorter_stream_goes_on(cut: Cut) -> None:
+    """Before it was begun again, such a stream goes on at its place."""
+    check(Scenario(shuffle=False, loaders=side_by_side), cut)
+
+
+def test_a_shorter_stream_that_was_begun_again() -> None:
+    """Lightning cannot go on in an epoch in which it has begun a stream again, so that is refused."""
+    with pytest.raises(MismatchError, match="A stream of unknown length was begun again"):
+        resumed(Scenario(shuffle=False, loaders=side_by_side), saved_after_step(4))
+
+
+def test_the_same_stream_in_a_second_fit() -> None:
+    """A stream that one datamodule keeps for all its fits is set back to what it saved before its first pass."""
+    stream = KeepsItsStart(22)
+    scenario = Scenario(shuffle=False, loaders=lambda s: s.loader(stream))
+    check(scenario, saved_after_step(3))
 
 
 def test_batches_that_come_as_workers_finish() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from resumable.feeds.order_feed import OrderFeed
 from resumable.loading import loop_progress as resuming
@@ -43,16 +45,20 @@ def failures(chains: int = CHAINS) -> Iterator[str]:
 # Broken parts.
 
 
-def counts_what_it_draws(batches: Iterator[Any], this: Pass) -> Generator[Any, None, None]:
+class Drawn(resuming._Counted[Any]):  # pyright: ignore[reportPrivateUsage]
     """A pass that counts a batch when it is prefetched."""
-    ahead = deque[Any]()
-    for batch in batches:
-        this.taken += 1
-        ahead.append(batch)
-        if len(ahead) > 2:
-            yield ahead.popleft()
-    yield from ahead
-    this.ended = True
+
+    ahead: deque[Any] | None = None
+
+    @override
+    def __next__(self) -> Any:
+        self.ahead = deque() if self.ahead is None else self.ahead
+        with suppress(StopIteration):
+            while len(self.ahead) < 3:
+                self.ahead.append(super().__next__())
+        if not self.ahead:
+            raise StopIteration
+        return self.ahead.popleft()
 
 
 def patched(cls: type[Any], name: str, change: Callable[[Any, Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -175,7 +181,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "a feed in another layout": (patched(OrderFeed, "_places", strided), "A micro batch of rank"),
     "a tail that is filled otherwise": (patched(OrderFeed, "_places", filled_with_the_last), "A micro batch of rank"),
     "a cursor that counts what is prefetched": (
-        set_in(resuming, "_count", counts_what_it_draws),
+        set_in(resuming, "_Counted", Drawn),
         "The trained position",
     ),
     "a progress that forgets the window": (patched(Cursor, "position", on_read), "The trained position"),

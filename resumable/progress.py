@@ -47,6 +47,11 @@ class Progress(Protocol):
         return False
 
     @property
+    def may_load(self) -> bool:
+        """Whether a position can be loaded now."""
+        return not self.is_running
+
+    @property
     def init_global_step(self) -> int:
         """The trainer's step count at the last rebase."""
         return 0
@@ -228,7 +233,7 @@ class Tracker:
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
         saved = parse(state_dict)
-        if self.progress is not None and self.progress.is_running:
+        if self.progress is not None and not self.progress.may_load:
             raise ResumptionError(
                 "A state cannot be loaded while the loader is being iterated: other batches are under way.",
                 [("position", self.position)],

@@ -67,6 +67,12 @@ class LightningProgress(TrainerProgress):
 
     @property
     @override
+    def may_load(self) -> bool:
+        """Also in a fit, where a callback has tried something out and restores its checkpoint: Lightning loads the rest."""
+        return not self._is_running or bool(self.trainer._checkpoint_connector._loaded_checkpoint)
+
+    @property
+    @override
     def position(self) -> Position:
         """The anchor, advanced by the batches that were trained since."""
         return self._position(*self._done())

@@ -24,7 +24,7 @@ from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
-from resumable.stopping.workers import shield
+from resumable.stopping.workers import keep_apart
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -85,7 +85,7 @@ def attach_sampled(
             "Leave these options out, and set the sampler up with them.",
         )
     progress.rebase()  # a loader that is built in mid-training begins there
-    loaders = TransformHook(sampler, progress, lambda loader: shield(loader) if is_dataloader(loader) else loader)
+    loaders = TransformHook(sampler, progress, lambda loader: keep_apart(loader) if is_dataloader(loader) else loader)
     with loaders.building():
         returned = build()
     returned, _ = _replaced(returned, loaders.take)

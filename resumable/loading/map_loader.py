@@ -22,6 +22,7 @@ from resumable.orders.permutation import stream_key
 from resumable.position import Position
 from resumable.progress import Tracker
 from resumable.saved.snapshot import LoaderPosition
+from resumable.stopping.workers import keep_apart
 from resumable.verdict import OnMismatch
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class MapLoader(TrainLoader):
     def follow(self, start: Callable[[], LoaderPosition], count: Callable[[], int | None], /) -> None:
         self._start, self._count = start, count
         install(self.loader, self.sampler, self)
+        keep_apart(self.loader)
         vars(self.loader)["_resumable_schedule"] = None  # a ResumableLoader has counted by itself
 
     def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:

@@ -24,19 +24,20 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.process import BaseProcess
 from typing import Any, SupportsIndex, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch.utils.data import DataLoader
 from typing_extensions import TypeVar
 
 from resumable.stopping.signals import FORK_SERVER, SERVER, WATCHABLE, answered, keep_fork_servers
 
-__all__ = ["ShieldLoader", "mix_in", "mixed", "shield"]
+__all__ = ["ShieldLoader", "keep_apart", "mix_in", "mixed", "pass_is_over", "shield"]
 
 T = TypeVar("T", default=Any)
 M = TypeVar("M")
@@ -46,6 +47,18 @@ class ShieldLoader(DataLoader[T]):
     """A DataLoader whose workers ignore the signals that the main process answers when they start."""
 
     worker_init_fn: Callable[[int], None] | None
+
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
+        begin: Callable[[], Iterator[T]] = super().__iter__
+        held = _held.get(self)
+        if held is None or not (self.persistent_workers and self.num_workers):
+            return begin()
+        held = [passing for passing in held if passing() is not None]
+        if held:
+            self._iterator = None  # torch would begin its one iterator anew: the pass that holds it keeps its workers
+        passing = _Pass(begin())
+        _held[self] = [*held, weakref.ref(passing)]
+        return passing
 
     def _get_iterator(self) -> Any:
         begin: Callable[[], Any] = super()._get_iterator
@@ -84,6 +97,33 @@ def shield(loader: DataLoader[T], /) -> DataLoader[T]:
     2
     """
     return mix_in(ShieldLoader, loader)
+
+
+class _Pass(Iterator[T]):
+    """A pass over persistent workers, held by whoever iterates it."""
+
+    def __init__(self, batches: Iterator[T]) -> None:
+        self._batches = batches
+
+    def __next__(self) -> T:
+        return next(self._batches)
+
+
+_held: WeakKeyDictionary[ShieldLoader[Any], list[weakref.ref[_Pass[Any]]]] = WeakKeyDictionary()
+"""The passes that may be under way over the persistent workers of each loader that keeps them apart."""
+
+
+def keep_apart(loader: DataLoader[T], /) -> DataLoader[T]:
+    """The same *loader*, shielded; a pass that begins beside another one has persistent workers of its own."""
+    shielded = mix_in(ShieldLoader, loader)
+    _held.setdefault(shielded, [])
+    return shielded
+
+
+def pass_is_over(loader: DataLoader[Any], /) -> None:
+    """The oldest pass of *loader* has yielded all that it will, though its iterator may be there until the next begins."""
+    if isinstance(loader, ShieldLoader):
+        del _held.get(loader, [])[:1]
 
 
 _MADE: dict[tuple[type[Any], type[Any]], type[Any]] = {}

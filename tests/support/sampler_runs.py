@@ -66,6 +66,7 @@ class Scenario:
     rebases: Mapping[str, int] = field(default_factory=dict[str, int])
     transforms: frozenset[str] = frozenset({"strategy"})
     restores_first: bool = False
+    num_workers: int = 0
     module: Callable[[], WholeBatches] = field(default=WholeBatches, repr=False)
     callbacks: Callable[[], list[L.Callback]] = field(default=list, repr=False)
     trainer: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -112,7 +113,14 @@ def data_class(name: str) -> Any:
         def loader(self, mode: str, dataset: Any) -> Any:
             for _ in range(self.scenario.rebases.get(mode, 0)):
                 self.update_init_global_step()
-            return nemo_shape.WrappedDataLoader(mode=mode, dataset=dataset, batch_size=self.scenario.micro_batch_size)
+            workers = self.scenario.num_workers
+            return nemo_shape.WrappedDataLoader(
+                mode=mode,
+                dataset=dataset,
+                batch_size=self.scenario.micro_batch_size,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+            )
 
     Data.__qualname__ = "Data"
     if name in ("mixin", "plain"):

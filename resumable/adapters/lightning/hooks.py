@@ -10,7 +10,9 @@ from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.stopping import FitStop
+from resumable.loading.dataloader import is_dataloader
 from resumable.progress import Tracker
+from resumable.stopping.workers import pass_is_over
 
 __all__ = ["Hooks", "hooks_of"]
 
@@ -90,6 +92,9 @@ class Hooks:
         if self.progress is not None:
             self.progress.epoch_ends()
             self.placement.epoch_ends(trainer.fit_loop)
+            for loader in trainer.fit_loop._combined_loader.flattened:
+                if is_dataloader(loader):
+                    pass_is_over(loader)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """A state may be loaded again."""

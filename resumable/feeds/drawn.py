@@ -122,9 +122,9 @@ class DrawnBatches:
         draws = self.sampler.begin(epoch)
         if self.is_ragged:
             self._say_what_counts()
+        ends = self._ends_of(epoch)
         for number, batch in enumerate(draws, start=1):
             end += len(batch)
-            ends = self._ends_of(epoch)
             if len(ends) < number:
                 ends.append(end)
                 if not self.is_ragged and end != min(number * expected.batch_size, expected.length):
@@ -218,6 +218,8 @@ class DrawnPlan(BatchPlan):
         number = self.batch_at(epoch, offset)
         self.drawn.ends(epoch, batches=1)  # the sampler is told the epoch, before it says how long that is
         declared = self.drawn.declared
+        if declared is None and not self.drawn.has_ended(epoch):
+            return UNBOUNDED  # it may have no end
         most = math.inf if declared is None else self._rounds(max(0, declared - number))
         return int(min(self._rounds_left(epoch, number, most), most))
 

@@ -220,6 +220,9 @@ class ResumableSampler(Sampler[Any]):
         self.feed, self.start, self.count = feed, start, count
         self.evaluates, self.is_endless = evaluates, is_endless
 
+    def set_epoch(self, epoch: int) -> None:
+        """Called by users as of their own batch sampler, whose place this one takes; the position knows the epoch."""
+
     def batches(self) -> Iterator[list[Any]]:
         """The pass that begins now."""
         feed, (first, offset), count = self.feed, self.start, self.count

@@ -19,7 +19,6 @@ from resumable.feeds.rank_sampler import RankSampler
 from resumable.feeds.replay import ReplayedSampler
 from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed
 from resumable.orders.orders import Sequential, Shuffled
-from resumable.protocols import Order
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from resumable.verdict import OnMismatch
 
@@ -62,7 +61,8 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
     shared = Shard() if shard.already_sharded else shard
     if users is None:
         order = _order_of(sampler, seed, on_mismatch)
-        feed: Feed = OrderFeed(order, BatchPlan(_length_of(order, sampler), size * shared.size, drop_last), shared)
+        plan = _as_torch_shares(BatchPlan(len(order), size * shared.size, drop_last), sampler)
+        feed: Feed = OrderFeed(order, plan, shared)
     else:
         replayed = ReplayedSampler(users, seed, kind=kind, batched=True, on_mismatch=on_mismatch)
         plan, is_ragged = _plan_of(users, loader, shared.size)
@@ -74,10 +74,19 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
     return RankLocalFeed(feed, shard) if shard.already_sharded else feed
 
 
-def _length_of(order: Order, sampler: Any) -> int:
-    """The samples of an epoch: torch's `DistributedSampler(drop_last=True)` leaves out what not all ranks get."""
-    leaves_out = _is_torchs(sampler, DistributedSampler) and sampler.drop_last
-    return len(order) // sampler.num_replicas * sampler.num_replicas if leaves_out else len(order)
+def _as_torch_shares(plan: BatchPlan, sampler: Any) -> BatchPlan:
+    """*plan*, as torch's DistributedSampler changes it before the batches are made.
+
+    With its drop_last, an epoch leaves out what not all ranks get. Otherwise it repeats samples, and where they fill the
+    last round, the loader's own drop_last drops nothing.
+    """
+    if not _is_torchs(sampler, DistributedSampler):
+        return plan
+    ranks, rounds = sampler.num_replicas, plan.length // plan.batch_size
+    if sampler.drop_last:
+        return replace(plan, length=plan.length // ranks * ranks)
+    is_filled = -(-plan.length // ranks) * ranks // plan.batch_size > rounds
+    return replace(plan, drop_last=plan.drop_last and not is_filled)
 
 
 def of_as_many_ranks(feed: Feed, shard: Shard, /) -> Feed:

@@ -58,8 +58,7 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /) -> Iterator[Any]:
 
 
 def _own(draw: Any) -> Any:
-    cls: type[Any] = type(draw)
-    if cls in (list, np.ndarray):
+    if type(draw) in (list, np.ndarray):
         return draw.copy()
     if isinstance(draw, torch.Tensor):
         return draw.clone()
@@ -196,9 +195,7 @@ class ReplayedSampler:
             return
         if memory is not None:
             memory.restore()
-            third = self._first_draws(epoch)
-            memory.restore()
-            if _same(third, self._first_draws(epoch)):
+            if _same(first, self._first_draws(epoch)):
                 memory.restore()
                 self._memories = {0: memory}
                 return

@@ -95,6 +95,9 @@ class BatchSamplerFeed(Feed):
         drawn, rank, size = self._plan.drawn, self.shard.rank, self.shard.size
         number = self._plan.batch_at(epoch, offset)
         batches = self._from(epoch, number, offset - self._plan.samples_at(epoch, number))
+        if size == 1:
+            yield from _one_behind(batches)
+            return
         of_round = list(islice(batches, size))
         while of_round:
             following = list(islice(batches, size))
@@ -133,12 +136,15 @@ class BatchSamplerFeed(Feed):
         if last and last[0].is_unknown:
             self._plan.drawn.is_ragged = plan.drawn.is_ragged = True
             return saved
+        counts_batches = order.length == self.plan.length != self.identity.length
+        if not last and not counts_batches:  # of several loaders, only one is in the ledger
+            return saved
         number = position.offset // (last[0].micro_batch_size if last else self.micro_batch_size)
         plan.drawn.ends(position.epoch, batches=number)
         if not plan.drawn.is_ragged:
             return saved
         at = replace(plan, limit=None, per_round=1).position_in(position.epoch, number)
-        length = self.identity.length if order.length == self.plan.length else order.length
+        length = self.identity.length if counts_batches else order.length
         return saved._replace(
             consumed_samples=at.consumed_samples,
             epoch=at.epoch,
@@ -146,6 +152,16 @@ class BatchSamplerFeed(Feed):
             order=replace(order, length=length),
             ledger=Ledger(),
         )
+
+
+def _one_behind(batches: Iterator[Any]) -> Iterator[Any]:
+    """*batches*, of which each is drawn before the one before it is given."""
+    for first in islice(batches, 1):
+        before = first
+        for batch in batches:
+            yield before
+            before = batch
+        yield before
 
 
 class RankLocalFeed(Feed):

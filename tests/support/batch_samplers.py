@@ -67,7 +67,7 @@ class Unsized(Sampler[Any]):
     """One that does not say how many batches there are."""
 
     def __iter__(self) -> Iterator[Any]:
-        yield from ([1, 2, 3], [4], [5, 6], [0])
+        yield from ([1, 2, 3], [4], [5, 6], [0], [7, 8], [9], [10, 11])
 
 
 class OneBuffer(Varying):
@@ -141,10 +141,10 @@ class Legacy(Sampler[Any]):
         self.stream = np.random.RandomState(7)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(np.array_split(self.stream.permutation(N), 5))
+        return iter(np.array_split(self.stream.permutation(N), 7))
 
     def __len__(self) -> int:
-        return 5
+        return 7
 
 
 class Tensors(Sampler[Any]):

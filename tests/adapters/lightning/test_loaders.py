@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from torch.utils.data import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ReplayError
+from tests.support.batch_samplers import BATCH_SAMPLERS, Legacy, SaysFifty, Unsized, Varying, undecorated
 from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
 from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, resumed, uninterrupted
 from tests.support.samplers import (
@@ -67,6 +69,9 @@ MAP_STYLE: dict[str, Loaders] = {
         batch_sampler=BatchSampler(EpochSampler(s.samples), s.batch_size, drop_last=False)
     ),
     "own batch sampler": lambda s: s.loader(batch_sampler=EvenAndOdd(s.samples)),
+    "batches of any size and number": lambda s: s.loader(numbers(23), batch_sampler=Varying()),
+    "arrays of a sampler that remembers": lambda s: s.loader(numbers(23), batch_sampler=Legacy()),
+    "a batch sampler without a length": lambda s: s.loader(numbers(23), batch_sampler=Unsized()),
     "subclass with its own __init__": lambda s: s.loader("a", numbers(22), cls=NamedLoader),
     "Subset of a dataset": lambda s: s.loader(Subset(numbers(50), range(7, 29))),
     "StatefulDataLoader": lambda s: s.loader(cls=StatefulDataLoader),
@@ -115,6 +120,36 @@ def test_a_samplers_own_order_is_the_one_that_is_trained() -> None:
     assert {1} == {i % 2 for epoch in range(3) for i in run.ids(epoch)}
     plain = Scenario(loaders=lambda s: s.loader(sampler=EpochSampler(22)))
     assert uninterrupted(replace(plain, data=PlainNumbers)).steps == uninterrupted(plain).steps
+
+
+@pytest.mark.parametrize("name", ["lists", "says too many", "says nothing", "in place"])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_epochs_have_as_many_batches_as_come(name: str, accumulated: int) -> None:
+    """Lightning alone takes the first epoch's number for all, and leaves out what a later epoch has more."""
+    make = BATCH_SAMPLERS[name]
+    scenario = Scenario(
+        loaders=lambda s: s.loader(numbers(23), batch_sampler=make()),
+        trainer={"max_epochs": 3, "accumulate_grad_batches": accumulated},
+    )
+    run = uninterrupted(scenario)
+    for epoch, batches in enumerate(undecorated(make())):
+        assert (len(batches), [index for batch in batches for index in batch]) == (run.batches(epoch), run.ids(epoch))
+    check(scenario, saved_after_step(3), raised_in("training_step", (1, 2)))
+
+
+def test_an_epoch_is_no_longer_than_its_sampler_says() -> None:
+    """As without the package: a sampler without an end, or with more batches than it says, is left there."""
+
+    class Endless(SaysFifty):
+        def __iter__(self) -> Iterator[Any]:
+            return (list(range(first % 20, first % 20 + 2)) for first in itertools.count())
+
+        def __len__(self) -> int:
+            return 5
+
+    scenario = Scenario(loaders=lambda s: s.loader(numbers(23), batch_sampler=Endless()))
+    assert [5, 5, 5] == [uninterrupted(scenario).batches(epoch) for epoch in range(3)]
+    check(scenario, saved_after_step(3), raised_in("training_step", (1, 2)))
 
 
 def test_a_sampler_that_does_not_repeat_itself_is_refused() -> None:

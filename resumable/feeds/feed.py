@@ -223,6 +223,11 @@ class ResumableSampler(Sampler[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Called by users as of their own batch sampler, whose place this one takes; the position knows the epoch."""
 
+    @property
+    def begun(self) -> dict[str, Any]:
+        """The arguments of the last `begin`."""
+        return {name: vars(self)[name] for name in ("feed", "start", "count", "evaluates", "is_endless")}
+
     def batches(self) -> Iterator[list[Any]]:
         """The pass that begins now."""
         feed, (first, offset), count = self.feed, self.start, self.count

@@ -113,12 +113,13 @@ class SeekableLoader(ShieldLoader[T]):
         if beside:  # torch has one iterator for all passes with persistent workers: the pass under way keeps it
             self._iterator = None
         sampler = self._resumable_sampler
+        begin = partial(OwnBatches, self, sampler, iterate) if has_own_batches(type(self)) else iterate
         if sampler is None:
-            return iterate()
+            return begin()
         self.begin_epoch(sampler.start[0])  # a stream's `StreamLoader` tells it by itself
         sampler.is_open = True
         try:
-            return OwnBatches(self, sampler, iterate) if has_own_batches(type(self)) else iterate()
+            return begin()
         finally:
             sampler.is_open = False
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Final
 
 from torch.utils.data.dataloader import _BaseDataLoaderIter  # pyright: ignore[reportPrivateUsage]
@@ -60,26 +59,24 @@ class OwnBatches(Iterator[Any]):
 
     *passed* is how many of its sampler's batches the last one that it yielded has used up; *may_leave_out* says that the
     count follows that number, so that a batch may be left out.
+
+    A stream has no *sampler*. What its class makes of its batches is read again in the same way, or compared by a digest;
+    here only passes are told of that read nothing of it.
     """
 
-    def __init__(self, loader: Any, sampler: ResumableSampler, iterate: Callable[[], Iterator[Any]]) -> None:
+    def __init__(self, loader: Any, sampler: ResumableSampler | None, iterate: Callable[[], Iterator[Any]]) -> None:
         self.passed: int = 0
         self.may_leave_out: bool = False
         self._loader = weakref.ref(loader)
-        self._is_counted = not sampler.evaluates
-        self._begin = partial(
-            sampler.begin,
-            sampler.feed,
-            sampler.start,
-            sampler.count,
-            evaluates=sampler.evaluates,
-            is_endless=sampler.is_endless,
-        )
-        self._left = sampler.left
+        self._sampler = sampler
+        self._is_counted = sampler is None or not sampler.evaluates
+        self._start = {} if sampler is None else sampler.begun
+        self._left = None if sampler is None else sampler.left
         self._total = self._ahead = 0
         self._given = _Given()
         self._given.reader = weakref.ref(self)
-        sampler.passes.add(self)
+        if sampler is not None:
+            sampler.passes.add(self)
         vars(loader)[_GIVEN] = self._given
         self._batches = iterate()
 
@@ -91,7 +88,8 @@ class OwnBatches(Iterator[Any]):
         if not self._given.has_begun and loader is not None:
             # only now a generator asks torch for its batches, and other passes may have begun since `iter()`
             vars(loader)[_GIVEN], self._given.has_begun = self._given, True
-            self._begin()
+            if self._sampler is not None:
+                self._sampler.begin(**self._start)
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -118,7 +116,10 @@ class OwnBatches(Iterator[Any]):
             self._given.batches.popleft()
         self.passed, self._given.is_read = at, True
         self._total += at
-        if not at or (self._left is not None and self._total > self._left):
+        if self._sampler is None:
+            if not self._total:
+                self._tell("It yields batches that it has not read in this pass")
+        elif not at or (self._left is not None and self._total > self._left):
             self._tell("It yields more batches than its sampler has")
         elif not is_known:
             self._tell("It leaves batches out, merges them or changes their order; or it reads ahead and changes them")
@@ -128,7 +129,7 @@ class OwnBatches(Iterator[Any]):
         self.passed, self._given.has_ended = len(self._given.batches), True
         self._given.batches.clear()
         self._total += self.passed
-        if not self.may_leave_out and (self.passed or not self.is_over):
+        if self._sampler is not None and not self.may_leave_out and (self.passed or not self.is_over):
             self._tell("It ends its pass before its sampler's end")
 
     def _tell(self, what: str) -> None:
@@ -201,7 +202,7 @@ def _tell(loader: Any, what: str) -> None:
         return
     vars(loader)[_TOLD] = True
     warn(
-        f"{type(loader).__qualname__} yields other batches than its sampler, so a position is not exact: a resumed run may "
+        f"{type(loader).__qualname__} yields other batches than its sampler or its stream, so a position is not exact: a resumed run may "
         "repeat or leave out samples.",
         [("class", f"{type(loader).__module__}.{type(loader).__qualname__}"), ("found", what)],
         "Let its __iter__ yield one batch for each batch of super().__iter__(), in their order. What splits, repeats, "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from resumable import ResumptionWarning
 from tests.support.cuts import raised_in, saved_after_step
@@ -40,3 +41,26 @@ def test_what_yields_others_is_warned_of_and_trains(shape: str) -> None:
     assert after == whole or caught
     if shape not in {"every_other", "every_other_changed"}:  # whose number of batches depends on the shuffling
         assert len(uninterrupted(scenario(shape, data=PlainNumbers)).steps) == len(whole.steps)
+
+
+class Stream(IterableDataset[int]):
+    """A few numbers, which are read again up to a position."""
+
+    def __iter__(self) -> Iterator[int]:
+        return (7 * i % 13 for i in range(13))
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again")
+@pytest.mark.parametrize("shape", ["changed", "ahead", "halves", "twice", "every_other", "all_but_the_first", "merged"])
+def test_a_streams_batches_are_read_again_as_its_class_makes_them(shape: str) -> None:
+    """Whatever it makes of them, it makes the same again."""
+    cls = class_of(DataLoader, SHAPES[shape])
+    stream = Scenario(batch_size=1, shuffle=False, loaders=lambda s: cls(Stream(), batch_size=2))
+    assert uninterrupted(stream) == resumed(stream, saved_after_step(3), saved_after_step(5))
+
+
+def test_a_class_that_keeps_a_streams_batches_is_warned_of() -> None:
+    """Passes that read nothing of the stream have no position in it."""
+    cls = class_of(DataLoader, SHAPES["kept"])
+    with pytest.warns(ResumptionWarning, match=r"kept yields other batches.*\n.*\n.*not read in this pass"):
+        uninterrupted(Scenario(loaders=lambda s: cls(Stream(), batch_size=2)))

@@ -222,10 +222,6 @@ class Cursor:
         """Whether a pass is under way that has yielded a batch: another one that begins moves nothing."""
         return self.current.taken > 0 and self.current.is_running()
 
-    def has_more(self, this: Pass, /, passed_over: int = 0) -> bool:
-        """Whether batches of its epoch are left to *this*, and *passed_over* others."""
-        return self.plan.advance(this.begun_at, this.taken + passed_over).epoch == this.begun_at.epoch
-
     def begin(self) -> Pass:
         """Open a pass at `next_start`; warn where one batch is looked at again and again."""
         if self.is_in_pass:

@@ -180,8 +180,7 @@ class LoopProgress(Cursor, Progress):
         if self.must_tell:
             self.must_tell = False
             warn(_EPOCH_IS_OVER, [("epoch of this pass", self.next_start.epoch)], _OWN_NUMBER)
-        held = [each for each in (self.current, *self._others) if not each.ended and each.iterator() is not None]
-        beside = any(self.has_more(each) for each in held)
+        beside = any(not each.ended and each.iterator() is not None for each in (self.current, *self._others))
         this = self.begin()
         count = self.plan.batches_left(this.begun_at) if isinstance(self.plan, StepPlan) else None
         sampler.begin(self.feed, (this.begun_at.epoch, this.begun_at.offset), count)
@@ -290,8 +289,9 @@ class _Counted(Iterator[T]):
             self._take(self._own.passed)
             this.ended = self._own.is_over
             return
-        if this.failed and not self._progress.has_more(this, this.failed):
-            self._take(this.failed)
+        begins, passed = this.begun_at, this.taken + (this.failed or 0)
+        if this.failed and self._progress.plan.advance(begins, passed).epoch > begins.epoch:
+            self._take(this.failed)  # they were the last of the epoch; draws that failed have passed over nothing
         if self._steps is not None and not self._has_failed:
             following = next(self._steps, None)
             missing = this.left_of_step or (0 if following is None else following.batches)

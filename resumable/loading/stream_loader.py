@@ -33,9 +33,10 @@ from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.epochs import tell_epoch
 from resumable.loading.map_loader import TrainLoader
 from resumable.loading.stream_state import END, StreamState, state_of, state_of_dataloader
-from resumable.loading.trainer_loops import evaluation
+from resumable.loading.trainer_loops import trainer_loop
 from resumable.saved.snapshot import Check, LoaderPosition, save_nothing
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
+from resumable.stopping.workers import keep_apart
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -44,6 +45,11 @@ __all__ = ["StreamLoader"]
 
 _KEPT = 256
 """Batches whose state is kept: an accumulation window and what the trainer reads ahead must fit into it."""
+
+_LOOKED_AT = (
+    "The train loader was iterated outside of the fit's own loop, and its stream keeps a state that all of its iterators "
+    "move: the fit may lose or repeat what is read here.\nLook at the batches of another instance of the dataset."
+)
 
 _LOST = (
     "The dataset's own state is not carried over: only rank 0's is saved, and those of the other ranks differ.\n"
@@ -95,7 +101,7 @@ class StreamLoader(TrainLoader):
                 loader, state = state_of_dataloader(loader, stateful if shard.size == 1 else lambda given: given)
                 if state is None and state_of(loader.dataset) is not None:
                     self._why = _IN_WORKERS
-            self.loader: Any = seekable(loader)
+            self.loader: Any = keep_apart(seekable(loader))
         else:
             state = None if reads_again else state_of(loader)
             self.loader = (_SizedStream if _is_sized(loader) else _Stream)(loader)
@@ -133,7 +139,10 @@ class StreamLoader(TrainLoader):
 
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
-        if evaluation() is not None:
+        loop = trainer_loop()
+        if loop is None or not loop.trains:
+            if loop is None and self._state is not None:
+                warn(_LOOKED_AT)
             yield from iterate()
             return
         at, size, before_it = start(), self.feed.plan.batch_size, 0

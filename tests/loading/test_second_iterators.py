@@ -78,6 +78,13 @@ def test_a_second_iterator_moves_nothing(look: Any, commits: bool, options: dict
     assert [sum(map(len, trained[:number])) for number in range(1, 13)] == counted
 
 
+@pytest.mark.parametrize("options", [WITH_WORKERS, PERSISTENT], ids=str)
+def test_a_look_after_an_epochs_last_batch_begins_no_iterator_anew(options: dict[str, Any]) -> None:
+    """The pass is still under way there: it ends with the next call, whoever has begun another one."""
+    trained, _ = trained_and_counted(loader := loader_of(**options), {3: one}, commits=False)
+    assert (expected(epochs=2), 22) == (trained, loader.state.consumed_samples)
+
+
 @settings(max_examples=60)
 @given(
     st.integers(1, 30),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import lightning as L
 import pytest
+from torch.utils.data import IterableDataset
 
-from resumable import ConstantBatchSize, ResumableLoader
+from resumable import ConstantBatchSize, ResumableLoader, ResumptionWarning
 from tests.support import sampler_runs
 from tests.support.cuts import saved_after_step
 from tests.support.lightning_runs import Run, Scenario, data_of, numbers, resumed, run_of, train
@@ -47,12 +49,41 @@ def loaders(make: Callable[[Scenario], Any], **options: Any) -> dict[str, Any]:
     return {"loaders": make, **options}
 
 
+class Stream(IterableDataset[int]):
+    """Some numbers, one after the other."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(22))
+
+
+class Kept(Stream):
+    """The same, from a place that all of its iterators move."""
+
+    place = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.place < 22:
+            self.place += 1
+            yield self.place - 1
+        self.place = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The place."""
+        return {"place": self.place}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go there."""
+        self.place = state_dict["place"]
+
+
 LOADERS: dict[str, dict[str, Any]] = {
     "plain": loaders(lambda scenario: scenario.loader()),
     "workers": loaders(lambda scenario: scenario.loader(num_workers=1)),
     "persistent workers": loaders(lambda scenario: scenario.loader(**PERSISTENT)),
     "several": loaders(lambda scenario: [scenario.loader(), scenario.loader(numbers(50, 60))]),
     "a schedule": loaders(lambda scenario: scenario.loader(), data=data_of(ConstantBatchSize(8))),
+    "a stream": loaders(lambda scenario: scenario.loader(Stream(), shuffle=False)),
+    "a stream in persistent workers": loaders(lambda scenario: scenario.loader(Stream(), shuffle=False, **PERSISTENT)),
     "a ResumableLoader": loaders(lambda scenario: ResumableLoader(numbers(22), 4, shuffle=True, **PERSISTENT)),
 }
 """By name: what the datamodule returns."""
@@ -66,7 +97,16 @@ def test_a_look_in_a_fit_moves_nothing(name: str, batches: int) -> None:
     undisturbed = run_of(train(Scenario(**LOADERS[name])))
     disturbed = Scenario(**LOADERS[name], callbacks=lambda: [Look(batches)])
     assert undisturbed == run_of(train(disturbed))
-    assert undisturbed == resumed(disturbed, saved_after_step(3))
+    with catch_warnings():
+        filterwarnings("ignore", "This resume reads the stream again")
+        assert undisturbed == resumed(disturbed, saved_after_step(3))
+
+
+def test_a_look_that_moves_what_a_stream_keeps_is_said() -> None:
+    """The dataset's own place is one for all of its iterators: nobody can give it back."""
+    scenario = Scenario(loaders=lambda scenario: scenario.loader(Kept(), shuffle=False), callbacks=lambda: [Look()])
+    with pytest.warns(ResumptionWarning, match="outside of the fit's own loop"):
+        train(scenario)
 
 
 def test_a_look_at_a_loader_that_is_asked_for_moves_nothing() -> None:

@@ -27,6 +27,7 @@ import types
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.process import BaseProcess
 from typing import Any, SupportsIndex, cast
@@ -239,6 +240,12 @@ _kept_servers: dict[int, int | None] = {}
 """The fork server that survives the signals, of each process: a forked one has its parent's in here too."""
 
 
+def _kill(process: weakref.ref[BaseProcess]) -> None:
+    alive = process()
+    if alive is not None:
+        alive.kill()
+
+
 class _Workers:
     """The shielded workers of this process that may be alive when it ends."""
 
@@ -255,7 +262,8 @@ class _Workers:
             # The end of a process that multiprocessing started, such as a spawned rank, which runs no atexit.
             util.Finalize(None, self.end, exitpriority=100)
         for process in processes:
-            cast("Any", process).terminate = process.kill  # what torch does with a worker that does not come to its end
+            # what torch does with a worker that does not come to its end; a bound method would hold its process for ever
+            cast("Any", process).terminate = partial(_kill, weakref.ref(process))
             self._processes.add(process)
 
     def end(self) -> None:

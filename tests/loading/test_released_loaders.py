@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import signal
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from resumable import ConstantBatchSize, ResumableLoader, resumable
+from resumable import ConstantBatchSize, ResumableLoader, resumable, stop_on
 
 WORKERS: dict[str, Any] = {"num_workers": 1, "persistent_workers": True}
 
@@ -111,3 +113,14 @@ def test_a_look_beside_persistent_workers_ends_its_own() -> None:
     for worker in [*mine, *looks]:
         worker.join(timeout=30)
         assert not worker.is_alive()
+
+
+def test_watched_workers_are_freed_too() -> None:
+    """Where a signal is watched, a worker's process is kept by nobody either."""
+    with stop_on(signal.SIGUSR2):
+        loader = decorated(**WORKERS)
+        next(iter(loader))
+        workers = [weakref.ref(worker) for worker in workers_of(loader)]
+        del loader
+        multiprocessing.active_children()  # which are those that have not ended
+    assert [None] == [worker() for worker in workers]

@@ -18,6 +18,7 @@ from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.rank_sampler import RankSampler
 from resumable.feeds.replay import ReplayedSampler
 from resumable.feeds.sampler_feeds import BatchSamplerFeed, RankLocalFeed
+from resumable.feeds.sampler_memory import chain_of
 from resumable.orders.orders import Sequential, Shuffled
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan
 from resumable.verdict import OnMismatch
@@ -56,8 +57,10 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
     if users is None and _is_torchs(sampler, DistributedSampler):
         shard = replace(shard, rank=sampler.rank, size=sampler.num_replicas, already_sharded=False)
     else:
-        is_local = shard.already_sharded or _knows_ranks(sampler if users is None else users)
-        shard = replace(shard, already_sharded=shard.size > 1 and is_local)
+        knows = _that_knows_ranks(sampler if users is None else users)
+        if knows is not None and shard.size == 1 and hasattr(knows, "rank"):  # no trainer says it
+            shard = Shard(int(knows.rank), int(knows.num_replicas))
+        shard = replace(shard, already_sharded=shard.size > 1 and (shard.already_sharded or knows is not None))
     shared = Shard() if shard.already_sharded else shard
     if users is None:
         order = _order_of(sampler, seed, on_mismatch)
@@ -111,9 +114,9 @@ def _is_torchs(sampler: object, cls: type[Any]) -> bool:
     return theirs is cls or (is_torchdatas and theirs.__name__.removeprefix("Stateful") == cls.__name__)
 
 
-def _knows_ranks(sampler: Any) -> bool:
-    """Whether *sampler*, or one inside it, yields one rank's samples alone, as DistributedSampler does."""
-    return sampler is not None and (hasattr(sampler, "num_replicas") or _knows_ranks(getattr(sampler, "sampler", None)))
+def _that_knows_ranks(sampler: Any) -> Any:
+    """*sampler*, or the one inside it, that yields one rank's samples alone, as DistributedSampler does; or None."""
+    return next((each for each in chain_of(sampler) if hasattr(each, "num_replicas")), None)
 
 
 def _order_of(sampler: Any, seed: int, on_mismatch: OnMismatch) -> Sequential | Shuffled | ReplayedSampler:

@@ -199,10 +199,20 @@ class RankLocalFeed(Feed):
 
     @override
     def as_counted(self, saved: Snapshot, /) -> Snapshot:
-        last = saved.ledger.stretches[-1:]
+        """Before, a loop without a trainer counted the samples of one rank."""
+        last, order, ranks, at = saved.ledger.stretches[-1:], saved.order, self.shard.size, saved.position
         if last and last[0].is_unknown and isinstance(self.plan, DrawnPlan):
             self.plan.drawn.is_ragged = True
-        return saved
+        is_one_ranks = last and last[0].data_parallel_size == 1 and order == self._own.identity
+        if at is None or order is None or not is_one_ranks:
+            return saved
+        return saved._replace(
+            consumed_samples=at.consumed_samples * ranks,
+            offset=at.offset * ranks,
+            order=replace(order, length=order.length * ranks),
+            ledger=Ledger(),
+            canary=None,
+        )
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
+from resumable import resumable, resumption_of
 from resumable.feeds.feed import Shard
 from resumable.feeds.from_dataloader import feed_of
 from resumable.feeds.order_feed import OrderFeed
@@ -50,6 +51,56 @@ def test_samples_that_all_ranks_leave_out_end_the_epoch() -> None:
     feed = feed_of(distributed(10, 3, 0, 1, shuffle=False, drop_last=True), 0, Shard())
     assert Position(9, 1, 0) == feed.plan.advance(Position(), 3)
     assert 0 == feed.padded_samples(0)
+
+
+class Reversed(DistributedSampler[int]):
+    """A subclass, which shares the data out in its own way."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([*super().__iter__()][::-1])
+
+
+@resumable
+class Ranked:
+    """A datamodule for a loop on one of three ranks."""
+
+    trainer = None
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def train_dataloader(self) -> Any:
+        """With a sampler that knows the ranks."""
+        sampler: Any = Reversed(range(N), num_replicas=3, rank=self.rank)  # type: ignore[arg-type]
+        return DataLoader(range(N), batch_size=2, sampler=sampler)  # type: ignore[arg-type]
+
+
+def test_a_sampler_that_knows_ranks_counts_all_of_them() -> None:
+    """In a loop too, all ranks have the same state, which each of them can load, and samples are those of all ranks."""
+    ranks = [Ranked(rank) for rank in range(3)]
+    trained = [[batch.tolist() for batch in islice(data.train_dataloader(), 3)] for data in ranks]
+    states = [resumption_of(data) for data in ranks]
+    saved = states[0].state_dict()
+    assert [saved] * 3 == [state.state_dict() for state in states]
+    assert 18 == states[0].consumed_samples
+    for rank, before in enumerate(trained):
+        data = Ranked(rank)
+        resumption_of(data).load_state_dict(saved)
+        rest = [batch.tolist() for batch in data.train_dataloader()]
+        assert [batch.tolist() for batch in Ranked(rank).train_dataloader()] == before + rest
+
+
+def test_a_state_that_counted_one_rank() -> None:
+    """Before, a loop counted the samples of its own rank: such a state goes on at the same batch."""
+    row = [0, 0, 0, 0, 8, 2, 1, 1, 0, False, None, None]
+    old: dict[str, Any] = {"format": 3, "consumed_samples": 6, "epoch": 0, "offset": 6, "global_step": None}
+    old |= {"order": ["Reversed", 8, 0], "commits": False, "canary": "00000000", "loaders": [], "ledger": [row]}
+    data, whole = Ranked(1), Ranked(1)
+    expected = [batch.tolist() for batch in whole.train_dataloader()][3:]
+    data_loader = data.train_dataloader()
+    data_loader.load_state_dict(old)
+    assert expected == [batch.tolist() for batch in data_loader]
+    assert 24 == resumption_of(data).consumed_samples
 
 
 class Unsized(Sampler[int]):

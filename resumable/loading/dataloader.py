@@ -123,12 +123,14 @@ class SeekableLoader(ShieldLoader[T]):
         finally:
             sampler.is_open = False
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Tell the dataset that its next pass is that of *epoch*, and the copies of it in workers that stay."""
-        if tell_epoch(self.dataset, epoch) and self.persistent_workers:
+    def begin_epoch(self, epoch: int) -> bool:
+        """Tell the dataset, and its copies in workers that stay, that its next pass is that of *epoch*; False if it cannot be told."""
+        is_told = tell_epoch(self.dataset, epoch)
+        if is_told and self.persistent_workers:
             if self._resumable_epoch is None:
                 self._resumable_epoch = torch.zeros((), dtype=torch.int64)
             self._resumable_epoch.fill_(epoch)
+        return is_told
 
     def _get_iterator(self) -> Any:
         own, epoch = self.worker_init_fn, self._resumable_epoch

@@ -68,6 +68,10 @@ _LIES_ADVICE = (
     "reads the stream again from its start, which is exact. If samples are only changed at random, all is well."
 )
 _DIFFERS = "The stream is not the one that was trained: its last trained batch, read again, is another one."
+_DIFFERS_BY_PASS = (
+    "The stream has another order in each pass, and nothing tells it which pass goes on: it begins with its first one.\n"
+    "The first batch:"
+)
 _DIFFERS_ADVICE = (
     "Let its order follow from a seed and from the epoch that set_epoch(epoch) gives it, or save its state. If samples "
     "are only changed at random, all is well."
@@ -118,6 +122,10 @@ class StreamLoader(TrainLoader):
         self._has_begun = False
         self._begins_epoch = True
         self._at = LoaderPosition()
+        # where all passes may be the first one's after a resume: the first batch of the last pass, and whether that matters
+        self._remembers = state is None and not (self._begins_afresh or reads_again)
+        self._first_digest: object = None
+        self._is_unsure = False
 
     @property
     @override
@@ -157,6 +165,9 @@ class StreamLoader(TrainLoader):
         is_first, self._has_begun = not self._has_begun, True
         state, before, first_states = self._state, None, 0 if is_first else self._first_states
         can_check = self.shard.size == 1
+        if self._remembers and at.check is not None:
+            before = self._first_digest = at.check.before
+            self._is_unsure = at.epoch > 0 and not trained
         if state is not None and at.state is not None and (trained or not self._begins_afresh):
             batches = self._restore(state, at, trained, iterate)
             before, first_states = (at.state, 0) if trained else (None, self._first_states)
@@ -169,9 +180,11 @@ class StreamLoader(TrainLoader):
         for number, batch in enumerate(batches, start=trained + 1):
             digest = batch_digest(batch) if can_check and number != first_states else None
             now = None if state is None or number < first_states else state.save()
+            if self._remembers and number == 1:
+                before = self._compare_passes(digest)
             check = None if digest is None else Check(digest, before)
             noted.append((before_it + number, LoaderPosition(at.epoch, number * size, None, now, check)))
-            before, can_check = now, self.shard.size == 1
+            before, can_check = before if self._remembers else now, self.shard.size == 1
             yield batch
         self.is_over = trained > 0 and not noted
 
@@ -201,10 +214,19 @@ class StreamLoader(TrainLoader):
         """The whole pass of *epoch*."""
 
         def begin() -> Iterator[Any]:
-            self.loader.begin_epoch(epoch)
+            if self.loader.begin_epoch(epoch):
+                self._is_unsure = False
             return iterate()
 
         return begin() if self._state is None else self._state.next_pass(begin, epoch)
+
+    def _compare_passes(self, digest: str | None) -> object:
+        """Warn, once, where passes differ of a stream that was resumed at an epoch's start and knows of no epochs."""
+        last, self._first_digest = self._first_digest, digest
+        if self._is_unsure and None not in (last, digest) and last != digest:
+            self._is_unsure = False
+            warn(_DIFFERS_BY_PASS, [("of the last pass", last), ("of this pass", digest)], _DIFFERS_ADVICE)
+        return digest
 
     def _read_again(self, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
         """The pass of *at* without its *trained* batches, which are read and dropped."""

@@ -177,15 +177,20 @@ class SavesNothingYet(Stream):
 
 
 class ToldItsEpoch(Stream):
-    """It saves nothing, and shuffles by the epoch that it is told."""
+    """It saves nothing, shuffles by the epoch that it is told, and counts its passes."""
 
     epoch = -1
+
+    def __init__(self, samples: int) -> None:
+        super().__init__(samples)
+        self.passes = list[int]()
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that begins."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        self.passes.append(self.epoch)
         return iter(of_worker(random.Random(self.epoch).sample(range(self.samples), self.samples)))
 
 

@@ -171,6 +171,16 @@ def test_another_stream_is_said() -> None:
         resumed(streaming(RemembersItsPasses), raised_in("training_step", (1, 2)))
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_stream_that_remembers_its_passes_is_said_at_an_epochs_start(epoch: int) -> None:
+    """Where each pass has another order, a resume at an epoch's start begins with the first pass's, and says so once."""
+    with pytest.warns(ResumptionWarning) as warned:
+        resumed(streaming(RemembersItsPasses, trainer={"max_epochs": 4}), saved_at_epoch_end(epoch))
+    said = [str(each.message) for each in warned if issubclass(each.category, ResumptionWarning)]
+    assert 1 == len(said)
+    assert said[0].startswith("The stream has another order in each pass")
+
+
 def shortened(cls: type[Stream]) -> Any:
     """The scenario's loader over a stream that has become too short."""
 
@@ -269,6 +279,18 @@ def test_streams_are_told_their_epoch(cuts: tuple[Cut, ...]) -> None:
     check(scenario, *cuts)
     first, second = (uninterrupted(scenario).ids(epoch) for epoch in (0, 1))
     assert first != second
+
+
+def test_a_stream_that_is_told_its_epoch_reads_one_again() -> None:
+    """On demand such a stream reads the epoch again that goes on, and none before it."""
+    streams: list[ToldItsEpoch] = []
+
+    def loaders(scenario: Scenario) -> Any:
+        streams.append(ToldItsEpoch(scenario.samples))
+        return scenario.loader(streams[-1])
+
+    resumed(Scenario(shuffle=False, loaders=loaders, data=ReadAgain), raised_in("training_step", (2, 2)))
+    assert [[0, 1, 2], [2]] == [stream.passes for stream in streams]
 
 
 @reading_again

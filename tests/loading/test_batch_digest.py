@@ -54,7 +54,9 @@ def test_shapes_types_names_and_orders_count(one: object, other: object) -> None
 
 
 @pytest.mark.parametrize(
-    "batch", [None, object(), [], {}, np.array([object()]), torch.zeros(2, device="meta")], ids=str
+    "batch",
+    [None, object(), [], {}, np.array([object()]), torch.zeros(2, device="meta")],
+    ids=["None", "object", "list", "dict", "array of objects", "meta tensor"],
 )
 def test_batches_without_a_digest(batch: object) -> None:
     """Where nothing can be read cheaply, there is no digest, and nothing is compared."""

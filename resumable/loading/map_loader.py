@@ -17,7 +17,7 @@ from resumable.loading.arguments import check_in_order
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
 from resumable.loading.loop_passes import HandOver, LoopPasses
 from resumable.loading.loop_progress import LoopProgress, loop_progress_of
-from resumable.loading.trainer_loops import evaluation
+from resumable.loading.trainer_loops import trainer_loop
 from resumable.orders.permutation import stream_key
 from resumable.position import Position
 from resumable.progress import Tracker
@@ -41,8 +41,6 @@ class TrainLoader(Protocol):
     num_workers: int
     is_cycled: bool = False
     """Whether the trainer begins it again while its epoch lasts."""
-    is_over: bool = False
-    """Whether its pass had nothing left when it went on: its epoch has ended."""
 
     @property
     def feed(self) -> Feed | StreamGrouping:
@@ -72,6 +70,8 @@ class MapLoader(TrainLoader):
 
     is_endless: bool = False
     """Whether a pass goes on with the next epoch: Lightning cycles a shorter loader beside a longer one."""
+    _at: LoaderPosition = LoaderPosition()
+    _begins_epoch: bool = True
 
     def __init__(
         self,
@@ -118,14 +118,22 @@ class MapLoader(TrainLoader):
 
     def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:
         """A pass of a trainer's."""
-        loop = evaluation()
-        if loop is not None:
+        loop = trainer_loop()
+        if loop is not None and not loop.trains:
             self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
             return iterate(beside=loop.is_beside_training)
         self._check_length()
         at = self._start()
+        if loop is not None and self.is_cycled:
+            if not (self._begins_epoch or self.is_endless):  # begun again, while the trained position is further back
+                at = LoaderPosition(self._at.epoch + 1)
+            self._at, self._begins_epoch = at, False
         self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
         return iterate()
+
+    @override
+    def mark(self) -> None:
+        self._begins_epoch = True
 
     def watch_length(self, dataset: Any, /) -> None:
         """Notice where *dataset* becomes longer or shorter, if the feed is as long as it is now."""

@@ -20,7 +20,7 @@ from resumable.errors import warn
 from resumable.feeds.feed import ResumableSampler
 from resumable.stopping.workers import mix_in
 
-__all__ = ["OwnBatches", "has_ended", "has_own_batches", "note_given"]
+__all__ = ["OwnBatches", "has_own_batches", "note_given"]
 
 _GIVEN: Final = "_resumable_given"
 _TOLD: Final = "_resumable_is_told"
@@ -46,7 +46,6 @@ class _Given:
         self.batches: deque[Any] = deque()
         self.is_over = False
         self.is_read = False
-        self.has_ended = False
         self.has_begun = False
         self.reader: Callable[[], object] = _nobody
 
@@ -126,7 +125,7 @@ class OwnBatches(Iterator[Any]):
 
     def _end(self) -> None:
         """The class has ended its pass: what torch gave and it has not yielded is left out."""
-        self.passed, self._given.has_ended = len(self._given.batches), True
+        self.passed = len(self._given.batches)
         self._given.batches.clear()
         self._total += self.passed
         if self._sampler is not None and not self.may_leave_out and (self.passed or not self.is_over):
@@ -136,15 +135,6 @@ class OwnBatches(Iterator[Any]):
         loader = self._loader()
         if loader is not None and self._is_counted:
             _tell(loader, what)
-
-
-def has_ended(loader: Any, /) -> bool:
-    """Whether the class of *loader*, if it has an `__iter__` of its own, has ended the present pass.
-
-    >>> has_ended(object())
-    False
-    """
-    return getattr(getattr(loader, _GIVEN, None), "has_ended", False)
 
 
 def note_given(loader: Any, iterator: Any) -> None:

@@ -139,7 +139,7 @@ class StreamLoader(TrainLoader):
 
     @override
     def mark(self) -> None:
-        self._begins_epoch, self.is_over = True, False
+        self._begins_epoch = True
 
     @override
     def place_at(self, batches: int, /) -> LoaderPosition | None:
@@ -186,7 +186,6 @@ class StreamLoader(TrainLoader):
             noted.append((before_it + number, LoaderPosition(at.epoch, number * size, None, now, check)))
             before, can_check = before if self._remembers else now, self.shard.size == 1
             yield batch
-        self.is_over = trained > 0 and not noted
 
     def _restore(self, state: StreamState, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
         """The rest of the pass that *at* lies in; at an epoch's start, the whole pass that follows it."""

@@ -6,7 +6,6 @@ and `global_step` counts twice with two optimizers and half with two accumulated
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,10 @@ __all__ = ["BatchCount", "EpochCount", "trained"]
 
 
 class BatchCount:
-    """The batches of completed optimizer steps since the last mark, within one epoch or the rest of one.
+    """The batches of completed optimizer steps since the last mark, within one epoch or the rest of one."""
 
-    *has_ended* says whether the train loader has ended its pass by itself.
-    """
-
-    def __init__(self, trainer: Any, has_ended: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self._has_ended = has_ended
         self._first_batch: int | None = None
         self._committed: int | None = None
 
@@ -42,11 +37,17 @@ class BatchCount:
         return trained(
             fit.epoch_progress.current,
             batch.current,
-            # Lightning does not call it the last one where a loader yields fewer than its length
-            is_last_batch=batch.is_last_batch or self._has_ended(),
+            # Lightning does not call it the last one where the loaders yield fewer than their length
+            is_last_batch=batch.is_last_batch or self.has_read_all,
             max_batches=fit.max_batches,
             accumulation=self.accumulation,
         )
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether the trainer has drawn all that the epoch has."""
+        fetcher = self.trainer.fit_loop._data_fetcher
+        return fetcher is not None and bool(fetcher.done)
 
     @property
     def first_batch(self) -> int:

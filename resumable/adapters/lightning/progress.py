@@ -23,7 +23,6 @@ from resumable.adapters.lightning.several_loaders import (
 )
 from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
-from resumable.loading.own_batches import has_ended
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
 from resumable.progress import LedgerAt, undo_of
@@ -52,7 +51,7 @@ class LightningProgress(TrainerProgress):
         self.anchor: Position = Position()
         self._anchors: tuple[LoaderPosition, ...] = (LoaderPosition(),)
         self._consumed: tuple[int, ...] = (0,)
-        self._count = BatchCount(trainer, self._has_ended)
+        self._count = BatchCount(trainer)
         self._is_resumed = False
         self.commits: bool = False
         self._is_running = False
@@ -166,9 +165,6 @@ class LightningProgress(TrainerProgress):
     def is_in_epoch(self) -> bool:
         """Whether batches of an epoch are being trained."""
         return self.is_running and self._count.is_counting
-
-    def _has_ended(self) -> bool:
-        return has_ended(self.primary.loader)
 
     def lend(self, saved: Snapshot, /) -> None:
         """Let the present loaders start at the position of the training, which goes on with others."""
@@ -325,7 +321,10 @@ class LightningProgress(TrainerProgress):
     def epoch_ends(self) -> None:
         """Move the anchor to the trained position."""
         done, ended = self._done()
-        ended = ended or (not done and self.primary.is_over)
+        # a resumed epoch may have nothing left, where no length says so
+        ended = ended or (not done and self.anchor.offset > 0 and self._count.has_read_all)
+        if ended:  # or a checkpoint of the epoch's end would say that the epoch goes on
+            self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
         self._consumed = self.consumed
         self.anchor, self._anchors = self._position(done, ended), self._places(done, ended)
         if self._count.is_counting:

@@ -71,7 +71,7 @@ class LightningScheduleProgress(LightningProgress):
     def __init__(self, trainer: Any, schedule: LedgerSchedule, policy: Policy) -> None:
         super().__init__(trainer, policy)
         self.schedule = schedule
-        self._count = _EveryBatch(trainer, self._has_ended)
+        self._count = _EveryBatch(trainer)
         self._steps: Iterator[Step] = iter(())
         self._window: Window | None = None
 

@@ -69,9 +69,8 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         order = identity or Identity("stream", loader.feed.plan.length)
         regrouping = _of_other_ranks(loader, saved, own)
         if regrouping is None and group.is_cycled(number):
-            regrouping = _begun_again(
-                loader, own, (saved.offset or 0) // group.loaders[group.primary].feed.plan.batch_size
-            )
+            batches = (saved.offset or 0) // group.loaders[group.primary].feed.plan.batch_size
+            regrouping = _begun_again(loader, own, batches, is_finite=group.is_finite)
         if regrouping is not None:
             refuse_or_warn(regrouping, policy.on_mismatch)
         found = resolve(
@@ -153,14 +152,18 @@ def _of_other_ranks(loader: TrainLoader, saved: Snapshot, own: Snapshot) -> Verd
     return Verdict("inexact", (difference,))
 
 
-def _begun_again(loader: TrainLoader, own: Snapshot, batches: int) -> Verdict | None:
-    """Why an epoch cannot go on, *batches* batches of which are trained, if a stream of unknown length was begun again."""
-    given = (own.offset or 0) // loader.feed.plan.batch_size
-    if loader.feed.identity is not None or loader.feed.plan.length < UNBOUNDED or given == batches:
+def _begun_again(loader: TrainLoader, own: Snapshot, batches: int, *, is_finite: bool) -> Verdict | None:
+    """Why an epoch cannot go on, *batches* batches of which are trained, if a loader of an unknown end was begun again.
+
+    Where all loaders have lengths, the group *is_finite*, and the epoch ends with the longest.
+    """
+    plan = loader.feed.plan
+    given = plan.done(Position(0, own.epoch or 0, own.offset or 0))
+    if (plan.length < UNBOUNDED and is_finite) or given == batches:
         return None
     difference = Difference(
-        "A stream of unknown length was begun again beside a longer one, and Lightning ends an epoch once it has seen the "
-        "end of each.",
+        "Beside a stream of unknown length, a train loader was begun again, and Lightning ends an epoch once it has seen "
+        "the end of each.",
         f"{given} batches of its pass",
         f"{batches} batches of the epoch",
         "Give the streams a length, or combine the loaders by CombinedLoader(..., mode='min_size').",
@@ -213,7 +216,8 @@ class LoaderGroup:
 
     def is_cycled(self, number: int) -> bool:
         """Whether Lightning begins the loader again while the epoch lasts."""
-        return self.mode == "max_size_cycle" and number != self.primary
+        has_length = self.loaders[number].feed.plan.length < UNBOUNDED
+        return self.mode == "max_size_cycle" and not (number == self.primary and (has_length or len(self.loaders) == 1))
 
 
 def combine(loaders: Sequence[TrainLoader], mode: str, limit: int | float, /) -> LoaderGroup:
@@ -226,7 +230,9 @@ def combine(loaders: Sequence[TrainLoader], mode: str, limit: int | float, /) ->
     feed = loaders[primary].feed
     if lengths[primary] < feed.plan.batches:
         feed.plan = replace(feed.plan, limit=int(lengths[primary]))
-    return LoaderGroup(tuple(loaders), mode, primary, is_finite=math.inf not in lengths)
+    return LoaderGroup(
+        tuple(loaders), mode, primary, is_finite=all(loader.feed.plan.length < UNBOUNDED for loader in loaders)
+    )
 
 
 def _limited(batching: BatchPlan, limit: int | float) -> int | float:

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from resumable import DecorationError, MismatchError, ResumptionWarning, resumable
 from tests.support.cuts import Cut, also_with_workers, raised_in, saved_after_step, saved_at_epoch_end
-from tests.support.lightning_runs import PlainNumbers, Scenario, check, resumed, run_of, train, uninterrupted
+from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, resumed, run_of, train, uninterrupted
 from tests.support.samplers import SET_VITAL
 from tests.support.streams import (
     Buffered,
@@ -234,8 +235,42 @@ def test_a_shorter_stream_goes_on(cut: Cut) -> None:
 
 def test_a_shorter_stream_that_was_begun_again() -> None:
     """Lightning cannot go on in an epoch in which it has begun a stream again, so that is refused."""
-    with pytest.raises(MismatchError, match="A stream of unknown length was begun again"):
+    with pytest.raises(MismatchError, match="a train loader was begun again"):
         resumed(Scenario(shuffle=False, loaders=side_by_side), saved_after_step(4))
+
+
+def beside(samples: int, mode: Any, **trainer: Any) -> Scenario:
+    """A stream of *samples* samples, which has no length, beside a map-style dataset of 12."""
+
+    def loaders(scenario: Scenario) -> Any:
+        return CombinedLoader([scenario.loader(numbers(100, 112)), scenario.loader(Stream(samples))], mode)
+
+    return Scenario(shuffle=False, loaders=loaders, trainer=trainer)
+
+
+@pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
+@pytest.mark.parametrize("samples", [8, 12, 20])
+@pytest.mark.parametrize("limit", [{}, {"limit_train_batches": 4}], ids=str)
+def test_beside_a_stream_the_epochs_are_lightnings(samples: int, mode: str, limit: dict[str, int]) -> None:
+    """Whichever ends first, the stream or a map-style dataset, each epoch has the batches that it has undecorated."""
+    scenario = beside(samples, mode, **limit)
+    assert run_of(train(replace(scenario, data=PlainNumbers))) == uninterrupted(scenario)
+
+
+@reading_again
+@pytest.mark.parametrize("samples", [8, 12, 20])
+@pytest.mark.parametrize(
+    "cuts", [*((saved_after_step(step),) for step in range(1, 6)), (saved_at_epoch_end(0),)], ids=str
+)
+def test_an_epoch_that_a_stream_ends(samples: int, cuts: tuple[Cut, ...]) -> None:
+    """A resume goes on in an epoch whose end is the stream's, also where nothing of it is left."""
+    check(beside(samples, "min_size"), *cuts)
+
+
+def test_a_dataset_that_was_begun_again_beside_a_stream() -> None:
+    """Nor can Lightning go on where it has begun a map-style dataset again: which ends the epoch is unknown."""
+    with pytest.raises(MismatchError, match="a train loader was begun again"):
+        resumed(beside(20, "max_size_cycle"), saved_after_step(4))
 
 
 def test_the_same_stream_in_a_second_fit() -> None:

@@ -65,8 +65,8 @@ class SeekableSampler:
         self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
         whole = BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
         # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
-        length = len(_at(sampler, 0)) if hasattr(sampler, "__len__") else whole
-        self._batches = length if self._is_padded else min(length, whole)
+        length = _length_of(_at(sampler, 0))
+        self._batches = whole if length is None else length if self._is_padded else min(length, whole)
 
     @cached_property
     def identity(self) -> Identity:
@@ -77,7 +77,7 @@ class SeekableSampler:
         `MegatronPretrainingRandomBatchSampler` (megatron_batch_samplers.py) shards too; `MegatronPretrainingBatchSampler`
         of Megatron-Bridge (data/samplers.py), which has a `shuffle`, deals out one shuffle of all.
         """
-        total, sampler = self.total_samples, self._sampler
+        total, sampler, first = self.total_samples, self._sampler, self._first_indices()
         seed = getattr(sampler, "seed", 0)
         own_seed = seed % 2**64 if isinstance(seed, int) and seed else None  # 0 is Megatron's
         micro: int = getattr(sampler, "micro_batch_size", self.samples_per_round)
@@ -86,26 +86,38 @@ class SeekableSampler:
         if self.is_cyclic:
             shuffled = shards if getattr(sampler, "data_sharding", True) else f"{total // micro * micro}"
             return Identity(f"{CYCLIC}, {shuffled} shuffled", total, own_seed)
-        if not self._is_shuffled:
+        if first == sorted(first) and max(first, default=0) < self.samples_per_batch:  # those of the dataset
             return Identity("sequential", total)
         return Identity(_SHUFFLED if hasattr(sampler, "shuffle") else f"{_SHUFFLED}, {shards}", total, own_seed)
 
-    @property
-    def _is_shuffled(self) -> bool:
-        """Whether an epoch does not begin with the dataset's first samples, drawn without a trace."""
+    def _first_indices(self) -> list[int]:
+        """The indices of an epoch's first batch, without a padded one's, drawn without a trace.
+
+        Raises:
+            ConfigurationError: if the batches of any count begin with it.
+        """
         from resumable.feeds.replay import first_draw  # brings torch
 
-        first, again = (_first(first_draw(_at(self._sampler, 0), seed)) for seed in (0, 1))
+        own, middle = self._sampler, len(self) // 2 * self.samples_per_batch
+        draws = ((0, 0), (0, 1), (middle, 0))
+        first, again, later = (_first(first_draw(_at(own, count), seed)) for count, seed in draws)
         if first != again:
             warn(
                 "A batch sampler draws other batches each time, so a resumed run trains other samples.",
-                [("batch sampler", type(self._sampler).__qualname__)],
+                [("batch sampler", type(own).__qualname__)],
                 "Let its order follow from its seed and the epoch alone.",
             )
-        indices = [
-            index for index in map(as_int, chain.from_iterable(first or ())) if index is not None and index >= 0
-        ]  # a padded one is below
-        return indices != sorted(indices) or max(indices, default=0) >= self.samples_per_batch
+        elif middle and first and first == later:
+            raise ConfigurationError(
+                "A batch sampler does not begin at its consumed_samples, so a resumed run would train its first samples again.",
+                [
+                    ("batch sampler", type(own).__qualname__),
+                    ("consumed_samples", f"0 and {middle}"),
+                    ("first batch", first[0]),
+                ],
+                "Let its __iter__ begin at consumed_samples, in place of a start or an order that it was built with.",
+            )
+        return [index for index in map(as_int, chain.from_iterable(first or ())) if index is not None and index >= 0]
 
     @property
     def is_dealt(self) -> bool:
@@ -155,7 +167,7 @@ class SeekableSampler:
         own = _at(self._sampler, epoch * self._samples_per_epoch + offset if epoch else offset)
         if callable(getattr(own, "set_epoch", None)):
             own.set_epoch(epoch)
-        elif epoch and isinstance(vars(own).get("epoch"), int):
+        elif epoch and isinstance(getattr(own, "__dict__", {}).get("epoch"), int):
             own.epoch += epoch * self._epochs_counted
         return islice(iter(own), left)
 
@@ -301,8 +313,23 @@ def check_begins(sampler: SeekableSampler, offset: int, /) -> None:
 
 def _at(sampler: Any, consumed_samples: int) -> Any:
     own = copy.copy(sampler)
-    own.consumed_samples = consumed_samples
+    try:
+        own.consumed_samples = consumed_samples
+    except AttributeError as error:
+        raise ConfigurationError(
+            "The consumed_samples of a batch sampler cannot be set, so it cannot begin at the count.",
+            [("batch sampler", type(sampler).__qualname__), ("reason", str(error))],
+            "Give it the plain attribute consumed_samples, or a property with a setter.",
+        ) from None
     return own
+
+
+def _length_of(batches: Any) -> int | None:
+    """The length of *batches*; None where they have none, as Lightning finds it out."""
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _first(batches: Any) -> list[list[Any]] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -153,6 +153,67 @@ def test_a_sampler_that_draws_from_the_global_stream() -> None:
             return self.cut(cast("list[int]", torch.randperm(self.total_samples).tolist()))
 
     before = torch.get_rng_state()
-    with pytest.warns(ResumptionWarning, match=r"draws other batches each time(?s:.*)Random"):
-        assert placed(Random(1000), At()).identity.kind.startswith("shuffled")
+    for kind, expected in (("batch", "shuffled"), ("single", "shuffled"), ("cyclic", "cyclic")):
+        with pytest.warns(ResumptionWarning, match=r"draws other batches each time(?s:.*)Random"):
+            assert placed(Random(1000), At(), kind).identity.kind.startswith(expected)
     assert before.equal(torch.get_rng_state())
+
+
+@dataclass
+class BuiltAtItsCount(InOrder):
+    """Its batches begin where it was built."""
+
+    def __post_init__(self) -> None:
+        self.order = list(range(self.consumed_samples, self.total_samples))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.cut(self.order)
+
+
+class ReadOnly(InOrder):
+    """Its count cannot be set."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "consumed_samples" and name in vars(self):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("kind", ["batch", "single", "cyclic"])
+@given(micro=st.integers(1, 3), steps=st.integers(1, 3), batches=st.integers(2, 9))
+def test_a_sampler_that_no_count_moves(kind: str, micro: int, steps: int, batches: int) -> None:
+    """It is refused before the first step: a resumed run would train its first samples again. One batch is all of it."""
+    shape: dict[str, Any] = {"micro_batch_size": micro, "steps": steps if kind == "batch" else 1}
+    total = micro * steps * batches
+    with pytest.raises(ConfigurationError, match=r"does not begin at its consumed_samples(?s:.*)BuiltAtItsCount"):
+        _ = placed(BuiltAtItsCount(total, **shape), At(), kind).identity
+    assert (
+        "sequential" == placed(BuiltAtItsCount(micro * steps, micro_batch_size=micro, steps=steps), At()).identity.kind
+    )
+    with pytest.raises(ConfigurationError, match=r"consumed_samples of a batch sampler cannot be set(?s:.*)ReadOnly"):
+        placed(ReadOnly(total, **shape), At(), kind)
+
+
+class Slotted:
+    """No attributes but these, and no length that it knows."""
+
+    __slots__ = ("consumed_samples", "micro_batch_size", "total_samples")
+    size = 4
+
+    def __init__(self, total_samples: int) -> None:
+        self.total_samples, self.consumed_samples, self.micro_batch_size = total_samples, 0, 4
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(self.consumed_samples, self.total_samples, 4):
+            yield list(range(start, start + 4))
+
+
+def test_a_sampler_without_a_dict_or_a_length() -> None:
+    """It needs neither, in any epoch."""
+    at = At()
+    own = placed(Slotted(20), at)
+    for at.epoch in (0, 1):
+        assert (5, [0, 4, 8, 12, 16]) == (len(own), [batch[0] for batch in own])

@@ -255,6 +255,8 @@ def _keep(target: str, name: str) -> None:
             return
     except FileNotFoundError:
         return
+    with suppress(FileNotFoundError):
+        os.unlink(name)  # of a killed writer, whose own file was removed by hand
     try:
         _link(target, name)
         os.replace(name, _previous_of(target))

@@ -249,8 +249,8 @@ class StepSchedule(PiecewiseSchedule):
     @override
     def stages_from(self, consumed_samples: int, /) -> Iterator[Stage]:
         at = bisect_right(self.steps, consumed_samples, key=lambda step: step[0]) - 1
-        for (_, size), (stop, _) in zip(self.steps[at:], self.steps[at + 1 :], strict=False):
-            yield Stage(size, stop)
+        for number in range(at, len(self.steps) - 1):  # without a copy of the rest: most ask for the first stage alone
+            yield Stage(self.steps[number][1], self.steps[number + 1][0])
         yield Stage(self.steps[-1][1], None)
 
 

@@ -173,6 +173,15 @@ def test_what_a_killed_writer_left_is_removed(path: Path, number: int) -> None:
     assert sorted(["another.json", *others]) == names(path.parent)
 
 
+def test_half_of_what_a_killed_writer_left(written: Path) -> None:
+    """The other half was removed by hand: the next write goes on."""
+    written.with_name(NAME.format(0) + ".previous").touch()
+    last = number_in(written)
+    write(written, state(7))
+    assert (7, last) == (number_in(written), number_in(previous_of(written)))
+    assert [written.name, previous_of(written).name] == names(written.parent)
+
+
 def test_what_a_crowd_of_killed_writers_left_is_removed(path: Path) -> None:
     """More of them than are looked for at each save: those that are in the way."""
     for number in range(20):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -258,6 +259,17 @@ def test_a_ramp_without_an_end_is_leapt_through(samples: int, consumed: int) -> 
     with pytest.raises(StateError, match="grows too often"):
         parse_schedule(["LinearRampup", 1, 1 + 10**18, 1, samples])
     LinearRampup(1, 1 + 10**18, 1, 7).check_increments()
+
+
+def test_a_stage_costs_the_same_among_any_number_of_stages() -> None:
+    """To find one takes a search, not a copy of the later ones, in memory as in time."""
+    schedule = StepSchedule(tuple((8 * number, 4 + number % 2) for number in range(1 << 14)))
+    tracemalloc.start()
+    try:
+        assert 5 == next(schedule.stages_from(8)).size
+        assert tracemalloc.get_traced_memory()[1] < 1 << 14
+    finally:
+        tracemalloc.stop()
 
 
 @given(step_schedules(longest=300), st.integers(1, 20), st.integers(0, 400))

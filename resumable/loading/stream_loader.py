@@ -153,13 +153,18 @@ class StreamLoader(TrainLoader):
                 warn(_LOOKED_AT)
             yield from iterate()
             return
-        at, size, before_it = start(), self.feed.plan.batch_size, 0
+        at, given = start(), 0
         if self.is_cycled and not self._begins_epoch:  # the trainer begins it again while its epoch lasts
-            at, before_it = LoaderPosition(self._at.epoch + 1), self._noted[-1][0] if self._noted else 0
-            noted = self._noted
+            at, given = LoaderPosition(self._at.epoch + 1), self._noted[-1][0] if self._noted else 0
         else:
-            self._noted = noted = deque[tuple[int, LoaderPosition]](maxlen=_KEPT)
-        trained, self._at, self._begins_epoch = at.offset // size, at, False
+            self._noted = deque(maxlen=_KEPT)
+        self._at, self._begins_epoch = at, False
+        yield from self._pass_from(at, given, iterate)
+
+    def _pass_from(self, at: LoaderPosition, given: int, iterate: Iterate[Any]) -> Iterator[Any]:
+        """The pass that goes on at *at*, where *given* batches of the epoch came from passes before it."""
+        size, noted = self.feed.plan.batch_size, self._noted
+        trained = at.offset // size
         if self._loses_state and (at.epoch or at.offset) and not self._has_begun:
             warn(_LOST)
         is_first, self._has_begun = not self._has_begun, True
@@ -183,7 +188,7 @@ class StreamLoader(TrainLoader):
             if self._remembers and number == 1:
                 before = self._compare_passes(digest)
             check = None if digest is None else Check(digest, before)
-            noted.append((before_it + number, LoaderPosition(at.epoch, number * size, None, now, check)))
+            noted.append((given + number, LoaderPosition(at.epoch, number * size, None, now, check)))
             before, can_check = before if self._remembers else now, self.shard.size == 1
             yield batch
 

@@ -207,7 +207,9 @@ def _same(one: Any, other: Any, epoch: int | None = None) -> bool:
         return one.keys() == other.keys() and all(_same(one[key], other[key], epoch) for key in one)
     if _is_row(one):
         return len(one) == len(other) and all(map(_same, one, other, repeat(epoch)))
-    return bool(np.array_equal(one, other)) or (epoch is not None and (one, other) == (epoch - 1, epoch))
+    if epoch is not None and isinstance(one, int) and (one, other) == (epoch - 1, epoch):
+        return True
+    return bool(np.array_equal(one, other))  # numbers and strings, arrays and tensors
 
 
 def _is_dict(value: Any) -> TypeIs[dict[Any, Any]]:

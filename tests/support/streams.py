@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tests.support.lightning_runs import Scenario
@@ -125,6 +126,13 @@ class GivesOneDict(EndsItsRestoreAtItsEnd):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = state
         super().load_state_dict(state)
+
+
+class SavesTensors(KeepsItsStart):
+    """Its state holds a tensor, as that of a generator is one, in a tuple."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at, "kept": (torch.full((3,), self.at),)}
 
 
 class Endless(Stream):

@@ -24,6 +24,7 @@ from tests.support.streams import (
     KeepsItsStart,
     RemembersItsPasses,
     SavesNothingYet,
+    SavesTensors,
     SizedEndsItsRestoreAtItsEnd,
     SizedKeepsItsStart,
     Stream,
@@ -58,6 +59,7 @@ class ReadAgain(PlainNumbers):
         EndsItsRestoreAtItsEnd,
         SizedEndsItsRestoreAtItsEnd,
         GivesOneDict,
+        SavesTensors,
         Endless,
     ],
 )

@@ -132,7 +132,7 @@ class SavesTensors(KeepsItsStart):
     """Its state holds a tensor, as that of a generator is one, in a tuple."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at, "kept": (torch.full((3,), self.at),)}
+        return {"kept": (torch.full((3,), self.at),), "at": self.at}
 
 
 class Endless(Stream):

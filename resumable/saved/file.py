@@ -158,6 +158,10 @@ def _check_place(target: str) -> None:
             [("path", target), ("folder", folder)],
             "Make it first, or pass another path.",
         )
+    if os.path.basename(target).startswith(NAME.partition("{")[0]):
+        raise ConfigurationError(
+            "Files of this name are the writers' own, and are removed.", [("path", target)], "Pass another file name."
+        )
     if os.path.lexists(target) and not os.path.isfile(target):
         raise ConfigurationError(
             "A state is saved to a regular file.", [("path", target)], "Pass the path of a file of its own."

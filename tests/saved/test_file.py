@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from resumable import ConfigurationError, ResumptionState, StateError
 from resumable.errors import MissingStateError
-from resumable.saved.file import read, write
+from resumable.saved.file import NAME, read, write
 from resumable.saved.file_text import render
 from resumable.state import tracker_of
 from tests.support.killed_writers import TRICKY, names, number_in, offers, previous_of, state
@@ -261,6 +261,13 @@ def test_only_a_regular_file_is_written_or_read(tmp_path: Path) -> None:
             write(bad, state(1))
     for bad, kind in ((tmp_path, "a directory"), (Path(os.devnull), "a device"), (fifo, "a FIFO")):
         assert f"it is:    '{kind}'" in refused(bad)
+
+
+def test_the_writers_own_names_are_no_state_files(tmp_path: Path) -> None:
+    """A save sweeps what killed writers left, and would remove the state with it."""
+    with pytest.raises(ConfigurationError, match="writers' own"):
+        write(tmp_path / NAME.format(0), state(4))
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -152,12 +152,20 @@ def _replaced(tree: Any, replace: Callable[[Any], Any]) -> tuple[Any, str]:
     if hasattr(tree, "flattened") and hasattr(tree, "_mode"):
         tree.flattened = [replace(loader) for loader in tree.flattened]
         return tree, getattr(tree, "_mode", "")  # Lightning keeps the mode to itself
+    if _is_iterated(tree):
+        return replace(tree), "max_size_cycle"
     if _is_mapping(tree):
         return {name: _replaced(branch, replace)[0] for name, branch in tree.items()}, "max_size_cycle"
     if _is_several(tree):
         branches = [_replaced(branch, replace)[0] for branch in tree]
         return branches if isinstance(tree, list) else tuple(branches), "max_size_cycle"
     return replace(tree), "max_size_cycle"
+
+
+def _is_iterated(tree: object) -> bool:
+    """Whether Lightning iterates a collection itself, as one loader: its numbers or strings are no loaders."""
+    elements: Any = tree.values() if _is_mapping(tree) else tree if _is_several(tree) else ()
+    return bool(elements) and all(isinstance(element, (int, float, str)) for element in elements)
 
 
 def _is_mapping(tree: object) -> TypeIs[Mapping[Any, Any]]:

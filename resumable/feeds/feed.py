@@ -184,8 +184,15 @@ class ResumableSampler(Sampler[Any]):
         self.count: int | None = None
         self.evaluates: bool = False
         self.is_endless: bool = False
+        self.own: object = None  # the batch sampler whose place it takes, for those who look at it or set it
+        self.sampler: Any = None
         self.batch_size: int = feed.micro_batch_size
         self.drop_last: bool = feed.plan.drop_last is True
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or vars(self).get("own") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        return getattr(self.own, name)
 
     def __len__(self) -> int:
         batches = replace(self.feed.plan, limit=None).batches  # the framework that set a limit applies it to this

@@ -184,5 +184,11 @@ def install(loader: SeekableLoader[T], sampler: ResumableSampler, passes: Callab
     if loader.batch_sampler is None:
         own["sampler"] = sampler
     else:
+        drawn, before = own.get("_resumable_samplers", (own["sampler"], loader.batch_sampler))
         own["batch_sampler"], own["sampler"] = sampler, shown(own["sampler"])
+        if isinstance(before, ResumableSampler):
+            sampler.own, sampler.sampler = before.own, before.sampler
+        else:
+            inner = getattr(before, "sampler", None)
+            sampler.own, sampler.sampler = before, own["sampler"] if inner is drawn else shown(inner)
     own["_resumable_pass"], own["_resumable_sampler"] = passes, sampler

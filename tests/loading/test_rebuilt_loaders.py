@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ConfigurationError, ResumableLoader, resumption_of
+from resumable import ConfigurationError, ResumableLoader, resumable, resumption_of
 from resumable.feeds.feed import shown
 from tests.support.datamodules import SIZE, N, Plain
 from tests.support.samplers import SET_VITAL
 
+TWELVE: Any = range(12)
 REBUILT: dict[str, Callable[[Any], Any]] = {
     "of the batch sampler": lambda loader: DataLoader(loader.dataset, batch_sampler=loader.batch_sampler),
     "of the sampler": lambda loader: DataLoader(loader.dataset, batch_size=2, sampler=loader.sampler),
@@ -91,6 +92,53 @@ def test_the_sampler_that_a_loader_shows_has_everything_but_its_draws() -> None:
     sampler.generator = cast("Any", torch.Generator)()
     assert sampler.generator is own.generator
     assert 12 == len(list(own))
+
+
+class Sized(BatchSampler):
+    """A batch sampler with a setting of its own."""
+
+    limit = 3
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = limit
+
+
+@resumable
+class Loads:
+    """Gives one loader, again and again."""
+
+    trainer = None
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.loader
+
+
+def test_the_batch_sampler_that_a_loader_shows_has_everything_but_its_draws() -> None:
+    """Who looks at a loader's batch sampler, or sets something there, finds the user's own, also in copies."""
+    own = Sized(RandomSampler(range(12)), 2, drop_last=False)
+    data = Loads(DataLoader(TWELVE, batch_sampler=own))
+    for limit in (5, 7):  # a trainer may ask for the same loader again
+        loader: Any = data.train_dataloader()
+        shows = loader.batch_sampler
+        shows.set_limit(limit)
+        for each in (own, shows, copy.deepcopy(shows), pickle.loads(pickle.dumps(shows))):
+            assert limit == each.limit
+        with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+            _ = shows.unknown
+        with pytest.raises(ConfigurationError, match="outside of that loader"):
+            iter(shows.sampler)
+
+
+def test_a_loader_shows_one_sampler_in_both_places() -> None:
+    """What tells both `loader.sampler` and `loader.batch_sampler.sampler` its epoch, as Lightning does, tells it once."""
+    data = Loads(DataLoader(TWELVE, 2, shuffle=True))
+    for _ in range(2):
+        loader: Any = data.train_dataloader()
+        for each in (loader, pickle.loads(pickle.dumps(loader))):
+            assert each.sampler is each.batch_sampler.sampler
 
 
 @pytest.mark.parametrize("sampler", [[2, 1], torch.tensor([2, 1]), range(3)], ids=["a list", "a tensor", "a range"])

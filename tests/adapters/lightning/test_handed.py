@@ -25,7 +25,10 @@ from tests.support.cuts import Cut, also_with_workers, raised_after, saved_after
 from tests.support.lightning_runs import PlainNumbers, Scenario, check, numbers, trainer_of, uninterrupted
 from tests.support.recording import Budgeted, Recording, TwoOptimizers, flat
 
-pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled"),  # a train loader's has
+]
 
 N, SIZE = 22, 4
 

@@ -12,11 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from tests.support.cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
-from tests.support.lightning_runs import PlainNumbers, Run, Scenario, numbers, resumed, train, uninterrupted
+from tests.support.lightning_runs import PlainNumbers, Run, Scenario, check, numbers, resumed, train, uninterrupted
 from tests.support.recording import EndsEpochsEarly, Recording, StepPlan, TwoOptimizers
 
 if TYPE_CHECKING:
@@ -88,6 +91,36 @@ def test_loaders_train_as_without_the_decorator(kind: str, options: dict[str, An
     """One loader or several, in order: the same run, but that a shorter loader is cycled as before."""
     scenario = Scenario(shuffle=False, loaders=LOADERS[kind], trainer=options)
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
+
+
+def as_tensor(number: Any) -> torch.Tensor:
+    """The number, or the text of one."""
+    return number if isinstance(number, torch.Tensor) else torch.tensor([int(number)])
+
+
+class OfNumbers(Recording):
+    """One whose batches are numbers, or texts of digits."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(tree_map(as_tensor, batch), batch_idx)
+
+
+COLLECTIONS: dict[str, Any] = {
+    "numbers": [1, 2, 3],
+    "texts": ("1", "2", "3"),
+    "numbers by name": {"a": [1, 2], "b": [3, 4, 5]},
+    "lists of numbers": [[1, 2, 3], [4]],
+    "numbers beside a loader": {"a": [1, 2], "b": DataLoader(numbers(6), batch_size=2)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:This resume reads the stream again::")
+@pytest.mark.parametrize("kind", COLLECTIONS)
+def test_a_collection_of_numbers_is_one_loader(kind: str) -> None:
+    """Lightning iterates a collection that holds numbers or texts alone: each is a batch, trained once an epoch, also cut."""
+    scenario = Scenario(shuffle=False, loaders=lambda _: COLLECTIONS[kind], module=OfNumbers)
+    assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
+    check(scenario, saved_after_step(2))
 
 
 def bars(scenario: Scenario, *cuts: Cut) -> dict[int, tuple[float, float | None]]:

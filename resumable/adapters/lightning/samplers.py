@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from resumable.adapters.lightning.ranks import puts_samplers_in
+from resumable.errors import warn
 from resumable.feeds.feed import Feed, Shard
 from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.rank_sampler import RankSampler, SequentialRankSampler
@@ -26,7 +27,14 @@ def show_sampler(taken: MapLoader, trainer: Any) -> None:
 
 
 def unshuffle(taken: MapLoader) -> None:
-    """Leave out the shuffling, as Lightning asks for when it overfits some batches on purpose."""
+    """Leave out the shuffling, as Lightning does when it overfits some batches on purpose, and say so as it does."""
+    kind = taken.feed.identity.kind
+    if kind != "sequential":
+        warn(
+            "You requested to overfit but enabled train dataloader shuffling, which is turned off.",
+            [("order", kind), ("trained", "sequential")],
+            "Return a loader with shuffle=False, or leave overfit_batches out.",
+        )
     taken.feed = _unshuffled(taken.feed, taken.shard)
 
 

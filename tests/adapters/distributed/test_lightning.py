@@ -216,7 +216,7 @@ OPTIONS: dict[str, Scenario] = {
 }
 
 
-@pytest.mark.filterwarnings(NOT_SYNCED)
+@pytest.mark.filterwarnings(NOT_SYNCED, "ignore:You requested to overfit but enabled train dataloader shuffling")
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("cut", [saved_after_step(2), raised_after(4)], ids=str)
 def test_what_moves_lightnings_loops(option: str, cut: Cut) -> None:

@@ -27,6 +27,7 @@ from tests.support.recording import Budgeted, Recording, TwoOptimizers, flat
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:You requested to overfit but enabled train dataloader shuffling"),
     pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled"),  # a train loader's has
 ]
 

@@ -19,7 +19,17 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from tests.support.cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
-from tests.support.lightning_runs import PlainNumbers, Run, Scenario, check, numbers, resumed, train, uninterrupted
+from tests.support.lightning_runs import (
+    Numbers,
+    PlainNumbers,
+    Run,
+    Scenario,
+    check,
+    numbers,
+    resumed,
+    train,
+    uninterrupted,
+)
 from tests.support.recording import EndsEpochsEarly, Recording, StepPlan, TwoOptimizers
 
 if TYPE_CHECKING:
@@ -91,6 +101,15 @@ def test_loaders_train_as_without_the_decorator(kind: str, options: dict[str, An
     """One loader or several, in order: the same run, but that a shorter loader is cycled as before."""
     scenario = Scenario(shuffle=False, loaders=LOADERS[kind], trainer=options)
     assert uninterrupted(replace(scenario, data=PlainNumbers)) == uninterrupted(scenario)
+
+
+@pytest.mark.parametrize("cls", [PlainNumbers, Numbers])
+def test_a_shuffling_that_is_turned_off_is_said(cls: Callable[[Scenario], L.LightningDataModule]) -> None:
+    """With `overfit_batches`, batches come in the dataset's order; a loader that shuffles is told, as by plain Lightning."""
+    scenario = Scenario(data=cls, trainer={"overfit_batches": 2})
+    with pytest.warns(UserWarning, match="You requested to overfit but enabled train dataloader shuffling"):
+        shuffled = uninterrupted(scenario)
+    assert shuffled == uninterrupted(replace(scenario, shuffle=False))
 
 
 def as_tensor(number: Any) -> torch.Tensor:

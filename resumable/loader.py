@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
 
-from typing_extensions import TypedDict, TypeVar, Unpack
+from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
 from resumable.adapters import hand_over
 from resumable.checks import whole_number
@@ -151,12 +151,13 @@ class ResumableLoader(SeekableLoader[T]):
         tracker_of(self._state).follow(self._progress)
         self._install()
 
-    def __new__(cls, *args: Any, **options: Any) -> Any:
+    def __new__(cls, *args: Any, **options: Any) -> Self:
         """A loader; around the sampler of a framework that builds a loader anew, one without a position."""
         given: Any = options.get("sampler") if options.get("batch_sampler") is None else options["batch_sampler"]
         given = getattr(given, "_batch_sampler", given)  # Lightning's, which remembers the indices that it predicts
         if isinstance(given, (RebuiltSampler, RankSampler)):
-            return SeekableLoader(*args[:1], **{name: options[name] for name in _REBUILT_WITH if name in options})
+            kept = {name: options[name] for name in _REBUILT_WITH if name in options}
+            return cast("Self", SeekableLoader(*args[:1], **kept))
         return super().__new__(cls)
 
     def _install(self) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from itertools import count as counted
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 from weakref import WeakSet
 
 from torch.utils.data import BatchSampler, Sampler
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from resumable.errors import ConfigurationError, MismatchError, ReplayError
 from resumable.orders.identity import Identity
@@ -171,9 +171,9 @@ class ResumableSampler(Sampler[Any]):
     sampler of this class around it, with the arguments of torch's BatchSampler: that is a `RebuiltSampler`.
     """
 
-    def __new__(cls, *feed: Any, **options: Any) -> Any:
+    def __new__(cls, *feed: Any, **options: Any) -> Self:
         """A sampler of a feed, or a `RebuiltSampler` of a framework's, which gives batch_size and drop_last."""
-        return RebuiltSampler(*feed, **options) if "batch_size" in options else super().__new__(cls)
+        return cast("Self", RebuiltSampler(*feed, **options)) if "batch_size" in options else super().__new__(cls)
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
         self.feed = feed

@@ -176,7 +176,7 @@ class ResumableSampler(Sampler[Any]):
         return cast("Self", RebuiltSampler(*feed, **options)) if "batch_size" in options else super().__new__(cls)
 
     def __init__(self, feed: Feed, *, single: bool = False) -> None:
-        self.feed = feed
+        self.feed: Feed = feed
         self.single = single
         self.is_open = False
         self.passes: WeakSet[Any] = WeakSet()

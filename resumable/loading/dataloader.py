@@ -66,6 +66,7 @@ class SeekableLoader(ShieldLoader[T]):
     _resumable_schedule: StepGroups | None = None
     _resumable_epoch: torch.Tensor | None = None
     _resumable_own: Any = None
+    worker_init_fn: Callable[[int], None] | None
     num_microbatches: Any = _Microbatches()
 
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:

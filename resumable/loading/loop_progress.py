@@ -41,7 +41,7 @@ class LoopProgress(Cursor, Progress):
 
     def __init__(self, feed: Feed, stretch: Stretch, policy: Policy) -> None:
         super().__init__(feed.plan if stretch.schedule is None else stretch.plan)
-        self.feed = feed
+        self.feed: Feed = feed
         self.stretch: Stretch = stretch
         self._origin = Position()
         self._is_checked = False
@@ -172,7 +172,7 @@ class LoopProgress(Cursor, Progress):
     @override
     def resumed(self) -> None:
         at = self.next_start
-        self.must_tell = at.epoch > 0 and not at.offset
+        self.must_tell: bool = at.epoch > 0 and not at.offset
 
     def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
         """A pass from the progress on, counted as it is yielded."""
@@ -198,7 +198,7 @@ class LoopProgress(Cursor, Progress):
                 other.resize(feed, tracker)  # the run goes on: its dataset has changed
         tracker.switch_to(self, later=later)
         if isinstance(other, LoopProgress) and tracker.progress is self:
-            self.looks = other.looks
+            self.looks: int = other.looks
 
     def passes_in_turn(self, tracker: Tracker, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
         """`passes`, which *tracker* counts from now on, or beside a pass that another loader of the same run has begun."""

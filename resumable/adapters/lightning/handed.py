@@ -19,9 +19,9 @@ from resumable.adapters.lightning.progress import LightningProgress, forget_fetc
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.several_loaders import canary_of, combine, stretch_of
 from resumable.errors import warn
-from resumable.feeds.feed import Shard
+from resumable.feeds.feed import ResumableSampler, Shard
 from resumable.feeds.from_dataloader import of_as_many_ranks
-from resumable.loading.dataloader import Iterate
+from resumable.loading.dataloader import Iterate, SeekableLoader
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.map_loader import MapLoader
 from resumable.orders.identity import Identity
@@ -40,9 +40,11 @@ class HandedLoader(MapLoader):
     """A loader that counts by itself in loops. Its feed is its own: what a trainer limits is not limited in a loop."""
 
     def __init__(self, loader: Any, passes: LoopPasses, shard: Shard) -> None:
-        self.loader, self.passes, self.sampler = loader, passes, passes.sampler
+        self.loader: SeekableLoader[Any] = loader
+        self.passes: LoopPasses = passes
+        self.sampler: ResumableSampler = passes.sampler
         self.feed = copy(of_as_many_ranks(passes.progress.feed, shard))
-        self.num_workers = loader.num_workers
+        self.num_workers: int = loader.num_workers
         self.watch_length(loader.dataset)
         self.goes_back_to: Snapshot | None = None
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from typing_extensions import override
 
-from resumable.errors import ConfigurationError
+from resumable.errors import ConfigurationError, warn
 from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, Shard, cannot_adopt, cut, miscounted
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.canary import Canaries
@@ -56,6 +56,7 @@ class OrderFeed(Feed):
         self.order = order
         self.identity: Identity = identity_of(order)
         self._canaries = Canaries(order)
+        self._is_told = False
 
     def as_long_as(self, dataset: Any, /) -> OrderFeed:
         """The feed of *dataset* as long as it is now, or of the user's order or sampler; itself where nothing has changed.
@@ -181,7 +182,18 @@ class OrderFeed(Feed):
         drawn = self.order.indices(epoch, start, stop)
         if len(drawn) != stop - start:
             raise miscounted(self.identity, epoch, stop - start, len(drawn))
+        if stop == self.plan.length and isinstance(self.order, ReplayedSampler):
+            self._tell_of_more(self.order, epoch)
         return drawn
+
+    def _tell_of_more(self, sampler: ReplayedSampler, epoch: int) -> None:
+        if not self._is_told and sampler.has_more(epoch, self.plan.length):
+            self._is_told = True
+            warn(
+                "A sampler yields more indices than its __len__ returns. The rest of each epoch is left out.",
+                [("sampler", sampler.kind), ("len(sampler)", self.plan.length)],
+                "Let its __len__ return how many indices an epoch has.",
+            )
 
 
 def check_length(order: Order, length: int, /) -> None:

@@ -31,6 +31,8 @@ _CHUNK: Final = 4096
 _MOST: Final = 2**24
 """Draws of an epoch that are held at once, where a sampler remembers the last one."""
 
+_NO_DRAW: Final = object()
+
 _ADVICE: Final = (
     "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
     "order from the epoch that `set_epoch(epoch)` gives it; it must not remember its last iteration. A stream of its own "
@@ -128,6 +130,13 @@ class ReplayedSampler:
         drawn = list(islice(self._draws, stop - start))
         self._at = (epoch, start + len(drawn))
         return drawn
+
+    def has_more(self, epoch: int, number: int, /) -> bool:
+        """Whether *epoch* has more draws than the first *number*, the last of which `indices` has just given."""
+        if self._at != (epoch, number):
+            return False
+        self._at = (-1, 0)
+        return next(self._draws, _NO_DRAW) is not _NO_DRAW
 
     def begin(self, epoch: int, /) -> Iterator[Any]:
         """What the sampler yields in *epoch*, from its first draw on.

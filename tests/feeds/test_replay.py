@@ -7,7 +7,7 @@ import json
 import pickle
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import numpy as np
@@ -25,8 +25,9 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from resumable import ReplayError, resumable
+from resumable import ReplayError, ResumptionWarning, resumable
 from resumable.feeds.feed import Shard
+from resumable.feeds.from_dataloader import feed_of
 from resumable.feeds.replay import ReplayedSampler, replay
 from resumable.feeds.sampler_feeds import BatchSamplerFeed
 from resumable.steps.batch_plan import BatchPlan
@@ -372,3 +373,21 @@ def test_a_limit_that_leaves_out_the_last_round_pads_nothing(limit: int | None, 
         ReplayedSampler(Threes(), 0, batched=True), BatchPlan(15, 3 * 2, limit=limit), Shard(rank=1, size=2)
     )
     assert padded == feed.padded_samples(0)
+
+
+class Modest(Sampler[int]):
+    """A sampler that yields more samples than its length promises."""
+
+    def __len__(self) -> int:
+        return N - 3
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(N))
+
+
+def test_a_sampler_that_yields_more_than_it_says() -> None:
+    """Its epochs are as long as it says, and that the rest is left out is said once."""
+    feed = feed_of(DataLoader(numbers(N), sampler=Modest(), batch_size=4), 0, Shard())
+    with pytest.warns(ResumptionWarning, match="yields more indices") as said:
+        drawn = [list(chain.from_iterable(feed.batches(epoch, 0))) for epoch in range(3)]
+    assert ([list(range(N - 3))] * 3, 1) == (drawn, len(said))

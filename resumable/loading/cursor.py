@@ -37,6 +37,12 @@ _TWO_ITERATORS = (
     "position that is saved is where that one stands.\nIf the later one trains, let go of the earlier one before it "
     "begins (`del iterator`); if it only looks at the data, all is well."
 )
+_LEFT_EARLY = (
+    "Beside an iterator of this loader that had yielded a single batch, a later one was left after a few: the position "
+    "counts those of the later one as trained, and not that batch.\nIf the earlier one trains, call loader.state.commit() "
+    "after each step, and looks at the data move nothing; if the later one trained, let go of the earlier one before it "
+    "begins (`del iterator`)."
+)
 _GOES_ON = (
     "An iterator of this loader goes on that is older than the last one: the position is again where this one stands, and "
     "what the later one has yielded does not count.\nIf the later one has trained, let go of the earlier one (`del "
@@ -107,7 +113,7 @@ class Cursor:
         self.current = Pass(self.plan.canonical(position))
         self._committed = self.current.begun_at
         self._reads_ahead = False
-        self._saved_at, self._is_kept = -1, False
+        self._saved_at, self._is_kept, self._has_replaced = -1, False, False
         self.looks: int = 0
         self._beside = (0, 0)
 
@@ -150,6 +156,7 @@ class Cursor:
             held = [each for each in self._others if each.taken and each.may_count and each.is_running()]
             if held:  # the later pass is over, and nobody has said that it trained
                 self._count_by(held[0])
+        self._tell_if_left_early()
         this, before = self.current, self._committed
         if batches is not None:
             self._committed = self._after(batches)
@@ -190,11 +197,20 @@ class Cursor:
 
     def note_saved(self) -> None:
         """A saved position was handed out: what it counts as trained stays counted."""
+        self._tell_if_left_early()
         self._saved_at = self.current.taken
         if self._others and self.current.is_running():
             self._is_kept = True
         if self._beside[1] > 1 and not self.commits:
             self._tell_of_others()
+
+    def _tell_if_left_early(self) -> None:
+        """Warn once where nobody can tell whether the present pass trained or was a look beside a pass that trains."""
+        this = self.current
+        is_known = self.commits or self._is_kept or this.ended or self._saved_at > 0
+        if self._has_replaced and not is_known and this.iterator() is None:
+            self._has_replaced = False
+            warn(_LEFT_EARLY)
 
     def _tell_of_others(self) -> None:
         at, batches = self._beside
@@ -237,6 +253,7 @@ class Cursor:
     def leave(self) -> None:
         """Let the present pass be over: the next one begins at `next_start`."""
         if self.current.taken:
+            self._tell_if_left_early()
             self.looks = self.looks + 1 if self._was_a_look else 0
         self._count_by(Pass(self.next_start))
 
@@ -245,12 +262,13 @@ class Cursor:
         last, self.current = self.current, this
         self._others = [each for each in (*self._others, last) if each is not this and each.iterator() is not None]
         last.counts, this.counts = False, True
-        self._saved_at, self._is_kept = -1, False
+        self._saved_at, self._is_kept, self._has_replaced = -1, False, False
 
     def note_beside(self, this: Pass) -> None:
         """*this* has yielded a batch, and another pass counts: it goes on counting, or gives way."""
         if self.gives_way_to(this):
             self._count_by(this)
+            self._has_replaced = True
         else:
             self.count_beside(this)
 

@@ -227,7 +227,7 @@ class LoopProgress(Cursor, Progress):
         other = tracker.progress
         if isinstance(other, LoopProgress):
             if other.gives_way_to(this):
-                self._waits, this.counts = None, True
+                self._waits, this.counts, self._has_replaced = None, True, True
                 other.wait(tracker, tracker.follow(self, loaded))
             else:
                 other.count_beside(this)

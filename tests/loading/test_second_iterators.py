@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import pytest
@@ -148,6 +149,51 @@ def test_an_evaluation_after_the_very_first_batch() -> None:
         elif number == 1:
             break
     assert 8 == loader.state.consumed_samples
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 6), st.sampled_from(["state_dict", "commit", "goes on"]), st.booleans(), st.booleans())
+def test_a_short_look_after_the_very_first_batch_moves_nothing_or_is_said(
+    length: int, then: str, is_kept: bool, of_another: bool
+) -> None:
+    """Whichever of the two passes trains: what a save counts, or the next pass leaves out, was trained, or it is told."""
+
+    @resumable
+    class Data:
+        trainer = None
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(numbers(40), batch_size=SIZE)
+
+    data: Any = Data()
+    loader = data.train_dataloader()
+    first = iter(loader)
+    next(first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        beside: Any = data.train_dataloader() if of_another else loader
+        assert length == sum(1 for _ in islice(beside, length))
+        del beside
+        if not is_kept:
+            del first
+        if then == "goes on":
+            begins = int(next(iter(data.train_dataloader()))[0])
+        else:
+            getattr(resumption_of(data), then)()
+            begins = resumption_of(data).state_dict()["offset"]
+    is_told = ["was left after a few" in str(each.message) for each in caught]
+    assert begins in (0, SIZE) or is_told == [True], (begins, is_told)
+
+
+def test_a_look_that_was_let_go_of_before_the_loop_is_not_told_of() -> None:
+    """The line that the warning names: then one pass alone has trained."""
+    loader: Any = loader_of(23)
+    example = iter(loader)
+    next(example)
+    del example
+    three(loader)
+    loader.state_dict()
+    assert 12 == loader.state.consumed_samples
 
 
 def test_a_whole_pass_after_the_very_first_batch_is_said() -> None:

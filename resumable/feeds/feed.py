@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from itertools import count as counted
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsIndex, cast
 from weakref import WeakSet
 
 from torch.utils.data import BatchSampler, Sampler
@@ -29,6 +29,7 @@ __all__ = [
     "FIRST_BLOCK",
     "Feed",
     "Grouping",
+    "ITERATE_IT",
     "RebuiltSampler",
     "ResumableSampler",
     "Shard",
@@ -42,6 +43,12 @@ __all__ = [
 
 FIRST_BLOCK, BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
+
+ITERATE_IT: Final = (
+    "Iterate the loader itself: leave it out of prepare() (with accelerate, prepare the model and the optimizer alone, and pass "
+    "ranks=resumable.adapters.distributed.Ranks()), or put a wrapper around it that iterates it and does not rebuild it."
+)
+"""The advice where a loader is built anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +310,7 @@ def iterated_outside(sampler: object, /) -> ConfigurationError:
     return ConfigurationError(
         "The sampler of a resumable loader was iterated outside of that loader, where nobody follows the position or counts.",
         [("sampler", type(sampler).__qualname__)],
-        "A loader that a trainer or a library builds anew from .dataset and .batch_sampler, or .sampler, does so. Iterate the "
-        "loader itself: leave it out of prepare() (with accelerate, prepare the model and the optimizer alone, and pass "
-        "ranks=resumable.adapters.distributed.Ranks()), or put a wrapper around it that iterates it and does not rebuild it.",
+        f"A loader that a trainer or a library builds anew from .dataset and .batch_sampler, or .sampler, does so. {ITERATE_IT}",
     )
 
 

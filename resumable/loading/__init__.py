@@ -11,5 +11,6 @@ stream_state     the state that a stream saves of itself: the start of one pass
 batch_digest     whether a stream gave the same batch again
 epochs           the epoch that a dataset is told before each pass
 own_batches      loader classes with an `__iter__` of their own
+rebuilds         who builds a loader anew from its options
 arguments        the arguments of a ResumableLoader, checked
 """

@@ -16,6 +16,7 @@ from resumable.feeds.feed import ResumableSampler, shown
 from resumable.feeds.rank_sampler import RankSampler
 from resumable.loading.epochs import FollowEpoch, tell_epoch
 from resumable.loading.own_batches import OwnBatches, has_own_batches, note_given
+from resumable.loading.rebuilds import RebuildNotice
 from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
@@ -68,6 +69,7 @@ class SeekableLoader(ShieldLoader[T]):
     _resumable_own: Any = None
     worker_init_fn: Callable[[int], None] | None
     num_microbatches: Any = _Microbatches()
+    timeout: Any = RebuildNotice()
 
     def _resumable_pass(self, iterate: Iterate[T]) -> Iterator[T]:
         """The pass of a loader that a framework has built anew, with its own sampler: no position leads there."""

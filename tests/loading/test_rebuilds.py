@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from resumable import ConfigurationError, ResumableLoader, resumable, resumption_of
+from resumable import ConfigurationError, ResumableLoader, ResumptionWarning, resumable, resumption_of
 from resumable.feeds.feed import shown
 from tests.support.datamodules import SIZE, N, Plain
 from tests.support.samplers import SET_VITAL
@@ -67,6 +67,48 @@ def test_a_loader_of_our_parts_is_refused_and_moves_nothing(
         list(REBUILT[rebuilt](loader))
     assert before == state.position
     assert whole == trained + ids(batches)
+
+
+REBUILDS = """
+def prepare(loader, cls):
+    return cls(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, timeout=loader.timeout)
+"""
+
+
+def prepared(loader: Any, module: str) -> Any:
+    """*loader* as *module* builds it anew: from its dataset and its options, without any of its samplers."""
+    names: dict[str, Any] = {"__name__": module}
+    exec(REBUILDS, names)  # the module's name is what is tested
+    return names["prepare"](loader, DataLoader)
+
+
+@pytest.mark.filterwarnings(SET_VITAL)
+@settings(max_examples=20, deadline=None)
+@given(
+    is_decorated=st.booleans(),
+    batch_size=st.sampled_from([None, 2, SIZE]),
+    taken=st.integers(0, 2),
+    shuffle=st.booleans(),
+)
+def test_a_loader_that_is_rebuilt_without_its_samplers(
+    is_decorated: bool, batch_size: int | None, taken: int, shuffle: bool
+) -> None:
+    """What accelerate and Ray would build from the dataset alone is refused; for any other reader it is said, once."""
+    data = Loads(DataLoader(TWELVE, batch_size, shuffle=shuffle))
+    loader: Any = data.train_dataloader() if is_decorated else ResumableLoader(range(12), batch_size, shuffle)
+    for _, _ in zip(range(taken), loader, strict=False):
+        pass
+    before = loader.state_dict()
+    for module in ("accelerate.data_loader", "ray.train.torch.train_loop_utils"):
+        with pytest.raises(
+            ConfigurationError, match=r"build this train loader anew(.*\n)+.*read by: +'(accelerate|ray)"
+        ):
+            prepared(loader, module)
+    with pytest.warns(ResumptionWarning, match="builds a loader anew") as warned:
+        _ = [prepared(loader, module) for module in ("a_users_own", "another")]
+    assert 1 == len(warned)
+    assert before == loader.state_dict()
+    list(loader)
 
 
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)

@@ -2,6 +2,7 @@
 
 progress         the count of a sampler and a trainer's steps
 placed_loader    a Megatron-style train loader whose passes begin at the count
+epochs_apart     epochs that are others without this package: how a batch sampler moves its own count
 calculators      megatron-core's and Apex's microbatch calculators
 sampler_hooks    what the sampler makes and hears of, hooked in the instance
 stand_ins        runs a class's own methods while its trainer, sampler or calculator is still None

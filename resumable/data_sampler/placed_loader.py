@@ -21,7 +21,16 @@ from resumable.saved.snapshot import save_nothing
 from resumable.steps.batch_plan import BatchPlan
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["PositionSource", "SeekableSampler", "check_begins", "loaders_in", "seekable"]
+__all__ = [
+    "PositionSource",
+    "SeekableSampler",
+    "at_count",
+    "check_begins",
+    "epoch_sizes",
+    "first_of",
+    "loaders_in",
+    "seekable",
+]
 
 _SHUFFLED = "shuffled by its batch sampler"
 
@@ -65,7 +74,7 @@ class SeekableSampler:
         self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
         whole = BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
         # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
-        length = _length_of(_at(sampler, 0))
+        length = _length_of(at_count(sampler, 0))
         self._batches = whole if length is None else length if self._is_padded else min(length, whole)
 
     @cached_property
@@ -96,11 +105,11 @@ class SeekableSampler:
         Raises:
             ConfigurationError: if the batches of any count begin with it.
         """
-        from resumable.feeds.replay import first_draw  # brings torch
+        from resumable.feeds.replay import first_draws  # brings torch
 
         own, middle = self._sampler, len(self) // 2 * self.samples_per_batch
         draws = ((0, 0), (0, 1), (middle, 0))
-        first, again, later = (_first(first_draw(_at(own, count), seed)) for count, seed in draws)
+        first, again, later = (first_of(first_draws(at_count(own, count), seed)) for count, seed in draws)
         if first != again:
             warn(
                 "A batch sampler draws other batches each time, so a resumed run trains other samples.",
@@ -131,15 +140,15 @@ class SeekableSampler:
         left_out = as_int(getattr(own, "last_batch_size", None))
         if left_out is not None:  # Megatron's name for what its epochs leave out
             return total - left_out
-        tries = sorted({total - total % size, total, total + -total % size} - {0})
-        last = _first(_at(own, tries[-1]))
-        if last == [] or not (last or any(_first(_at(own, each)) for each in tries)):
+        tries = epoch_sizes(total, size)
+        last = first_of(at_count(own, tries[-1]))
+        if last == [] or not (last or any(first_of(at_count(own, each)) for each in tries)):
             return 0
         if len(tries) == 1:
             return total
-        batches = _drawn(_at(own, 0))
+        batches = _drawn(at_count(own, 0))
         for each in tries:
-            if _drawn(_at(own, each)) == batches:
+            if _drawn(at_count(own, each)) == batches:
                 return each
         raise ConfigurationError(
             "A batch sampler's epochs cannot be told from its consumed_samples.",
@@ -150,7 +159,7 @@ class SeekableSampler:
     @cached_property
     def _epochs_counted(self) -> int:
         """What a pass adds to an attribute `epoch` that the sampler counts by itself, and that its order may follow."""
-        own = _at(self._sampler, 0)
+        own = at_count(self._sampler, 0)
         _drawn(own)
         counted: int = own.epoch - self._sampler.epoch
         return counted
@@ -164,7 +173,7 @@ class SeekableSampler:
         left = self._batches_left(offset)
         if not left:
             return iter(())
-        own = _at(self._sampler, epoch * self._samples_per_epoch + offset if epoch else offset)
+        own = at_count(self._sampler, epoch * self._samples_per_epoch + offset if epoch else offset)
         if callable(getattr(own, "set_epoch", None)):
             own.set_epoch(epoch)
         elif epoch and isinstance(getattr(own, "__dict__", {}).get("epoch"), int):
@@ -176,6 +185,11 @@ class SeekableSampler:
         if self._is_padded:
             return max(0, self._batches - -(-offset // size))
         return BatchPlan(self.total_samples, size, self.drop_last, self._batches).batches_left(offset)
+
+    @property
+    def own(self) -> Any:
+        """The user's batch sampler."""
+        return self._sampler
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle has no source: it is the sampler, from its own count on."""
@@ -311,7 +325,17 @@ def check_begins(sampler: SeekableSampler, offset: int, /) -> None:
         refuse_or_warn(Verdict("refused", (difference,)), "error")
 
 
-def _at(sampler: Any, consumed_samples: int) -> Any:
+def epoch_sizes(total: int, size: int, /) -> list[int]:
+    """What an epoch of *total* samples, in batches of *size*, may add to a batch sampler's own count.
+
+    >>> epoch_sizes(10, 4)
+    [8, 10, 12]
+    """
+    return sorted({total - total % size, total, total + -total % size} - {0})
+
+
+def at_count(sampler: Any, consumed_samples: int, /) -> Any:
+    """A copy of *sampler* that begins at *consumed_samples*."""
     own = copy.copy(sampler)
     try:
         own.consumed_samples = consumed_samples
@@ -332,7 +356,7 @@ def _length_of(batches: Any) -> int | None:
         return None
 
 
-def _first(batches: Any) -> list[list[Any]] | None:
+def first_of(batches: Any) -> list[list[Any]] | None:
     """The first of *batches* in a list; [] where there is none, and None where a sampler refuses to begin there."""
     try:
         return [list(batch) for batch in islice(batches, 1)]

@@ -23,7 +23,7 @@ from resumable.orders.canary import AHEAD, digest_of
 from resumable.orders.permutation import stream_key
 from resumable.verdict import OnMismatch
 
-__all__ = ["ReplayedSampler", "first_draw", "replay"]
+__all__ = ["ReplayedSampler", "first_draws", "replay"]
 
 _CHUNK: Final = 4096
 """Draws between two switches of the random streams: enough that the switch (some 20 µs) does not count."""
@@ -67,10 +67,10 @@ def _own(draw: Any) -> Any:
     return list(draw) if hasattr(draw, "__next__") else draw
 
 
-def first_draw(sampler: Iterable[Any], seed: int, /) -> Iterator[Any]:
-    """The first of what *sampler* yields where *seed* seeds the random streams, which are put back."""
+def first_draws(sampler: Iterable[Any], seed: int, number: int = 1, /) -> Iterator[Any]:
+    """The first *number* of what *sampler* yields where *seed* seeds the random streams, which are put back."""
     with _Streams(sampler, seed, 0).switched():
-        drawn = list(islice(sampler, 1))
+        drawn = list(islice(sampler, number))
     yield from drawn
 
 

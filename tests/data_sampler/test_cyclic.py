@@ -48,6 +48,7 @@ class RanksAtRandom(nemo_shape.BatchesAtRandom):
             whole = self.total_samples // size * size
             mine = cast("list[int]", torch.randperm(whole, generator=stream).tolist())[offset::ranks]
         for start in range(0, len(mine) - size + 1, size):
+            self.consumed_samples += self.micro_batch_times_data_parallel_size
             yield mine[start : start + size]
 
     @property

@@ -13,6 +13,7 @@ from typing_extensions import override
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.checks import as_int
+from resumable.data_sampler.epochs_apart import tell_of_epochs
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
 from resumable.errors import warn
@@ -108,6 +109,7 @@ class LightningSamplerProgress(DataSamplerProgress):
         plan, is_first = self._plan_of(sampler), self._plan is None
         if is_first:
             self._find_epoch(sampler, plan)
+            tell_of_epochs(sampler, is_limited=plan.batches < len(sampler))
         self.order: Identity | None = sampler.identity
         self._plan = plan
         if is_first and self.has_moved_on(self._saved):

@@ -143,7 +143,7 @@ class SeekableLoader(ShieldLoader[T]):
             iterator = super()._get_iterator()
         finally:
             self.worker_init_fn = own
-        note_given(self, iterator)
+        note_given(self, iterator, self._resumable_sampler)
         return iterator
 
 

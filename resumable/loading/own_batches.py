@@ -128,7 +128,9 @@ class OwnBatches(Iterator[Any]):
         self.passed = len(self._given.batches)
         self._given.batches.clear()
         self._total += self.passed
-        if self._sampler is not None and not self.may_leave_out and (self.passed or not self.is_over):
+        # a count follows either of them, but not both: the next pass begins elsewhere than the class has ended
+        leaves = (self.passed > 0, not self.is_over)
+        if self._sampler is not None and (all(leaves) if self.may_leave_out else any(leaves)):
             self._tell("It ends its pass before its sampler's end")
 
     def _tell(self, what: str) -> None:
@@ -137,14 +139,17 @@ class OwnBatches(Iterator[Any]):
             _tell(loader, what)
 
 
-def note_given(loader: Any, iterator: Any) -> None:
-    """Note what torch's *iterator*, which the class of *loader* has asked for, gives in the present pass."""
-    if getattr(loader, _GIVEN, None) is None:
-        return
+def note_given(loader: Any, iterator: Any, sampler: ResumableSampler | None) -> None:
+    """Note what torch's *iterator*, which the class of *loader* has asked for, gives in the present pass of *sampler*."""
     if not isinstance(iterator, _BaseDataLoaderIter):  # an iterator around torch's
         parts: list[Any] = list(getattr(iterator, "__dict__", {}).values())
         iterator = next((part for part in parts if isinstance(part, _BaseDataLoaderIter)), None)
-    if iterator is not None:
+    if iterator is None:
+        return
+    own: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if sampler is not None and not sampler.evaluates and vars(iterator).get("_index_sampler", own) is not own:
+        _tell(loader, "Its _index_sampler gives torch other indices")
+    if getattr(loader, _GIVEN, None) is not None:
         mix_in(_Noting, iterator).note_in(loader)
 
 

@@ -141,6 +141,21 @@ def test_an_iterator_in_place_of_torchs(cls: type[Any], is_exact: bool) -> None:
     assert (is_exact, is_exact) == (not said, whole == resumed and not warned)
 
 
+class Backwards(DataLoader[Any]):
+    """One that gives torch the batches of its sampler in another order."""
+
+    @property
+    def _index_sampler(self) -> Any:
+        return list(cast("Any", self).batch_sampler)[::-1]
+
+
+def test_indices_in_place_of_the_samplers() -> None:
+    """What torch is given in place of the loader's sampler does not begin where the sampler does."""
+    whole, said = trained(lambda: taken_over(Backwards))
+    assert said
+    assert whole != trained(lambda: taken_over(Backwards), 3)[0]
+
+
 class NextOfItself:
     """Mixed into a loader that is its own iterator."""
 

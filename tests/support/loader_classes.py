@@ -102,6 +102,14 @@ def the_first_two(loader: Any, batches: Batches) -> Iterator[Any]:
     return islice(batches(), 2)
 
 
+def before_the_third(loader: Any, batches: Batches) -> Iterator[Any]:
+    """A part of an epoch, and one batch of the rest is read."""
+    for number, batch in enumerate(batches()):
+        if number == 2:
+            return
+        yield batch
+
+
 def ahead_and_changed(loader: Any, batches: Batches) -> Iterator[Any]:
     """A prefetcher to the GPU."""
     return (batch + 100 for batch in ahead(loader, batches))
@@ -172,7 +180,18 @@ def reordered(loader: Any, batches: Batches) -> Iterator[Any]:
 
 EXACT = [changed, ahead, in_a_thread, all_at_first, by_number, an_iterator, after_a_look]
 LEFT_OUT = [every_other, all_but_the_first, all_but_the_last]
-OTHERS = [ahead_and_changed, every_other_changed, halves, twice, merged, kept, held, two_rounds, reordered]
+OTHERS = [
+    before_the_third,
+    ahead_and_changed,
+    every_other_changed,
+    halves,
+    twice,
+    merged,
+    kept,
+    held,
+    two_rounds,
+    reordered,
+]
 SHAPES: dict[str, Callable[[Any, Batches], Iterator[Any]]] = {
     shape.__name__: shape for shape in (*EXACT, *LEFT_OUT, the_first_two, *OTHERS)
 }

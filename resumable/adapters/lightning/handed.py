@@ -214,6 +214,8 @@ def _load_pending(hooks: Hooks, fit: Any, combined: Any) -> None:
 def _state_of(passes: LoopPasses) -> Snapshot:
     """Where a loader is; nothing where nothing was loaded or trained. A position past its epoch's last batch is kept."""
     tracker, plan = passes.tracker, passes.progress.feed.plan
+    if tracker.progress is not None:
+        tracker.progress.settle()  # a look at the data moves nothing
     now, loaded = tracker.snapshot(), tracker.loaded
     if now.consumed_samples == 0 and loaded == Snapshot():
         return Snapshot()

@@ -239,4 +239,5 @@ def _limited(batching: BatchPlan, limit: int | float) -> int | float:
     """Batches of an epoch under Lightning's `limit_train_batches`, an int for a number and a float for a share."""
     if batching.length >= UNBOUNDED:
         return limit if isinstance(limit, int) else math.inf
-    return min(batching.batches, limit) if isinstance(limit, int) else int(batching.batches * limit)
+    whole = replace(batching, limit=None).batches  # a share is one of the whole, also of a plan that is limited already
+    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)

@@ -56,6 +56,7 @@ SCENARIOS: dict[str, Scenario] = {
     "drop_last": Handed(drop_last=True),
     "no batches": Handed(loaders=lambda _: loader_of(9, batch_size=None)),
     "limit": Handed(trainer={"max_epochs": 3, "limit_train_batches": 4}),
+    "share": Handed(trainer={"max_epochs": 3, "limit_train_batches": 0.5}),
     "max_steps": Handed(trainer={"max_epochs": -1, "max_steps": 14}),
     "validation": Handed(trainer={"max_epochs": 3, "val_check_interval": 2, "limit_val_batches": 1.0}),
     "reload": Handed(trainer={"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}),
@@ -148,6 +149,18 @@ def test_a_loop_goes_on_after_a_fit_and_a_fit_after_a_loop(steps: int) -> None:
     assert EPOCHS[steps : steps + rest] == ids(loader)
     assert EPOCHS[steps + rest : steps + rest + 2] == trained(fit(loader, max_steps=2))
     assert [(steps + rest + 2) // PER_EPOCH, 2] == [loader.epoch, loader.batches_done]
+
+
+@pytest.mark.parametrize("before", [0, 2, PER_EPOCH])
+def test_a_fit_after_a_look_begins_where_the_loop_has_trained(before: int) -> None:
+    """`next(iter(loader))`, to see the shape of a batch, moves nothing."""
+    loader = loader_of()
+    passing = iter(loader)
+    assert EPOCHS[:before] == [next(passing).tolist() for _ in range(before)]
+    del passing
+    next(iter(loader))
+    assert EPOCHS[before : before + 2] == trained(fit(loader, max_steps=2))
+    assert divmod(before + 2, PER_EPOCH) == (loader.epoch, loader.batches_done)
 
 
 def test_a_fit_that_fails_leaves_the_loader_where_it_was_trained() -> None:

@@ -262,8 +262,8 @@ class _Streams:
             np.random.seed(self._seed % 2**32)
             for generator in self._generators:
                 generator.manual_seed(self._seed)
-            for bits in self._unseeded:
-                bits.state = type(bits)(self._seed).state
+            for each in self._unseeded:
+                _set_state(each, _state_of(type(each)(self._seed)))
         try:
             yield
         finally:
@@ -272,12 +272,24 @@ class _Streams:
 
     def _get(self) -> list[Any]:
         torchs = [each.get_state() for each in self._generators]
-        return [random.getstate(), np.random.get_state(), torchs, [bits.state for bits in self._unseeded]]
+        return [random.getstate(), np.random.get_state(), torchs, [_state_of(each) for each in self._unseeded]]
 
     def _set(self, states: list[Any]) -> None:
         random.setstate(states[0])
         np.random.set_state(states[1])
         for generator, state in zip(self._generators, states[2], strict=True):
             generator.set_state(state)
-        for bits, state in zip(self._unseeded, states[3], strict=True):
-            bits.state = state
+        for each, state in zip(self._unseeded, states[3], strict=True):
+            _set_state(each, state)
+
+
+def _state_of(stream: Any) -> Any:
+    """The state of one of Python's streams, or of a bit generator of NumPy's."""
+    return stream.getstate() if isinstance(stream, random.Random) else stream.state
+
+
+def _set_state(stream: Any, state: Any) -> None:
+    if isinstance(stream, random.Random):
+        stream.setstate(state)
+    else:
+        stream.state = state

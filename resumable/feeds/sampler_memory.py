@@ -77,21 +77,49 @@ def chain_of(sampler: Any, /) -> list[Any]:
 
 
 def unseeded_streams(sampler: Any, /) -> list[Any]:
-    """The bit generators of NumPy's streams that *sampler* holds and made without a seed: each process has others.
+    """NumPy's and Python's streams that *sampler* holds and made without a seed: each process has others.
+
+    Of NumPy's, these are the bit generators. A stream of Python's is told only before its first draw.
 
     >>> class Own:
     ...     def __init__(self):
     ...         self.seeded, self.unseeded = np.random.default_rng(0), np.random.default_rng()
+    ...         self.too = random.Random()
     >>> len(unseeded_streams(Own()))
-    1
+    2
     """
-    values = [value for each in chain_of(sampler) for value in getattr(each, "__dict__", {}).values()]
+    values = [value for each in _samplers_in(sampler) for value in getattr(each, "__dict__", {}).values()]
     bits = [getattr(each, _BITS[type(each)]) for each in values if type(each) in _BITS]
-    return [each for each in bits if _is_drawn(getattr(getattr(each, "seed_seq", None), "entropy", None))]
+    found: list[Any] = [each for each in bits if _is_drawn(getattr(getattr(each, "seed_seq", None), "entropy", None))]
+    return found + [each for each in values if type(each) is random.Random and _is_seedless(each)]
 
 
 def _is_drawn(seed: object) -> bool:
     return isinstance(seed, int) and seed.bit_length() > _LONGEST_SEED
+
+
+def _is_seedless(stream: random.Random) -> bool:
+    """Whether *stream*, which nothing was drawn from yet, was made without a seed.
+
+    A seed's words are mixed into the state in turn, again and again; without one, each of its 624 words is drawn.
+    Here the mixing is undone. Source: `init_by_array` in CPython's Modules/_randommodule.c.
+    """
+    *state, at = stream.getstate()[1]
+    words, last = len(state), len(state) - 1
+    if at != words or state[0] != 1 << 31:
+        return False
+    state[0] = state[last]
+    for i in (1, *range(last, 1, -1)):
+        state[i] = ((state[i] + i) ^ _mixed(state[i - 1], 1566083941)) % 2**32
+    base = [19650218]
+    for i in range(1, words):
+        base.append((1812433253 * (base[-1] ^ base[-1] >> 30) + i) % 2**32)
+    key = [(state[i] - (base[i] ^ _mixed(state[i - 1], 1664525))) % 2**32 for i in range(3, words)]
+    return not any(key[:-period] == key[period:] for period in range(1, words // 2))
+
+
+def _mixed(word: int, factor: int) -> int:
+    return (word ^ word >> 30) * factor % 2**32
 
 
 def _samplers_in(sampler: Any) -> list[Any]:

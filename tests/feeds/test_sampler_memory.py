@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, Sampler, WeightedRandomSampler
 
 from resumable import MismatchError, ReplayError, ResumptionWarning, resumable, resumption_of
 from resumable.feeds import replay as replay_module
 from resumable.feeds.replay import ReplayedSampler
-from resumable.feeds.sampler_memory import SamplerMemory
+from resumable.feeds.sampler_memory import SamplerMemory, unseeded_streams
 from tests.support.batch_samplers import EPOCHS, N
 
 
@@ -167,19 +169,44 @@ class Unseeded(Sampler[int]):
         self.stream = stream
 
     def __iter__(self) -> Iterator[int]:
+        if isinstance(self.stream, random.Random):
+            return iter(self.stream.sample(range(N), N))
         return iter(self.stream.permutation(N).tolist())
 
     def __len__(self) -> int:
         return N
 
 
-@pytest.mark.parametrize("stream", [np.random.default_rng, np.random.RandomState])
+class Around(Sampler[int]):
+    """A sampler that holds others, and the stream that they share."""
+
+    def __init__(self, stream: Any) -> None:
+        self.parts = [Unseeded(stream)]
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(self.parts)
+
+    def __len__(self) -> int:
+        return N
+
+
+@pytest.mark.parametrize("stream", [np.random.default_rng, np.random.RandomState, random.Random])
 def test_a_stream_without_a_seed_is_seeded_by_the_run(stream: Any) -> None:
     """Where a process would draw its own seed, the run's is used: the next process has the same order."""
-    one, other = (ReplayedSampler(Unseeded(stream()), 0) for _ in range(2))
-    drawn = [[list(each.begin(epoch)) for epoch in range(2)] for each in (one, other)]
-    assert drawn[0] == drawn[1]
-    assert drawn[0][0] != drawn[0][1]
+    for kind in (Unseeded, Around):
+        one, other = (ReplayedSampler(kind(stream()), 0) for _ in range(2))
+        drawn = [[list(each.begin(epoch)) for epoch in range(2)] for each in (one, other)]
+        assert drawn[0] == drawn[1]
+        assert drawn[0][0] != drawn[0][1]
+
+
+@given(st.integers() | st.integers(0, 2**4000) | st.text() | st.binary() | st.floats())
+def test_a_stream_of_pythons_with_a_seed_keeps_it(seed: Any) -> None:
+    """However long the seed is: the sampler is trained in its own order. Without one, no stream is taken for seeded."""
+    sampler = Unseeded(random.Random(seed))
+    assert [] == unseeded_streams(sampler)
+    assert list(ReplayedSampler(Unseeded(random.Random(seed)), 0).begin(0)) == list(sampler)
+    assert 1 == len(unseeded_streams(Unseeded(random.Random())))
 
 
 class Forgetful(Sampler[int]):

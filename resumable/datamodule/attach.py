@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypeIs
 
@@ -40,6 +40,8 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
         ConfigurationError: for a schedule whose sizes do not fall into whole batches.
         MismatchError: if the state cannot go on exactly with these loaders, and the policy is "error".
     """
+    if is_map_style(returned) and _is_empty(returned):
+        return returned  # it trains nothing, as an empty list does, and Lightning says so
     seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if options.seed is None else options.seed
     loaders: list[TrainLoader] = []
     shard = _shard_of(trainer, options.ranks)
@@ -57,11 +59,8 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
         return loaders[-1].loader
 
     returned, mode = _replaced(returned, replace)
-    if not loaders:
-        raise DecorationError(
-            "A train_dataloader returned no loader.", [("got", returned)], "Return a DataLoader, or several."
-        )
-    trainer.connect(tracker, loaders, mode, _schedule_of(loaders, options), options.policy)
+    if loaders:
+        trainer.connect(tracker, loaders, mode, _schedule_of(loaders, options), options.policy)
     return returned
 
 
@@ -134,6 +133,11 @@ def _train_loader(loader: Any, seed: int, shard: Shard, options: Options) -> Tra
     from resumable.loading.stream_loader import StreamLoader
 
     return StreamLoader(loader, shard, _stateful, reads_again=options.streams == "read_again")
+
+
+def _is_empty(loader: DataLoader[Any]) -> bool:
+    sized: tuple[Any, ...] = (loader.dataset, cast("object", loader.sampler))
+    return any(hasattr(each, "__len__") and not len(each) for each in sized)
 
 
 def _stateful(loader: DataLoader[Any]) -> DataLoader[Any] | None:

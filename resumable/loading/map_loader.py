@@ -32,6 +32,10 @@ __all__ = ["MapLoader", "TrainLoader", "seed_of_loader"]
 
 
 _ASK_AGAIN: Final = "Let the trainer ask for it again in each epoch: reload_dataloaders_every_n_epochs=1."
+_BETWEEN_EPOCHS: Final = (
+    "Change it between two epochs, and let a decorated datamodule return one loader; or let the trainer ask for it again in "
+    "each epoch: reload_dataloaders_every_n_epochs=1."
+)
 
 
 class TrainLoader(Protocol):
@@ -70,6 +74,8 @@ class MapLoader(TrainLoader):
 
     is_endless: bool = False
     """Whether a pass goes on with the next epoch: Lightning cycles a shorter loader beside a longer one."""
+    go_on: Callable[[], bool] | None = None
+    """Lets the run go on with the feed as it is now, of another length, if an epoch begins; otherwise returns False."""
     _at: LoaderPosition = LoaderPosition()
     _begins_epoch: bool = True
 
@@ -122,13 +128,14 @@ class MapLoader(TrainLoader):
         if loop is not None and not loop.trains:
             self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
             return iterate(beside=loop.is_beside_training)
-        self._check_length()
+        has_samples = self._follow_length()
         at = self._start()
         if loop is not None and self.is_cycled:
             if not (self._begins_epoch or self.is_endless):  # begun again, while the trained position is further back
                 at = LoaderPosition(self._at.epoch + 1)
             self._at, self._begins_epoch = at, False
-        self.sampler.begin(self.feed, (at.epoch, at.offset), self._count(), is_endless=self.is_endless)
+        count = self._count() if has_samples else 0
+        self.sampler.begin(self.feed, (at.epoch, at.offset), count, is_endless=self.is_endless and has_samples)
         return iterate()
 
     @override
@@ -139,24 +146,39 @@ class MapLoader(TrainLoader):
         """Notice where *dataset* becomes longer or shorter, if the feed is as long as it is now."""
         length = self.feed.plan.length
         self._dataset: Any = dataset if isinstance(self.feed, OrderFeed) and length == len(dataset) else None
+        self._made_for: int = length
         self._longest: int = length
 
-    def _check_length(self) -> None:
-        """Refuse a dataset that has become shorter since the trainer asked for its loader; warn of a longer one."""
-        then = self.feed.plan.length
-        now = then if self._dataset is None else len(self._dataset)
-        lengths = [("length then", then), ("length now", now)]
-        if now < then:
-            raise ConfigurationError(
-                "The dataset has become shorter since its train loader was made.", lengths, _ASK_AGAIN
-            )
+    def _follow_length(self) -> bool:
+        """Go on with a dataset of another length, up to that when the trainer asked for its loader; False if it is empty.
+
+        Raises:
+            ConfigurationError: for a shorter one, in the middle of an epoch.
+        """
+        feed = self.feed
+        if self._dataset is None or not isinstance(feed, OrderFeed):
+            return True
+        now, then = len(self._dataset), feed.plan.length
         if now > self._longest:
             self._longest = now
             warn(
                 "The dataset has become longer since its train loader was made: the epochs train as many as it had then.",
-                lengths,
+                [("length then", self._made_for), ("length now", now)],
                 _ASK_AGAIN,
             )
+        length = min(now, self._made_for)
+        if length != then:
+            if length:
+                self.feed = feed.as_long_as(range(length))
+            if self.go_on is None or not self.go_on():
+                self.feed = feed
+                if length < then:
+                    raise ConfigurationError(
+                        "The dataset has become shorter since its train loader was made.",
+                        [("length then", then), ("length now", now)],
+                        _BETWEEN_EPOCHS,
+                    )
+        return length > 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the loader has no trainer: it goes on from here in a loop of its own."""

@@ -72,7 +72,9 @@ class Adapter:
         if hooks.progress is None or not hooks.progress.is_running:
             hooks.progress, hooks.is_loaded = None, True
             tracker.disconnect()
-            trainer.fit_loop._combined_loader = None  # loaders that were built already do not know the position
+            fit = trainer.fit_loop
+            if fit._combined_loader is not None:  # loaders that were built already do not know the position
+                hooks.built, fit._combined_loader = fit._combined_loader, None
         return True
 
     def before_build(self, tracker: Tracker, /) -> AbstractContextManager[None]:
@@ -109,17 +111,18 @@ class Adapter:
         """Let *loaders*, combined in Lightning's *mode*, follow *tracker*, which counts with the trainer."""
         trainer = self.trainer
         hooks = hooks_of(trainer, tracker)
-        progress = hooks.progress
+        tracker, progress = hooks.tracker, hooks.progress
         if not isinstance(progress, LightningProgress):
             tracker.end_run((LightningProgress, LightningSamplerProgress))
             if schedule is None:
                 progress = LightningProgress(trainer, policy)
             else:
                 progress = LightningScheduleProgress(trainer, schedule, policy)
-        before = progress.with_loaders(loaders, mode)
+        before, progress.tracker = progress.with_loaders(loaders, mode), tracker
         try:
             saved = tracker.snapshot()
-            if saved == Snapshot() and not hooks.is_loaded and trainer.fit_loop.is_resuming:
+            is_restored = trainer.fit_loop.is_resuming and hooks.tried_for is None
+            if saved == Snapshot() and not hooks.is_loaded and is_restored:
                 saved = progress.position_without_state()
                 tracker.load_snapshot(saved, is_resume=True)
             if progress.is_in_epoch:  # the epoch goes on with the loaders that it began with

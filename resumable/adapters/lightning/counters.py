@@ -32,13 +32,21 @@ class BatchCount:
     @property
     def now(self) -> EpochCount:
         """What the counters say of the epoch."""
+        return self._now(has_read_all=self.has_read_all)
+
+    @property
+    def restored(self) -> EpochCount:
+        """The same of counters that were restored: what the trainer has read before does not belong to them."""
+        return self._now(has_read_all=False)
+
+    def _now(self, *, has_read_all: bool) -> EpochCount:
         fit = self.trainer.fit_loop
         batch = fit.epoch_loop.batch_progress
         return trained(
             fit.epoch_progress.current,
             batch.current,
             # Lightning does not call it the last one where the loaders yield fewer than their length
-            is_last_batch=batch.is_last_batch or self.has_read_all,
+            is_last_batch=batch.is_last_batch or has_read_all,
             max_batches=fit.max_batches,
             accumulation=self.accumulation,
         )

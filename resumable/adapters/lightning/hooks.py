@@ -29,6 +29,10 @@ class Hooks:
     is_loaded = False
     run: Any = None
     """The loaders that were handed to the trainer's fits."""
+    tried_for: Tracker | None = None
+    """The tracker of the fit in which a callback tries something out, which this one stands in for."""
+    built: Any = None
+    """The loaders that the trainer had when a state was loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned process makes its own class, and connects anew."""
@@ -36,8 +40,14 @@ class Hooks:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Another run of the trainer: what an earlier one restored is not for this one."""
-        self.loops = None
+        self.loops = self.built = None
         self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A run that has loaded a state and ended without asking for loaders keeps those that it had."""
+        if trainer.fit_loop._combined_loader is None:
+            trainer.fit_loop._combined_loader = self.built
+        self.built = None
 
     def _release(self) -> None:
         if self.run is not None:
@@ -123,12 +133,20 @@ def _hooks(package: str, tracker: Tracker) -> Hooks:
 
 
 def hooks_of(trainer: Any, tracker: Tracker) -> Hooks:
-    """The hook object of *tracker* among the trainer's callbacks, the first of them: the others may save a checkpoint."""
+    """The hook object of *tracker* among the trainer's callbacks, the first of them: the others may save a checkpoint.
+
+    Where it is missing and *tracker* counts, another callback has put the callbacks aside to try something out, which it
+    will undo: that is counted by a tracker of its own.
+    """
     for callback in trainer.callbacks:
-        if isinstance(callback, Hooks) and callback.tracker is tracker:
+        if isinstance(callback, Hooks) and tracker in (callback.tracker, callback.tried_for):
             return callback
     package = next(base.__module__.partition(".")[0] for base in type(trainer).__mro__ if framework_of(base))
-    hooks = _hooks(package, tracker)
+    if tracker.progress is not None and tracker.progress.is_running:
+        hooks = _hooks(package, Tracker())
+        hooks.tried_for = tracker
+    else:
+        hooks = _hooks(package, tracker)
     # a new list, since somebody may be iterating over the old one; the learning rate finder looks for itself at its head
     heads = 1 if hasattr(next(iter(trainer.callbacks), None), "lrs") else 0
     trainer.callbacks = [*trainer.callbacks[:heads], hooks, *trainer.callbacks[heads:]]

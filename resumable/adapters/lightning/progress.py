@@ -25,7 +25,7 @@ from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
-from resumable.progress import LedgerAt, undo_of
+from resumable.progress import LedgerAt, Tracker, undo_of
 from resumable.saved.agreement import Part
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_or_warn
@@ -54,6 +54,7 @@ class LightningProgress(TrainerProgress):
         self._count = BatchCount(trainer)
         self._is_resumed = False
         self.commits: bool = False
+        self.tracker: Tracker | None = None
         self._is_running = False
         self.stretch: Stretch | None = None
 
@@ -158,8 +159,16 @@ class LightningProgress(TrainerProgress):
             loader.is_cycled = self._group.is_cycled(number)  # Lightning cycles a stream by itself
             if isinstance(loader, MapLoader):
                 loader.is_endless = self._group.is_finite and self._group.is_cycled(number)
+                loader.go_on = self._go_on
                 show_sampler(loader, trainer)
         return before
+
+    def _go_on(self) -> bool:
+        """Go on with loaders of other lengths, if an epoch begins."""
+        if self.tracker is None or self.is_in_epoch or any(place.offset for place in self.places):
+            return False
+        self.tracker.connect(self)
+        return True
 
     @property
     def is_in_epoch(self) -> bool:
@@ -340,7 +349,7 @@ class LightningProgress(TrainerProgress):
             MismatchError: unless the order is the dataset's own, the one that the old run certainly used, or the
                 policy lets the run go on.
         """
-        now = self._count.now
+        now = self._count.restored
         position = self.primary.feed.plan.position_in(now.epoch + now.ended, 0 if now.ended else now.batches)
         order = self.primary.feed.identity
         is_known = order is not None and order.kind == "sequential" and not puts_samplers_in(self.trainer)

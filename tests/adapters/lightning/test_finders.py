@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.tuner.tuning import Tuner
 
+from resumable import resumable, resumption_of
 from tests.support.cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end
-from tests.support.lightning_runs import Scenario, check, train, uninterrupted
+from tests.support.fits import datamodule_of, ids_by_epoch
+from tests.support.lightning_runs import PlainNumbers, Scenario, check, run_of, train, trainer_of, uninterrupted
 from tests.support.recording import Recording
 
 if TYPE_CHECKING:
@@ -71,3 +76,62 @@ def test_an_error_in_a_trial_is_the_user_s(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError, match="a bug"):
         train(scenario_of(at_end=False, folder=tmp_path, module=Failing))
+
+
+class SizesAtMilestones(BatchSizeFinder):
+    """Trains with growing batches before the fit, or where its second epoch begins, and puts everything else back."""
+
+    def __init__(self, in_mid_fit: bool) -> None:
+        super().__init__(steps_per_trial=2, max_trials=2)
+        self.in_mid_fit = in_mid_fit
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.in_mid_fit:
+            self.scale_batch_size(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1 and self.in_mid_fit:
+            self.scale_batch_size(trainer, pl_module)
+
+
+class UndecoratedSizes(PlainNumbers):
+    """Data whose batch size a finder may change."""
+
+    batch_size = 3
+
+    def train_dataloader(self) -> Any:
+        return self.scenario.loader(batch_size=self.batch_size)
+
+
+@resumable
+class Sizes(UndecoratedSizes):
+    """The same, decorated."""
+
+
+def sized(in_mid_fit: bool, folder: Path, data: Any, *, shuffle: bool = True) -> Scenario:
+    """A run with a finder of batch sizes."""
+    trainer = {"default_root_dir": folder, "limit_val_batches": 1.0}
+    finder = partial(SizesAtMilestones, in_mid_fit)
+    return Scenario(samples=12, shuffle=shuffle, data=data, callbacks=lambda: [finder()], trainer=trainer)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")  # undecorated
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("in_mid_fit", [False, True])
+def test_a_batch_size_is_found_as_undecorated(in_mid_fit: bool, shuffle: bool, tmp_path: Path) -> None:
+    """The run that follows takes as many steps of as many samples, which is all that it trains."""
+    plain, ours = (train(sized(in_mid_fit, tmp_path, data, shuffle=shuffle)) for data in (UndecoratedSizes, Sizes))
+    expected, actual = run_of(plain), run_of(ours)
+    assert [len(step.batches) for step in expected.steps] == [len(step.batches) for step in actual.steps]
+    assert (expected.global_step, expected.current_epoch) == (actual.global_step, actual.current_epoch)
+    trained = resumption_of(datamodule_of(ours))
+    assert sum(len(ids) for ids in ids_by_epoch(actual)) == trained.consumed_samples
+
+
+def test_the_trainer_keeps_its_loader_after_a_search(tmp_path: Path) -> None:
+    """A tuner's fit ends without a run, and its loader has the batch size that was found."""
+    scenario = sized(False, tmp_path, Sizes)
+    trainer, data = trainer_of(replace(scenario, callbacks=list)), Sizes(scenario)
+    found = Tuner(trainer).scale_batch_size(scenario.module(), datamodule=data, steps_per_trial=2, max_trials=2)
+    loader: Any = trainer.train_dataloader
+    assert found == data.batch_size == loader.batch_size

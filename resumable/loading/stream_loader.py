@@ -16,10 +16,10 @@ unknown here, so with another number of ranks there is no position in mid-epoch 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -175,12 +175,13 @@ class StreamLoader(TrainLoader):
             self._is_unsure = at.epoch > 0 and not trained
         if state is not None and at.state is not None and (trained or not self._begins_afresh):
             batches = self._restore(state, at, trained, iterate)
-            before, first_states = (at.state, 0) if trained else (None, self._first_states)
+            before, first_states = (at.state, 0) if trained else (self._between(lambda: at.state), self._first_states)
         elif trained:
             batches, can_check = self._read_again(at, trained, iterate), can_check and state is None
         else:
             if is_first and self._reads_again:
                 self._read_former_passes(at.epoch, iterate)
+            before = None if state is None or is_first else self._between(state.save)
             batches = self._next_pass(at.epoch, iterate)
         for number, batch in enumerate(batches, start=trained + 1):
             digest = batch_digest(batch) if can_check and number != first_states else None
@@ -200,19 +201,69 @@ class StreamLoader(TrainLoader):
         if check is None:  # from before there was one
             return state.pass_from(at.state, iterate, epoch)
         last, batches = state.go_back(check.before, iterate)
-        read = None if last is END else batch_digest(last)
-        if read != check.digest and check.before is None and epoch and not self._begins_afresh:
+        if last is END and trained == 1:  # it was the end of the pass before
+            batches = self._next_pass(at.epoch, iterate)
+            last = next(batches, END)
+        if trained == 1 and check.before is not None and _digest(last) != check.digest:
+            last, batches = state.go_back(None, iterate)  # a pass that begins alike each time
+        found = [("saved", check.digest), ("read again", _digest(last))]
+        may_follow = epoch > 0 and not self._begins_afresh and (check.before is None or trained == 1)
+        if may_follow and _digest(last) != check.digest:
+            if check.before is not None:
+                warn(_LIES, found, _LIES_ADVICE)
             return state.pass_from(at.state, iterate, at.epoch)  # a pass that follows from those before it
-        if last is END and not has_ended:
+        if last is END and trained:
             raise _ended(trained, trained - 1)
-        if read != check.digest and not (has_ended and follows_epoch):
-            warn(_LIES, [("saved", check.digest), ("read again", read)], _LIES_ADVICE)
-        if not has_ended:
+        return self._go_on(state, at, iterate, batches, found, follows_epoch=follows_epoch)
+
+    def _go_on(
+        self,
+        state: StreamState,
+        at: LoaderPosition,
+        iterate: Iterate[Any],
+        batches: Iterator[Any],
+        found: Sequence[tuple[str, object]],
+        *,
+        follows_epoch: bool,
+    ) -> Iterator[Any]:
+        """What follows the last trained batch, whose digests are *found*: *batches*, or the next pass at an epoch's start."""
+        plan, trained = self.feed.plan, at.offset // self.feed.plan.batch_size
+        (_, saved), (_, read) = found
+        if saved != read and (trained or not follows_epoch):
+            if not trained and plan.limit is None:
+                return self._pass_after(state, at, iterate, found)
+            warn(_LIES, found, _LIES_ADVICE)
+        if trained:
             return batches
-        plan = self.feed.plan
         if plan.length >= UNBOUNDED and plan.limit is None:
             next(batches, END)  # the trainer asked for more, which is how it learned of the end
         return self._next_pass(at.epoch, iterate)
+
+    def _pass_after(
+        self, state: StreamState, at: LoaderPosition, iterate: Iterate[Any], found: Sequence[tuple[str, object]]
+    ) -> Iterator[Any]:
+        """The whole pass that follows from the end of the one before, whose last batch cannot be read again.
+
+        What a state leaves out within a pass, such as a shuffle buffer, is empty between two. The pass is begun twice from
+        the same state: where its beginning differs, or a generator does, that state leaves out what leads from pass to pass.
+        """
+
+        def begun() -> tuple[Any, Iterator[Any], list[object]]:
+            state.disturb()
+            batches = state.pass_from(at.state, iterate, at.epoch)
+            first = next(batches, END)
+            return first, batches, [_digest(first), state.generators()]
+
+        *_, once = begun()
+        first, batches, again = begun()
+        if once != again:
+            warn(_LIES, found, _LIES_ADVICE)
+        return batches if first is END else chain([first], batches)
+
+    def _between(self, saved: Callable[[], object]) -> object:
+        """What the stream has *saved* at the end of a pass, which leads to the first batch of the next one; None elsewhere."""
+        is_led = self._state is not None and not self._state.is_in_workers and self.feed.plan.limit is None
+        return saved() if is_led else None
 
     def _next_pass(self, epoch: int, iterate: Iterate[Any]) -> Iterator[Any]:
         """The whole pass of *epoch*."""
@@ -306,6 +357,10 @@ def _plan_of(loader: Any, ranks: int) -> BatchPlan:
         if exact.batches == len(loader):
             return BatchPlan(exact.length * ranks, size * ranks, drop_last)
     return BatchPlan(len(loader) * size * ranks, size * ranks)
+
+
+def _digest(batch: object) -> str | None:
+    return None if batch is END else batch_digest(batch)
 
 
 def _is_sized(thing: Any) -> bool:

@@ -9,6 +9,7 @@ a new pass, behind one that began at a loaded state
 
 from __future__ import annotations
 
+import random
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from typing_extensions import TypeIs
 
 from resumable.errors import StateError, warn
@@ -73,6 +75,8 @@ class StreamState:
 
     def go_back(self, state: object, begin: Callable[[], Iterator[Any]], /) -> tuple[Any, Iterator[Any]]:
         """The first batch from *state* on, or `END`, and those that follow it; None is the state of a new stream."""
+        if state is None and self._loaded:
+            state = self._at_first
         try:
             if state is not None:
                 before = self._lowered_flags()
@@ -111,6 +115,21 @@ class StreamState:
             warn(_KEEPS_ITS_START)
             return batches if first is END else chain([first], batches)
         return chain([first], batches)
+
+    def generators(self) -> list[object]:
+        """The states of the generators that the stream keeps among its attributes, in the main process."""
+        return [_state_of_generator(each) for each in self._generators()]
+
+    def disturb(self) -> None:
+        """Draw from these generators, so that only those that a load or a new pass sets are again where they were."""
+        for each in self._generators():
+            _draw(each)
+
+    def _generators(self) -> list[Any]:
+        kept: Any = (
+            {} if self.is_in_workers or hasattr(self._owner, "dataset") else getattr(self._owner, "__dict__", {})
+        )
+        return [each for each in kept.values() if isinstance(each, _GENERATORS)]
 
     def _lowered_flags(self) -> set[str]:
         """The owner's attributes that are False: a load may raise one, to be lowered at the end of the restored pass."""
@@ -191,6 +210,26 @@ def _copy(value: Any) -> Any:
     if _is_dict(value) and type(value) is dict:
         return {key: _copy(each) for key, each in value.items()}
     return [_copy(each) for each in value] if _is_row(value) and type(value) is list else deepcopy(value)
+
+
+_GENERATORS: Final = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+
+
+def _state_of_generator(generator: Any) -> object:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state)
+    return str(
+        generator.get_state() if isinstance(generator, np.random.RandomState) else generator.get_state().tolist()
+    )
+
+
+def _draw(generator: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        torch.rand(1, generator=generator, device=generator.device)
+    else:
+        generator.random()
 
 
 def _keys(state: Any) -> set[str]:

@@ -211,3 +211,32 @@ class RemembersItsPasses(Stream):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.draw.sample(range(self.samples), self.samples))
+
+
+class DrawsFromAPlace(Buffered):
+    """It shuffles in a buffer that its state leaves out, by a generator that leads from pass to pass."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__(samples)
+        self.draw = random.Random(0)
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start, buffer = self.start, 0, list[int]()
+        for sample in range(start, self.samples):
+            self.at = sample + 1
+            buffer.append(sample)
+            if len(buffer) > 5:
+                yield buffer.pop(self.draw.randrange(len(buffer)))
+        self.draw.shuffle(buffer)
+        yield from buffer
+
+
+class DrawsAndSaves(DrawsFromAPlace):
+    """The same, with that generator in its state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at, "draw": self.draw.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.draw.setstate(state["draw"])

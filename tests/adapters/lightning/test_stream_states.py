@@ -17,6 +17,8 @@ from tests.support.samplers import SET_VITAL
 from tests.support.streams import (
     Buffered,
     CountedByItsCaller,
+    DrawsAndSaves,
+    DrawsFromAPlace,
     Endless,
     EndsItsRestoreAtItsEnd,
     FollowsItsEpoch,
@@ -156,6 +158,30 @@ def test_a_state_that_leaves_something_out_is_said(cut: Cut) -> None:
 def test_a_state_behind_a_passes_first_batch(cut: Cut) -> None:
     """Behind the first batch of a pass that batch is all that is read again, so that nothing can be left out."""
     check(streaming(Buffered), cut)
+
+
+AT_PASSES_STARTS = [
+    saved_at_epoch_end(0),
+    saved_at_epoch_end(1),
+    raised_in("training_step", (1, 0)),
+    saved_after_step(7),
+]
+
+
+@pytest.mark.filterwarnings("error::resumable.ResumptionWarning")
+@pytest.mark.parametrize("cls", [Buffered, DrawsAndSaves])
+@pytest.mark.parametrize("cut", AT_PASSES_STARTS, ids=str)
+def test_what_is_empty_between_two_passes(cut: Cut, cls: type[Stream]) -> None:
+    """A buffer that a state leaves out is empty where a pass begins, and after its first batch all of it is read again."""
+    check(streaming(cls), cut)
+
+
+@pytest.mark.parametrize("cut", AT_PASSES_STARTS, ids=str)
+def test_a_generator_that_a_state_leaves_out_is_said(cut: Cut) -> None:
+    """Where the next pass's order follows from a generator that is not saved, a resume says so, after its first batch too."""
+    with pytest.warns(ResumptionWarning, match="The stream does not go on where its state was saved") as warned:
+        resumed(streaming(DrawsFromAPlace), cut)
+    assert 1 == len([each for each in warned if issubclass(each.category, ResumptionWarning)])
 
 
 @pytest.mark.filterwarnings("error::resumable.ResumptionWarning")

@@ -60,6 +60,7 @@ _READ_AGAIN = (
     "This resume reads the stream again up to its position: {why}.\n"
     "Give the dataset state_dict and load_state_dict, or use a map-style dataset, and it takes milliseconds."
 )
+_NOT_COMPARED = "\nOn several ranks nothing compares what is read with what was trained: each rank's stream must give the same again."
 _IN_WORKERS = "the dataset saves its state in its workers, where only torchdata reaches it"
 _STATELESS = "it neither saves its state nor can a position in it be computed"
 _LIES = "The stream does not go on where its state was saved: the last trained batch, read again, is another one."
@@ -288,7 +289,7 @@ class StreamLoader(TrainLoader):
         if self._reads_again:
             self._read_former_passes(at.epoch, iterate)
         else:
-            warn(_READ_AGAIN.format(why=self._why))
+            warn(_READ_AGAIN.format(why=self._why) + ("" if self.shard.size == 1 else _NOT_COMPARED))
         with naming_the_extra():
             from tqdm.auto import tqdm  # comes with Lightning, under which streams are read
         self.loader.begin_epoch(at.epoch)
@@ -376,5 +377,6 @@ def _ended(trained: int, found: int) -> MismatchError:
         "The stream ends before the position that was saved.",
         [("batches trained of its epoch", trained), ("batches that it gave", found)],
         "Give the run the stream that it began with. If it is the same one, its state leaves something out: "
-        '@resumable(streams="read_again") reads it again from its start.',
+        '@resumable(streams="read_again") reads it again from its start. Beside a longer loader, in the mode "max_size", '
+        'a stream without a length that has ended is refused too: give it a length, or use the mode "min_size".',
     )

@@ -286,6 +286,13 @@ def test_beside_a_stream_the_epochs_are_lightnings(samples: int, mode: str, limi
 
 
 @reading_again
+def test_a_shorter_stream_that_has_ended_is_refused_as_such() -> None:
+    """In the mode "max_size" a stream without a length may have ended while the epoch lasts, and the error says so."""
+    with pytest.raises(MismatchError, match='Beside a longer loader, in the mode "max_size"'):
+        resumed(beside(4, "max_size"), saved_after_step(2))
+
+
+@reading_again
 @pytest.mark.parametrize("samples", [8, 12, 20])
 @pytest.mark.parametrize(
     "cuts", [*((saved_after_step(step),) for step in range(1, 6)), (saved_at_epoch_end(0),)], ids=str

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from resumable.errors import ConfigurationError, StateError
 
-__all__ = ["as_int", "check_members", "check_schedule", "seed_of", "whole_count", "whole_number"]
+__all__ = ["as_int", "check_members", "check_schedule", "length_if_known", "seed_of", "whole_count", "whole_number"]
 
 
 def as_int(value: object, /) -> int | None:
@@ -62,6 +62,18 @@ def whole_count(value: object, what: str, /) -> int:
     if number is None or number < 0:
         raise StateError(f"{what} must be a whole number of samples.", [("got", value)], "Return an int >= 0.")
     return number
+
+
+def length_if_known(thing: object, /) -> int | None:
+    """The length of *thing*; None where it has none, or says so by an error of any kind, as PyTorch Geometric's samplers do.
+
+    >>> length_if_known([1, 2]), length_if_known(iter([1, 2]))
+    (2, None)
+    """
+    try:
+        return len(cast("Any", thing))
+    except Exception:  # noqa: BLE001  # the user's; a loop without a length trains without it
+        return None
 
 
 def seed_of(seed: object, /) -> int:

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Protocol, cast
 
-from resumable.checks import as_int, whole_number
+from resumable.checks import as_int, length_if_known, whole_number
 from resumable.errors import ConfigurationError, warn
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.saved.resolve import refuse_or_warn
@@ -74,7 +74,7 @@ class SeekableSampler:
         self._is_padded = not self.drop_last and bool(getattr(sampler, "pad_samples_to_global_batch_size", False))
         whole = BatchPlan(self.total_samples, samples_per_batch, self.drop_last).batches
         # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
-        length = _length_of(at_count(sampler, 0))
+        length = length_if_known(at_count(sampler, 0))
         self._batches = whole if length is None else length if self._is_padded else min(length, whole)
 
     @cached_property
@@ -178,7 +178,7 @@ class SeekableSampler:
             own.set_epoch(epoch)
         elif epoch and isinstance(getattr(own, "__dict__", {}).get("epoch"), int):
             own.epoch += epoch * self._epochs_counted
-        return islice(iter(own), left)
+        return islice(own, left)
 
     def _batches_left(self, offset: int) -> int:
         size = self.samples_per_batch
@@ -346,14 +346,6 @@ def at_count(sampler: Any, consumed_samples: int, /) -> Any:
             "Give it the plain attribute consumed_samples, or a property with a setter.",
         ) from None
     return own
-
-
-def _length_of(batches: Any) -> int | None:
-    """The length of *batches*; None where they have none, as Lightning finds it out."""
-    try:
-        return len(batches)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def first_of(batches: Any) -> list[list[Any]] | None:

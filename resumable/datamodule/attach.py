@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from typing_extensions import TypeIs
 
 from resumable.adapters import hand_over
+from resumable.checks import length_if_known
 from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
 from resumable.datamodule.options import Options
@@ -137,7 +138,7 @@ def _train_loader(loader: Any, seed: int, shard: Shard, options: Options) -> Tra
 
 def _is_empty(loader: DataLoader[Any]) -> bool:
     sized: tuple[Any, ...] = (loader.dataset, cast("object", loader.sampler))
-    return any(hasattr(each, "__len__") and not len(each) for each in sized)
+    return any(length_if_known(each) == 0 for each in sized)
 
 
 def _stateful(loader: DataLoader[Any]) -> DataLoader[Any] | None:

@@ -14,12 +14,14 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, ClassVar, Final
 
 from typing_extensions import override
 
+from resumable.checks import length_if_known
 from resumable.errors import ConfigurationError, warn
 from resumable.feeds.replay import ReplayedSampler
 from resumable.position import Position
@@ -67,10 +69,7 @@ class DrawnBatches:
     @property
     def declared(self) -> int | None:
         """How many batches the sampler says that its present epoch has; None where it does not say."""
-        try:
-            return len(self.sampler)
-        except (TypeError, NotImplementedError):
-            return None
+        return length_if_known(self.sampler)
 
     def of_seed(self, seed: int, /) -> DrawnBatches:
         """The same batch sampler's, drawn from *seed*; the last one asked for is kept."""
@@ -124,7 +123,7 @@ class DrawnBatches:
             self._say_what_counts()
         ends = self._ends_of(epoch)
         for number, batch in enumerate(draws, start=1):
-            end += len(batch)
+            end += _samples_in(batch)
             if len(ends) < number:
                 ends.append(end)
                 if not self.is_ragged and end != min(number * expected.batch_size, expected.length):
@@ -134,6 +133,12 @@ class DrawnBatches:
         self._ended.add(epoch)
         if not self.is_ragged and number != expected.batches:
             self._found()
+        if not number:
+            warn(
+                "An epoch of a batch sampler has no batch. The run stays in it, and trains no later epoch.",
+                [("batch sampler", self.sampler.kind), ("epoch", epoch)],
+                "Let each epoch have at least one batch.",
+            )
 
     def _found(self) -> None:
         self.is_ragged = True
@@ -159,6 +164,15 @@ class DrawnBatches:
             [("batch sampler", self.sampler.kind), ("batch size expected", self._expected.batch_size)],
             "Leave the schedule out, or let the batch sampler have a batch_size and equal batches.",
         )
+
+
+def _samples_in(batch: Any) -> int:
+    """How many samples *batch* has: one where it is an index that the dataset takes whole, such as a slice."""
+    length = length_if_known(batch)
+    if length is None:
+        with suppress(TypeError):
+            return sum(1 for _ in batch)
+    return 1 if length is None else length
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
+from resumable.checks import length_if_known
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.feeds.feed import Feed, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
@@ -47,8 +48,8 @@ def feed_of(loader: DataLoader[Any], seed: int, shard: Shard, /, *, on_mismatch:
             given = shown.feed
             return of_as_many_ranks(given.as_long_as(loader.dataset) if isinstance(given, OrderFeed) else given, shard)
     users: Any = None if batches is None or _is_torchs(batches, BatchSampler) else batches
-    if batches is None and isinstance(made_with[0], BatchSampler):  # torch's way to give whole batches to the dataset
-        users = made_with[0]
+    if batches is None and (isinstance(made_with[0], BatchSampler) or not _has_length(sampler)):
+        users = sampler  # torch's way to give whole batches to the dataset
     size, drop_last, kind = 1, False, None
     if batches is not None and users is None:
         sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
@@ -149,11 +150,7 @@ def _plan_of(batches: Any, loader: DataLoader[Any], ranks: int) -> tuple[BatchPl
 
 
 def _has_length(thing: Any) -> bool:
-    try:
-        len(thing)
-    except (TypeError, NotImplementedError, AttributeError):
-        return False
-    return True
+    return length_if_known(thing) is not None
 
 
 def _sized(thing: Any) -> int:

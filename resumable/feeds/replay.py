@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from resumable.checks import length_if_known
 from resumable.errors import ReplayError, warn
 from resumable.feeds.sampler_memory import SamplerMemory, chain_of, unseeded_streams
 from resumable.orders.canary import AHEAD, digest_of
@@ -33,6 +34,9 @@ _MOST: Final = 2**24
 
 _NO_DRAW: Final = object()
 
+_NUMBERS: Final = {int, np.int64}
+"""Of a draw that holds nothing else, a shallow copy will do."""
+
 _ADVICE: Final = (
     "Let it draw from torch's, NumPy's or Python's global random stream, from its `generator`, or derive its "
     "order from the epoch that `set_epoch(epoch)` gives it; it must not remember its last iteration. A stream of its own "
@@ -44,13 +48,14 @@ _ADVICE: Final = (
 def replay(sampler: Iterable[Any], seed: int, epoch: int, /) -> Iterator[Any]:
     """What *sampler* yields in *epoch*, drawn from (seed, epoch).
 
-    Lists, arrays and tensors are copied, since the sampler may fill them anew, and iterators become lists.
+    Containers, arrays and tensors are copied, since the sampler may fill them anew, and iterators become lists.
     """
     streams = _Streams(sampler, seed, epoch)
     draws: Iterator[Any] | None = None
     while True:
         with streams.switched():
-            draws = iter(sampler) if draws is None else draws
+            # asked for its iterator once: some begin anew each time, as Lhotse's do
+            draws = chain(sampler) if draws is None else draws
             first = list(map(_own, islice(draws, 1)))
             rest = islice(draws, _CHUNK - 1)
             chunk = [*first, *(rest if first and type(first[0]) is int else map(_own, rest))]
@@ -60,7 +65,14 @@ def replay(sampler: Iterable[Any], seed: int, epoch: int, /) -> Iterator[Any]:
 
 
 def _own(draw: Any) -> Any:
-    if type(draw) in (list, np.ndarray):
+    kind: Any = draw.__class__
+    if kind in (list, tuple):
+        if set(map(type, draw)) <= _NUMBERS:
+            return draw[:]
+        return list(map(_own, draw)) if kind is list else tuple(map(_own, draw))
+    if kind is dict:
+        return {key: _own(value) for key, value in draw.items()}
+    if kind is np.ndarray:
         return draw.copy()
     if isinstance(draw, torch.Tensor):
         return draw.clone()
@@ -150,7 +162,7 @@ class ReplayedSampler:
         self._verify(epoch)
         draws = self._of(epoch) if self._memories else replay(self.sampler, self.seed, epoch)
         head = list(islice(draws, AHEAD))
-        indices = list(islice(chain.from_iterable(head), AHEAD)) if self._batched else head
+        indices = _indices_in(head) if self._batched else head
         # the position may still be in the epoch before, where workers have begun the next
         kept = {known: canary for known, canary in self._canaries.items() if known in (epoch - 1, epoch + 1)}
         self._canaries = {**kept, epoch: digest_of(indices)}
@@ -185,9 +197,9 @@ class ReplayedSampler:
             first = self._first_draws(epoch)
             self._at_first = memory, epoch, first
             self._compare(memory, first, epoch)
-            is_long = len(first) == _CHUNK
-            if not self._memories and is_long and epoch and hasattr(self.sampler, "__len__"):
-                deque(islice(replay(self.sampler, self.seed, epoch), len(self)), 0)
+            length = length_if_known(self.sampler)
+            if not self._memories and len(first) == _CHUNK and epoch and length is not None:
+                deque(islice(replay(self.sampler, self.seed, epoch), length), 0)
                 self._compare(memory, first, epoch)
         elif epoch != self._at_first[1] and self._at_first[2] and not self._memories:
             memory, before, first = self._at_first
@@ -225,15 +237,29 @@ class ReplayedSampler:
         )
 
 
+def _indices_in(batches: list[Any]) -> list[Any]:
+    """The first indices in *batches*; a batch that the dataset takes whole, such as a slice, is one."""
+    try:
+        return list(islice(chain.from_iterable(batches), AHEAD))
+    except TypeError:
+        return batches
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Whether two draws, or lists of them, are equal; they may be arrays and tensors."""
-    return bool(_plain(one) == _plain(other))
+    """Whether two draws, or lists of them, are equal; they may be arrays and tensors, alone or in containers."""
+    try:
+        return bool(_plain(one) == _plain(other))
+    except Exception:  # noqa: BLE001  # a user's object that cannot be compared
+        return False
 
 
 def _plain(draw: Any) -> Any:
+    kind: Any = draw.__class__
     if hasattr(draw, "tolist"):
         return draw.tolist()
-    return [_plain(each) for each in draw] if type(draw) in (list, tuple) else draw
+    if kind is dict:
+        return {key: _plain(value) for key, value in draw.items()}
+    return [_plain(each) for each in draw] if kind in (list, tuple) else draw
 
 
 class _Streams:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from typing_extensions import override
 
+from resumable.checks import length_if_known
 from resumable.errors import ConfigurationError, DecorationError, warn
 from resumable.feeds.feed import Feed, ResumableSampler, Shard, StreamGrouping
 from resumable.feeds.from_dataloader import feed_of
@@ -145,7 +146,8 @@ class MapLoader(TrainLoader):
     def watch_length(self, dataset: Any, /) -> None:
         """Notice where *dataset* becomes longer or shorter, if the feed is as long as it is now."""
         length = self.feed.plan.length
-        self._dataset: Any = dataset if isinstance(self.feed, OrderFeed) and length == len(dataset) else None
+        is_whole = isinstance(self.feed, OrderFeed) and length == length_if_known(dataset)
+        self._dataset: Any = dataset if is_whole else None
         self._made_for: int = length
         self._longest: int = length
 

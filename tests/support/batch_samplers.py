@@ -70,6 +70,39 @@ class Unsized(Sampler[Any]):
         yield from ([1, 2, 3], [4], [5, 6], [0], [7, 8], [9], [10, 11])
 
 
+class LengthUndefined(Unsized):
+    """One that says so by an error of its own, as PyTorch Geometric's DynamicBatchSampler does."""
+
+    def __len__(self) -> int:
+        raise ValueError("The length is undefined.")
+
+
+class OwnIterator(Varying):
+    """One that is its own iterator, and begins anew each time it is asked for it, as Lhotse's do."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.left = iter(self.batches())
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.left)
+
+
+class Ids:
+    """Indices without a length."""
+
+    def __init__(self, indices: list[int]) -> None:
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ids) and self.indices == other.indices
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class OneBuffer(Varying):
     """One that yields the same list again and again, with other indices in it."""
 
@@ -173,6 +206,9 @@ BATCH_SAMPLERS: dict[str, Callable[[], Any]] = {
     "says too many": SaysFifty,
     "says too few": SaysThree,
     "says nothing": Unsized,
+    "undefined length": LengthUndefined,
+    "its own iterator": OwnIterator,
+    "batches without a length": lambda: Varying(Ids),
     "one buffer": OneBuffer,
     "one array": OneArray,
     "in place": InPlace,
@@ -230,6 +266,6 @@ class BatchSampled:
 
     def again(self) -> BatchSampled:
         """The one of the next process, with what was saved as JSON."""
-        fresh = BatchSampled(self.make, **self.options)
+        fresh = type(self)(self.make, **self.options)
         fresh.load_state_dict(json.loads(json.dumps(self.state_dict())))
         return fresh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,3 +30,12 @@ def _no_seed_from_elsewhere() -> Iterator[None]:
     yield
     for name in _SEED_VARIABLES:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers_as_before() -> Iterator[None]:
+    """A fit that ends by an error of its loaders leaves Lightning's SIGTERM handler behind, decorated or not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if signal.getsignal(signal.SIGTERM) is not before:
+        signal.signal(signal.SIGTERM, before)

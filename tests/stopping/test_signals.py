@@ -157,6 +157,7 @@ def test_a_forked_child_dies_of_the_signal() -> None:
         ours, theirs = FORK.Pipe()
         child = FORK.Process(target=wait_for_the_end, args=(theirs,))
         child.start()
+        theirs.close()  # a child that has died is an error here, and no wait for ever
         assert (signal.SIG_DFL, False, frozenset()) == ours.recv()
         child.terminate()
         assert -signal.SIGTERM == exit_code_of(child)

@@ -130,7 +130,13 @@ def _copy(row: list[Any]) -> list[Any]:
 
     A list in it whose last value is no list holds none.
     """
-    return [each if type(each) is not list else _copy(each) if type(each[-1]) is list else each[:] for each in row]
+    copies: list[Any] = []
+    for each in row:
+        value: Any = each
+        if type(each) is list:
+            value = _copy(value) if type(value[-1]) is list else value.copy()
+        copies.append(value)
+    return copies
 
 
 def _dump_loader(at: LoaderPosition) -> list[Any]:

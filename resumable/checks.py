@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, cast
 
 from resumable.errors import ConfigurationError, StateError
 
-__all__ = ["as_int", "check_members", "check_schedule", "length_if_known", "seed_of", "whole_count", "whole_number"]
+__all__ = [
+    "accepts",
+    "as_int",
+    "check_members",
+    "check_schedule",
+    "length_if_known",
+    "seed_of",
+    "whole_count",
+    "whole_number",
+]
+
+
+def accepts(method: object, /, *arguments: object) -> bool:
+    """Whether *method* is there and can be called with *arguments*.
+
+    >>> accepts(len, []), accepts(len), accepts(None)
+    (True, False, False)
+    """
+    if not callable(method):
+        return False
+    try:
+        signature(cast("Callable[..., Any]", method)).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some methods written in C have no signature to look at
+        return True
+    return True
 
 
 def as_int(value: object, /) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from resumable.checks import length_if_known
+from resumable.checks import accepts, length_if_known
 from resumable.errors import ReplayError, warn
 from resumable.feeds.sampler_memory import SamplerMemory, chain_of, unseeded_streams
 from resumable.orders.canary import AHEAD, digest_of
@@ -272,7 +272,8 @@ class _Streams:
         self._generators += [each for each in own if isinstance(each, torch.Generator)]
         self._unseeded = unseeded_streams(sampler)
         for each in samplers:
-            if callable(set_epoch := getattr(each, "set_epoch", None)):
+            set_epoch: Any = getattr(each, "set_epoch", None)
+            if accepts(set_epoch, epoch):
                 set_epoch(epoch)
         self._seed = stream_key(0, seed, epoch)
         self._states: list[Any] = []

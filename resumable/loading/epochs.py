@@ -7,33 +7,17 @@ memory when they begin a pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import signature
 from multiprocessing import parent_process
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch.utils import data as torch_data
+
+from resumable.checks import accepts
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FollowEpoch", "accepts", "tell_epoch"]
-
-
-def accepts(method: object, /, *arguments: object) -> bool:
-    """Whether *method* is there and can be called with *arguments*.
-
-    >>> accepts(len, []), accepts(len), accepts(None)
-    (True, False, False)
-    """
-    if not callable(method):
-        return False
-    try:
-        signature(cast("Callable[..., Any]", method)).bind(*arguments)
-    except TypeError:
-        return False
-    except ValueError:  # some methods written in C have no signature to look at
-        return True
-    return True
+__all__ = ["FollowEpoch", "tell_epoch"]
 
 
 def tell_epoch(dataset: Any, epoch: int, /) -> bool:

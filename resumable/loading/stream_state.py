@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from typing_extensions import TypeIs
 
+from resumable.checks import accepts
 from resumable.errors import StateError, warn
-from resumable.loading.epochs import accepts
 from resumable.saved.snapshot import saves_nothing
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from resumable import ResumableLoader
-from resumable.loading.epochs import accepts, tell_epoch
+from resumable.checks import accepts
+from resumable.loading.epochs import tell_epoch
 from tests.support.cuts import raised_in
 from tests.support.lightning_runs import Scenario, check, uninterrupted
 

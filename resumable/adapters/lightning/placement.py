@@ -167,6 +167,7 @@ def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapsho
         return Placement(None, 0, progress.trainer.current_epoch)
     built_at_epoch = epoch_of_loaders(progress.trainer)
     loops = restored.as_saved()
+    _end_where_the_data_did(loops, saved)
     trained = progress.trained_batches(loops)
     form = _form(progress, loops, saved)
     then = saved.ledger.stretches[-1] if saved.ledger.stretches else None
@@ -180,6 +181,15 @@ def place(progress: TrainerProgress, restored: SavedLoops | None, saved: Snapsho
     )
     restored.restore(loops, progress.trainer.fit_loop)
     return Placement(form, trained, built_at_epoch)
+
+
+def _end_where_the_data_did(loops: dict[str, Any], saved: Snapshot) -> None:
+    """Let an epoch be over whose last batch is trained, of a loader whose length promised more of them."""
+    last, batch = saved.ledger.stretches[-1:], loops["epoch_loop.batch_progress"]
+    current = batch["current"]
+    is_whole = last and not last[0].is_unknown and current["processed"] >= last[0].batching.batches
+    if is_whole and not saved.offset and current["processed"] == current["ready"]:
+        batch["is_last_batch"] = True
 
 
 def epoch_of_loaders(trainer: Any, /) -> int:

@@ -43,6 +43,21 @@ def test_what_yields_others_is_warned_of_and_trains(shape: str) -> None:
         assert len(uninterrupted(scenario(shape, data=PlainNumbers)).steps) == len(whole.steps)
 
 
+class PromisesMore(DataLoader[int]):
+    """A loader with fewer batches than its length says."""
+
+    def __len__(self) -> int:
+        return super().__len__() + 3
+
+
+@pytest.mark.parametrize("step", [6, 7, 8, 14])
+def test_an_epoch_is_over_where_its_last_batch_is_trained(step: int) -> None:
+    """Also where a length promises more, which Lightning's counters believe."""
+    cls = PromisesMore
+    promising = Scenario(samples=13, batch_size=2, loaders=lambda s: s.loader(cls=cls))
+    check(promising, saved_after_step(step))
+
+
 class Stream(IterableDataset[int]):
     """A few numbers, which are read again up to a position."""
 

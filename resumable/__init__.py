@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .protocols import Order as Order
     from .protocols import Ranks as Ranks
     from .protocols import Trainer as Trainer
+    from .randomness import sample_rng as sample_rng
+    from .randomness import sample_seed as sample_seed
     from .saved.ledger import Ledger as Ledger
     from .saved.ledger import Stretch as Stretch
     from .state import ResumptionState as ResumptionState
@@ -70,6 +72,7 @@ else:  # a type checker that saw __getattr__ would take every misspelt name for 
         "orders.orders": "Sequential Shuffled",
         "position": "Position",
         "protocols": "AllGather BatchSchedule DataSampler MicrobatchCalculator Order Ranks Trainer",
+        "randomness": "sample_rng sample_seed",
         "saved.ledger": "Ledger Stretch",
         "state": "ResumptionState",
         "steps.batch_plan": "DropLast",

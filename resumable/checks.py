@@ -14,6 +14,7 @@ __all__ = [
     "as_int",
     "check_members",
     "check_schedule",
+    "flag_of",
     "length_if_known",
     "seed_of",
     "whole_count",
@@ -117,6 +118,17 @@ def seed_of(seed: object, /) -> int:
             "Pass a seed in this range, such as seed % 2**64.",
         )
     return number
+
+
+def flag_of(name: str, value: object) -> bool:
+    """The argument *name* as a bool; otherwise raise ConfigurationError.
+
+    >>> flag_of("reseed", True)
+    True
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is either on or off.", [(name, value)], f"Pass {name}=True, or leave it out.")
+    return value
 
 
 def check_schedule(schedule: object, /) -> None:

@@ -53,6 +53,8 @@ def resumable(  # type: ignore[overload-overlap]  # with this name the class nee
     seed: int | None = ...,
     on_mismatch: OnMismatch = ...,
     agreement: AllGather | None = ...,
+    reseed: bool = ...,
+    pass_epoch: bool = ...,
 ) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
 
 
@@ -66,6 +68,8 @@ def resumable(
     on_mismatch: OnMismatch = ...,
     ranks: Ranks | None = ...,
     agreement: AllGather | None = ...,
+    reseed: bool = ...,
+    pass_epoch: bool = ...,
     decrease_batch_size_if_needed: bool = ...,
     streams: Streams = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
@@ -84,6 +88,8 @@ def resumable(
     agreement: AllGather | None = None,
     decrease_batch_size_if_needed: bool = False,
     streams: Streams = "by_state",
+    reseed: bool = False,
+    pass_epoch: bool = False,
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -108,6 +114,11 @@ def resumable(
         streams: how a stream goes on, an iterable dataset: "by_state", at the state that it saved of itself, or
             "read_again", which reads it from its start and drops what is trained. That takes as long as reading it took,
             and is exact for each stream that gives the same samples again, whatever its state leaves out.
+        reseed: let random numbers follow the position, so that dropout and augmentation are the same after any resume.
+            Before each `dataset[index]`, in workers too, and before each training step, Python's, NumPy's and torch's global
+            generators are seeded from the seed and the position; the accelerator's as well, for a step.
+        pass_epoch: give `dataset[index]` an int that knows its `.epoch`, and its `.draw`: how often this index came
+            earlier in the epoch.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -131,6 +142,8 @@ def resumable(
         agreement=agreement,
         decrease_batch_size_if_needed=decrease_batch_size_if_needed,
         streams=streams,
+        reseed=reseed,
+        pass_epoch=pass_epoch,
     )
 
     def decorate(decorated: type[Any]) -> type[Any]:

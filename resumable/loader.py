@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
 
 from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
-from resumable.adapters import hand_over
-from resumable.checks import whole_number
+from resumable.adapters import find_generators, hand_over
+from resumable.checks import flag_of, seed_of, whole_number
 from resumable.feeds.feed import RebuiltSampler, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.rank_sampler import RankSampler, SequentialRankSampler
@@ -93,6 +93,11 @@ class ResumableLoader(SeekableLoader[T]):
         on_mismatch: what to do where a loaded state cannot go on exactly: "error", "warn" or "adopt".
         agreement: compares the positions of all ranks in each `state_dict()` and `load_state_dict()`:
             `resumable.adapters.distributed.AllGather()`. Both are then collectives, to be called on every rank.
+        reseed: let random numbers follow the position, so that dropout and augmentation are the same after any resume.
+            Before each `dataset[index]`, in workers too, and as each batch is yielded, Python's, NumPy's and torch's
+            global generators are seeded from *seed* and the position; the accelerator's as well, for a batch.
+        pass_epoch: give `dataset[index]` an int that knows its `.epoch`, and its `.draw`: how often this index came
+            earlier in the epoch. It is the same after any resume.
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
@@ -122,13 +127,18 @@ class ResumableLoader(SeekableLoader[T]):
         decrease_batch_size_if_needed: bool = False,
         on_mismatch: OnMismatch = "error",
         agreement: AllGather | None = None,
+        reseed: bool = False,
+        pass_epoch: bool = False,
         **options: Unpack[LoaderOptions],
     ) -> None:
+        reseeds, passes_epoch = flag_of("reseed", reseed), flag_of("pass_epoch", pass_epoch)
         policy = Policy(seed is not None or order is not None, on_mismatch)
+        if reseeds:
+            find_generators()
         check_options(options, _OPTIONS)
         check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)
-        followed = order_of(length, shuffle, seed, order)
+        followed = order_of(length, shuffle, None if order is not None and reseeds else seed, order)
         rank, size = rank_of(data_parallel_rank, data_parallel_size, ranks)
         micro = 1 if batch_size is None else whole_number("batch_size", batch_size, least=1)
         plan = BatchPlan(length, micro * size, tail)
@@ -143,11 +153,13 @@ class ResumableLoader(SeekableLoader[T]):
             num_workers=self.num_workers,
             drop_last=tail,
             schedule=schedule_of(schedule, micro * size, rounds_down=decrease_batch_size_if_needed),
+            reseed=(0 if seed is None else seed_of(seed)) if reseeds else None,
         )
         self._progress = LoopProgress(feed, stretch, policy)
         self._progress.check()
         self._state = ResumptionState(agreement=agreement)
         self._is_alone = data_parallel_size is None and ranks is None
+        self.passes_epoch = passes_epoch
         tracker_of(self._state).follow(self._progress)
         self._install()
 
@@ -162,6 +174,7 @@ class ResumableLoader(SeekableLoader[T]):
 
     def _install(self) -> None:
         sampler = ResumableSampler(self._progress.feed, single=self.batch_size is None)
+        sampler.passes_epoch = self.passes_epoch
         check = partial(rank_of, None, None, None) if self._is_alone else None  # other processes may have come up
         install(
             self,

@@ -10,7 +10,8 @@ from typing import Any, SupportsIndex
 from typing_extensions import Self
 
 from resumable.checks import whole_number
-from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.data_sampler.options import SamplerOptions
+from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import ResumptionError
 from resumable.position import Position

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 from resumable.checks import as_int, length_if_known, whole_number
 from resumable.errors import ConfigurationError, warn
+from resumable.feeds.draws import Draws, DrawsSampler
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.saved.resolve import refuse_or_warn
 from resumable.saved.snapshot import save_nothing
@@ -47,7 +48,7 @@ class PositionSource(Protocol):
         ...
 
 
-class SeekableSampler:
+class SeekableSampler(DrawsSampler):
     """The batches of a sampler that begins at its `consumed_samples`; *source* says at each pass where that is.
 
     *is_cyclic*: the sampler takes all epochs as one stream, as Megatron's "cyclic" does. *samples_per_round* are those
@@ -76,6 +77,8 @@ class SeekableSampler:
         # the length of NeMo's samplers is in batches, some with a last one that is dropped; Megatron-LM's is in samples
         length = length_if_known(at_count(sampler, 0))
         self._batches = whole if length is None else length if self._is_padded else min(length, whole)
+        self.begun: tuple[int, int] = (0, 0)
+        """Epoch and offset of the pass that was begun last."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -169,7 +172,7 @@ class SeekableSampler:
 
     def __iter__(self) -> Iterator[Any]:
         # read here and not at the first draw, since workers draw ahead and the position may move meanwhile
-        epoch, offset = self.source.start_of(self)
+        self.begun = epoch, offset = self.source.start_of(self)
         left = self._batches_left(offset)
         if not left:
             return iter(())
@@ -178,7 +181,14 @@ class SeekableSampler:
             own.set_epoch(epoch)
         elif epoch and isinstance(getattr(own, "__dict__", {}).get("epoch"), int):
             own.epoch += epoch * self._epochs_counted
-        return islice(own, left)
+        batches = islice(own, left)
+        return self.marked(Draws(batch, epoch) for batch in batches) if self.yields_draws else batches
+
+    @property
+    def rank_offset(self) -> int:
+        """Samples of a round that are those of the ranks before this one."""
+        rank = as_int(getattr(self._sampler, "data_parallel_rank", None)) or 0
+        return rank * (as_int(getattr(self._sampler, "micro_batch_size", None)) or self.samples_per_batch)
 
     def _batches_left(self, offset: int) -> int:
         size = self.samples_per_batch

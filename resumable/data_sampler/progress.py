@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from typing_extensions import override
 
 from resumable.checks import as_int, whole_count
 from resumable.data_sampler.calculators import calculator_in_use
+from resumable.data_sampler.options import SamplerOptions
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
 from resumable.errors import StateError, warn
 from resumable.orders.identity import CYCLIC, Identity
@@ -28,27 +29,18 @@ from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, undo_of
 from resumable.protocols import BatchSchedule, DataSampler, MicrobatchCalculator, Trainer
 from resumable.saved.ledger import Stretch
-from resumable.saved.resolve import compare, refuse_or_warn, refuse_several, regrouped
+from resumable.saved.resolve import compare, refuse_or_warn, refuse_several, regrouped, with_reseed
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, ledger_schedule
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, in_whole_rounds
-from resumable.verdict import OnMismatch, Verdict
+from resumable.verdict import Verdict
 
-__all__ = ["ATTRIBUTES", "DataSamplerProgress", "SamplerOptions", "unchanged_on_error"]
+__all__ = ["ATTRIBUTES", "DataSamplerProgress", "unchanged_on_error"]
 
 _COUNT = "compute_consumed_samples()"
 ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_samples", "if_first_step")
 """What is written into a data sampler."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerOptions:
-    """What the user says of a data sampler's steps: each is None where it is found out."""
-
-    schedule: BatchSchedule | None = None
-    calculator: MicrobatchCalculator | None = None
-    on_mismatch: OnMismatch = "error"
 
 
 class DataSamplerProgress(Progress):
@@ -76,6 +68,7 @@ class DataSamplerProgress(Progress):
         self._trainer = trainer
         self._steps = self._trainer_step if steps is None else steps
         self._options = options
+        self.reseed: int | None = options.reseed
         self._judge = judge
         self._saved = Snapshot()
         consumed = whole_count(getattr(sampler, "init_consumed_samples", 0), "init_consumed_samples")
@@ -204,13 +197,18 @@ class DataSamplerProgress(Progress):
             check_begins(sampler, offset)
             self._judge(verdict)
         self._is_judged, self.order, self._loader = True, sampler.identity, sampler
+        self._let_reseed(sampler)
+
+    def _let_reseed(self, sampler: SeekableSampler) -> None:
+        sampler.reseed, sampler.passes_epoch = self.reseed, self._options.passes_epoch
 
     def _compared(self, sampler: SeekableSampler, offset: int, current: Stretch | None) -> Verdict:
         order, saved = sampler.identity, self._saved.order
         if saved is not None and saved.kind == CYCLIC and order.kind.startswith(CYCLIC):
             saved = replace(order, length=saved.length)  # older states did not say how a cyclic order shuffles
         verdict = compare(saved or order, order, offset=offset, regrouped=regrouped(self._saved, current))
-        refuse_or_warn(verdict, self._options.on_mismatch)
+        self.reseed, verdict = with_reseed(verdict, self._saved, self._options.reseed, self._options.policy)
+        refuse_or_warn(verdict, self._options.policy.on_mismatch)
         return verdict
 
     def start_of(self, sampler: SeekableSampler, /) -> tuple[int, int]:
@@ -348,6 +346,7 @@ class DataSamplerProgress(Progress):
             accumulation=1,
             num_workers=0,
             schedule=sizes,
+            reseed=self.reseed,
         )
 
     def _sizes(self, loader: SeekableSampler | None) -> LedgerSchedule | None:

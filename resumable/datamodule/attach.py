@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypeIs
 
-from resumable.adapters import hand_over
+from resumable.adapters import find_generators, hand_over
 from resumable.checks import length_if_known
 from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
@@ -20,7 +19,7 @@ from resumable.errors import DecorationError, warn
 from resumable.feeds.feed import Shard
 from resumable.loader import ResumableLoader
 from resumable.loading.arguments import rank_of, schedule_of
-from resumable.loading.dataloader import is_dataloader
+from resumable.loading.dataloader import drawn, is_dataloader
 from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
@@ -43,7 +42,9 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
     """
     if is_map_style(returned) and _is_empty(returned):
         return returned  # it trains nothing, as an empty list does, and Lightning says so
-    seed = int(os.environ.get("PL_GLOBAL_SEED") or 0) if options.seed is None else options.seed
+    seed = options.seed_in_use
+    if options.reseed:
+        find_generators()
     loaders: list[TrainLoader] = []
     shard = _shard_of(trainer, options.ranks)
 
@@ -56,8 +57,10 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
             )
         number = len(loaders)
         trainer.check_loader(loader, number, loader.stretch if isinstance(loader, ResumableLoader) else None)
-        loaders.append(_train_loader(loader, seed_of_loader(seed, number), shard, options))
-        return loaders[-1].loader
+        made = _train_loader(loader, seed_of_loader(seed, number), shard, options)
+        made.number, made.reseed = number, seed if options.reseed else made.reseed
+        loaders.append(made)
+        return made.loader
 
     returned, mode = _replaced(returned, replace)
     if loaders:
@@ -74,6 +77,8 @@ def attach_sampled(
         MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
     """
     progress = trainer.follow_sampler(tracker, sampler, options.sampling)
+    if options.reseed:
+        find_generators()
     if options.ranks is not None or options.decrease_batch_size_if_needed:
         raise DecorationError(
             "A data sampler has ranks and batch sizes of its own.",
@@ -85,7 +90,7 @@ def attach_sampled(
             "Leave these options out, and set the sampler up with them.",
         )
     progress.rebase()  # a loader that is built in mid-training begins there
-    loaders = TransformHook(sampler, progress, lambda loader: keep_apart(loader) if is_dataloader(loader) else loader)
+    loaders = TransformHook(sampler, progress, _followed)
     with loaders.building():
         returned = build()
     returned, _ = _replaced(returned, loaders.take)
@@ -98,6 +103,10 @@ def attach_sampled(
         )
     trainer.connect_sampled(tracker)
     return returned
+
+
+def _followed(loader: Any) -> Any:
+    return keep_apart(drawn(loader)) if is_dataloader(loader) else loader
 
 
 def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule | None:
@@ -130,7 +139,18 @@ def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:
 
 def _train_loader(loader: Any, seed: int, shard: Shard, options: Options) -> TrainLoader:
     if is_map_style(loader):
-        return MapLoader(loader, seed, shard, hand_over, options.policy.on_mismatch)
+        made = MapLoader(loader, seed, shard, hand_over, options.policy.on_mismatch)
+        made.sampler.passes_epoch = options.pass_epoch
+        if isinstance(loader, ResumableLoader):
+            made.reseed, passes_epoch = loader.stretch.reseed, loader.passes_epoch
+            made.sampler.passes_epoch = options.pass_epoch or passes_epoch
+        return made
+    if options.pass_epoch:
+        raise DecorationError(
+            "A stream has no indices that could tell its dataset the epoch.",
+            [("train loader", type(loader).__qualname__), ("pass_epoch", True)],
+            "Leave pass_epoch=True out; a dataset with set_epoch(epoch) is told the epoch.",
+        )
     from resumable.loading.stream_loader import StreamLoader
 
     return StreamLoader(loader, shard, _stateful, reads_again=options.streams == "read_again")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
 from torch.utils.data import IterableDataset
 
-from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.data_sampler.options import SamplerOptions
+from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.data_sampler.sampler_hooks import StepHook
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
@@ -65,7 +66,9 @@ class LoopAdapter:
     ) -> None:
         """Count what the one loader yields, as a ResumableLoader does."""
         loader = cast("MapLoader", loaders[0])
-        progress = loop_progress_of(loader.feed, loader.num_workers, schedule=schedule, policy=policy)
+        progress = loop_progress_of(
+            loader.feed, loader.num_workers, schedule=schedule, policy=policy, reseed=loader.reseed
+        )
         loader.follow_loop(progress, tracker)
         progress.take_turn(tracker, later=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast
 
 from resumable.adapters import framework_of
-from resumable.checks import check_members, check_schedule
-from resumable.data_sampler.progress import SamplerOptions
+from resumable.checks import check_members, check_schedule, flag_of
+from resumable.data_sampler.options import SamplerOptions
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
 from resumable.saved.resolve import Policy
@@ -43,6 +44,8 @@ class Options:
     agreement: AllGather | None = None
     decrease_batch_size_if_needed: bool = False
     streams: Streams = "by_state"
+    reseed: bool = False
+    pass_epoch: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.sampler), str | None):
@@ -57,6 +60,8 @@ class Options:
                 [("streams", self.streams)],
                 'Pass streams="by_state" or "read_again".',
             )
+        flag_of("reseed", self.reseed)
+        flag_of("pass_epoch", self.pass_epoch)
         if self.schedule is not None:
             check_schedule(self.schedule)
         if self.calculator is not None:
@@ -76,7 +81,13 @@ class Options:
     @property
     def sampling(self) -> SamplerOptions:
         """The options that a data sampler counts with."""
-        return SamplerOptions(self.schedule, self.calculator, self.policy.on_mismatch)
+        seed = self.seed_in_use if self.reseed else None
+        return SamplerOptions(self.schedule, self.calculator, self.policy, seed, self.pass_epoch)
+
+    @property
+    def seed_in_use(self) -> int:
+        """The seed that was given, or that of `seed_everything`."""
+        return int(os.environ.get("PL_GLOBAL_SEED") or 0) if self.seed is None else self.seed
 
 
 def check_class(cls: object, /) -> None:

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from resumable.adapters import adapter_for
-from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.data_sampler.options import SamplerOptions
+from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler
 from resumable.saved.ledger import Stretch

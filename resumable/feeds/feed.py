@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from itertools import count as counted
@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, Sampler
 from typing_extensions import Self, override
 
 from resumable.errors import ConfigurationError, MismatchError, ReplayError
+from resumable.feeds.draws import Draws, DrawsSampler
 from resumable.orders.identity import Identity
 from resumable.saved.agreement import Part
 from resumable.saved.ledger import Stretch
@@ -85,6 +86,10 @@ class Grouping(Protocol):
         """Samples that the end of *epoch* trains again in a pass from *offset* on, so that all ranks get equally many."""
         return 0
 
+    def place(self, epoch: int, offset: int, /) -> int:
+        """Where in *epoch* this rank's batch of the round at *offset* begins; the same with any number of ranks."""
+        return offset + self.shard.rank * self.micro_batch_size
+
     def plan_of(self, identity: Identity, /) -> BatchPlan:
         """The plan of the order of *identity*, where that changes it."""
         return self.plan
@@ -126,6 +131,10 @@ class Feed(Grouping, Protocol):
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""
         ...
 
+    def draws(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Draws]:
+        """The same batches, which know of which epoch each index is, and how often it came earlier in it."""
+        return (Draws(batch, epoch) for batch in self.batches(epoch, offset, count))
+
     def whole_epoch(self, epoch: int, /, *, drop_last: bool) -> Iterator[list[Any]]:
         """All batches of *epoch*, whatever limits the training; a user's batch sampler decides itself about *drop_last*."""
         return self.batches(epoch, 0, None if self.plan.is_drawn else replace(self.plan, limit=None).batches)
@@ -165,13 +174,12 @@ def cut(indices: list[Any] | NDArray[np.int64], size: int) -> list[list[Any]]:
     return batches
 
 
-class ResumableSampler(Sampler[Any]):
+class ResumableSampler(DrawsSampler, Sampler[Any]):
     """What torch's DataLoader iterates: the batches of *feed* from *start* on, an epoch and an offset.
 
     *count* limits a pass that does not end with its epoch. *evaluates*: the next pass is the whole epoch. *is_endless*: it
     goes on with the next epoch, as Lightning cycles a shorter loader beside a longer one. *single* yields indices in place
     of lists of one, for a DataLoader with `batch_size=None`.
-
     It is iterated while its own loader begins a pass, *is_open*, or goes on with one of *passes*, whose class begins it by
     itself: another loader around it would begin each of its passes at the same place, and nothing would count them. A
     framework that puts its own sampler into a loader makes a batch
@@ -217,8 +225,10 @@ class ResumableSampler(Sampler[Any]):
         if not (self.is_open or self.passes):
             raise iterated_outside(self)
         # `start` is read here and not at the first draw: workers draw ahead, and another pass may set it meanwhile
-        batches = self.batches()
         is_taken_whole = not self.single or self.feed.plan.is_drawn
+        if self.yields_draws:
+            return self.marked(self.batches(self.feed.draws), is_one=not is_taken_whole)
+        batches = self.batches(self.feed.batches)
         return batches if is_taken_whole else (batch[0] for batch in batches)
 
     def begin(
@@ -242,14 +252,15 @@ class ResumableSampler(Sampler[Any]):
         """The arguments of the last `begin`."""
         return {name: vars(self)[name] for name in ("feed", "start", "count", "evaluates", "is_endless")}
 
-    def batches(self) -> Iterator[list[Any]]:
-        """The pass that begins now."""
+    def batches(self, drawn: Callable[[int, int, int | None], Iterator[Any]]) -> Iterator[Any]:
+        """The pass that begins now, of what *drawn* draws of the feed."""
         feed, (first, offset), count = self.feed, self.start, self.count
         if self.evaluates:
-            return feed.whole_epoch(first, drop_last=self.drop_last)
+            batches = feed.whole_epoch(first, drop_last=self.drop_last)
+            return (Draws(batch, first) for batch in batches) if self.yields_draws else batches
         if self.is_endless:
-            return chain.from_iterable(feed.batches(epoch, offset if epoch == first else 0) for epoch in counted(first))
-        return feed.batches(first, offset, count)
+            return chain.from_iterable(drawn(epoch, offset if epoch == first else 0, None) for epoch in counted(first))
+        return drawn(first, offset, count)
 
     @property
     def left(self) -> int | None:

@@ -20,6 +20,7 @@ import numpy as np
 from typing_extensions import override
 
 from resumable.errors import ConfigurationError, warn
+from resumable.feeds.draws import Draw, Draws, Tally
 from resumable.feeds.feed import BLOCK, FIRST_BLOCK, Feed, Shard, cannot_adopt, cut, miscounted
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.canary import Canaries
@@ -104,6 +105,41 @@ class OrderFeed(Feed):
         return chain.from_iterable(self._blocks(epoch, offset, left))
 
     @override
+    def draws(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Draws]:
+        if not isinstance(self.order, (Sequential, Shuffled)):  # it may give an index several times
+            yield from self._tallied(epoch, offset, count)
+            return
+        for batch in self.batches(epoch, offset, count):
+            after = offset + self.plan.batch_size
+            places = None if after <= self.plan.reach else self._places(offset, 1)
+            yield Draws(batch, epoch, None if places is None else self._draws_at(epoch, places.tolist()))
+            offset = after
+
+    def _draws_at(self, epoch: int, places: list[int]) -> list[Draw]:
+        """Of which epoch *places* are, past the end of *epoch*; what fills its last round comes again in it."""
+        if self.plan.carries:
+            return [(epoch + place // self.plan.reach, 0) for place in places]
+        return [(epoch, place // self.plan.length) for place in places]
+
+    def _tallied(self, epoch: int, offset: int, count: int | None) -> Iterator[Draws]:
+        """The batches of an order whose indices are counted over all ranks, from the epoch's first on."""
+        plan, tally, rank = self.plan, Tally(), self.shard.rank
+        for start in range(0, offset, BLOCK):
+            tally.note(epoch, self._slice(epoch, start, min(offset, start + BLOCK)))
+        reach = plan.reach
+        for whole in OrderFeed(self.order, plan, Shard()).batches(epoch, offset, count):
+            filled = self._filled(epoch, whole)
+            draws: list[Draw] = []
+            while len(draws) < len(filled):
+                ended, within = divmod(offset + len(draws), reach) if plan.carries else (0, 0)
+                of_epoch = filled[len(draws) :][: reach - within if plan.carries else None]
+                draws += tally.note(epoch + ended, of_epoch)
+            share = len(filled) // self.shard.size
+            own = slice(rank * share, (rank + 1) * share)
+            yield Draws(filled[own], epoch, draws[own])
+            offset += len(whole)
+
+    @override
     def whole_epoch(self, epoch: int, /, *, drop_last: bool) -> Iterator[list[Any]]:
         return OrderFeed(self.order, replace(self.plan, drop_last=drop_last, limit=None), self.shard).batches(epoch, 0)
 
@@ -128,16 +164,21 @@ class OrderFeed(Feed):
             left, offset, block = left - rounds, stop, BLOCK
 
     def _share(self, epoch: int, batch: list[Any]) -> list[Any]:
-        """This rank's equal part of a round's draws; the epoch's first ones fill a last round."""
-        share = -(-len(batch) // self.shard.size)
-        missing = share * self.shard.size - len(batch)
-        if missing:
-            first = self._slice(epoch, 0, min(missing, self.plan.length))
-            batch = [*batch, *islice(cycle(first), missing)]
-        return batch[self.shard.rank * share : (self.shard.rank + 1) * share]
+        """This rank's equal part of a round's draws."""
+        filled = self._filled(epoch, batch)
+        share = len(filled) // self.shard.size
+        return filled[self.shard.rank * share : (self.shard.rank + 1) * share]
+
+    def _filled(self, epoch: int, batch: list[Any]) -> list[Any]:
+        """A round's draws; the epoch's first ones fill a last round, so that the ranks get equal parts."""
+        missing = -len(batch) % self.shard.size
+        if not missing:
+            return batch
+        first = self._slice(epoch, 0, min(missing, self.plan.length))
+        return [*batch, *islice(cycle(first), missing)]
 
     def _places(self, offset: int, rounds: int) -> NDArray[np.int64]:
-        """This rank's places in the rounds from *offset* on, counted on across the ends of epochs."""
+        """This rank's places in the rounds from *offset* on, counted on across the end of the epoch."""
         per_round, micro, length = self.plan.batch_size, self.micro_batch_size, self.plan.length
         first = offset + self.shard.rank * micro
         starts = np.arange(first, first + rounds * per_round, per_round, dtype=np.int64)
@@ -147,12 +188,12 @@ class OrderFeed(Feed):
             return places
         share = -(-(length - last) // self.shard.size)
         tail = np.arange(last + self.shard.rank * share, last + (self.shard.rank + 1) * share, dtype=np.int64)
-        return np.concatenate((places[:-micro], tail % length))
+        return np.concatenate((places[:-micro], tail))
 
     def _at(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the order has at *places*; with drop_last="carry" they may lie in later epochs."""
         if not self.plan.carries:
-            return self._of_epoch(epoch, places)
+            return self._of_epoch(epoch, places % self.plan.length if places[-1] >= self.plan.length else places)
         later, places = np.divmod(places, self.plan.reach)
         ends = [*np.flatnonzero(np.diff(later)).tolist(), places.size - 1]
         starts = [0, *(end + 1 for end in ends[:-1])]

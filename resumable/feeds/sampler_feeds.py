@@ -17,6 +17,7 @@ from typing import Any, cast
 from typing_extensions import override
 
 from resumable.feeds.drawn import DrawnBatches, DrawnPlan
+from resumable.feeds.draws import Draws, Tally
 from resumable.feeds.feed import Feed, Shard, cannot_adopt
 from resumable.feeds.replay import ReplayedSampler
 from resumable.orders.identity import Identity
@@ -73,6 +74,10 @@ class BatchSamplerFeed(Feed):
         return again * plan.samples_at(epoch, of_epoch) + plan.samples_at(epoch, more)
 
     @override
+    def place(self, epoch: int, offset: int, /) -> int:
+        return self._plan.samples_at(epoch, self._plan.batch_at(epoch, offset) + self.shard.rank)
+
+    @override
     def adopt(self, identity: Identity, /) -> None:
         if replace(identity, seed=None) != replace(self.identity, seed=None):
             raise cannot_adopt(identity, self.identity)
@@ -90,11 +95,15 @@ class BatchSamplerFeed(Feed):
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Any]:
         return islice(self._rounds(epoch, offset), count)
 
-    def _rounds(self, epoch: int, offset: int) -> Iterator[Any]:
+    @override
+    def draws(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Draws]:
+        return islice(self._rounds(epoch, offset, Tally()), count)
+
+    def _rounds(self, epoch: int, offset: int, tally: Tally | None = None) -> Iterator[Any]:
         """This rank's one of each round. The next round is drawn before, so that it is known whether one follows."""
         drawn, rank, size = self._plan.drawn, self.shard.rank, self.shard.size
         number = self._plan.batch_at(epoch, offset)
-        batches = self._from(epoch, number, offset - self._plan.samples_at(epoch, number))
+        batches = self._from(epoch, number, offset - self._plan.samples_at(epoch, number), tally)
         if size == 1:
             yield from _one_behind(batches)
             return
@@ -104,14 +113,23 @@ class BatchSamplerFeed(Feed):
             if len(of_round) < size:
                 if self.plan.drop_last:
                     return
-                of_round += islice(cycle(drawn.batches(epoch, 0)), size - len(of_round))
+                of_round += islice(_noted(cycle(drawn.batches(epoch, 0)), epoch, tally), size - len(of_round))
             yield of_round[rank]
             of_round = following
 
-    def _from(self, epoch: int, number: int, samples: int) -> Iterator[Any]:
+    def _from(self, epoch: int, number: int, samples: int, tally: Tally | None) -> Iterator[Any]:
         """The batches of *epoch* from the *number*-th on, without the first *samples* samples of it."""
-        batches = self._plan.drawn.batches(epoch, number)
-        return chain((list(batch)[samples:] for batch in islice(batches, 1)), batches) if samples else batches
+        batches = self._plan.drawn.batches(epoch, number if tally is None else 0)
+        if tally is not None:
+            for batch in islice(batches, number):
+                tally.note(epoch, batch)
+        if samples:
+            cut = [list(batch) for batch in islice(batches, 1)]
+            if tally is not None:
+                for batch in cut:
+                    tally.note(epoch, batch[:samples])
+            batches = chain((batch[samples:] for batch in cut), batches)
+        return _noted(batches, epoch, tally)
 
     @override
     def check_one_size(self) -> None:
@@ -152,6 +170,11 @@ class BatchSamplerFeed(Feed):
             order=replace(order, length=length),
             ledger=Ledger(),
         )
+
+
+def _noted(batches: Iterator[Any], epoch: int, tally: Tally | None) -> Iterator[Any]:
+    """*batches* of *epoch*, as `Draws` where there is a *tally*."""
+    return batches if tally is None else (Draws(batch, epoch, tally.note(epoch, batch)) for batch in batches)
 
 
 def _one_behind(batches: Iterator[Any]) -> Iterator[Any]:
@@ -216,12 +239,20 @@ class RankLocalFeed(Feed):
 
     @override
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
+        return self._own.batches(epoch, *self._own_part(epoch, offset, count))
+
+    @override
+    def draws(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[Draws]:
+        return self._own.draws(epoch, *self._own_part(epoch, offset, count))
+
+    def _own_part(self, epoch: int, offset: int, count: int | None) -> tuple[int, int | None]:
+        """The offset in this rank's samples, and how many batches follow."""
         plan, own = self.plan, offset // self.shard.size
         if not isinstance(plan, DrawnPlan):
-            return self._own.batches(epoch, own, plan.batches_left(offset) if count is None else count)
+            return own, plan.batches_left(offset) if count is None else count
         if plan.drawn.is_ragged:
             own = replace(plan, counts_batches=False).samples_at(epoch, plan.batch_at(epoch, offset))
-        return self._own.batches(epoch, own, count)
+        return own, count
 
     @override
     def check_one_size(self) -> None:

@@ -12,16 +12,18 @@ from torch.utils.data import DataLoader
 from typing_extensions import TypeIs, TypeVar
 
 from resumable.errors import ConfigurationError
+from resumable.feeds.draws import DrawsSampler
 from resumable.feeds.feed import ResumableSampler, shown
 from resumable.feeds.rank_sampler import RankSampler
 from resumable.loading.epochs import FollowEpoch, tell_epoch
 from resumable.loading.own_batches import OwnBatches, has_own_batches, note_given
 from resumable.loading.rebuilds import RebuildNotice
+from resumable.loading.reseeding import reseeded, take_draws
 from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
 
-__all__ = ["Iterate", "SeekableLoader", "install", "is_dataloader", "seekable"]
+__all__ = ["DrawnLoader", "Iterate", "PlacedLoader", "SeekableLoader", "drawn", "install", "is_dataloader", "seekable"]
 
 T = TypeVar("T", default=Any)
 _SCHEDULE = "_resumable_schedule"
@@ -60,14 +62,49 @@ class _Microbatches:
         return 1 if groups is None else groups.num_microbatches
 
 
-class SeekableLoader(ShieldLoader[T]):
+class DrawnLoader(ShieldLoader[T]):
+    """A DataLoader whose sampler may yield `Draws`: random numbers and indices then follow the position."""
+
+    worker_init_fn: Callable[[int], None] | None
+    _resumable_epoch: torch.Tensor | None = None
+
+    @property
+    def _draws(self) -> Any:
+        """The sampler, where it yields `Draws`."""
+        sampler: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        return sampler if isinstance(sampler, DrawsSampler) and sampler.yields_draws else None
+
+    def _get_iterator(self) -> Any:
+        own, epoch = self.worker_init_fn, self._resumable_epoch
+        takes = None if self._draws is None else take_draws
+        if epoch is not None or takes is not None:
+            self.worker_init_fn = FollowEpoch(epoch, own, takes)
+        try:
+            iterator = super()._get_iterator()
+        finally:
+            self.worker_init_fn = own
+        if takes is not None and not self.num_workers:
+            takes(iterator._dataset_fetcher)  # noqa: SLF001  # torch has no public name for it
+        return iterator
+
+
+class PlacedLoader(DrawnLoader[T]):
+    """A loader whose batch sampler begins at a data sampler's count."""
+
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]  # torch names its private iterator class
+        sampler, batches = self._draws, super().__iter__()
+        if sampler is None or sampler.reseed is None:
+            return batches
+        epoch, offset = sampler.begun
+        return reseeded(batches, sampler.reseed, epoch, offset + sampler.rank_offset, sampler.samples_per_batch)
+
+
+class SeekableLoader(DrawnLoader[T]):
     """A DataLoader whose iteration is started by a callback, which is given torch's `__iter__`."""
 
     _resumable_sampler: ResumableSampler | None = None
     _resumable_schedule: StepGroups | None = None
-    _resumable_epoch: torch.Tensor | None = None
     _resumable_own: Any = None
-    worker_init_fn: Callable[[int], None] | None
     num_microbatches: Any = _Microbatches()
     timeout: Any = RebuildNotice()
 
@@ -126,6 +163,16 @@ class SeekableLoader(ShieldLoader[T]):
         finally:
             sampler.is_open = False
 
+    @property
+    def _draws(self) -> Any:
+        own = self._resumable_sampler  # which may be shown as one of the ranks'
+        return super()._draws if own is None else own if own.yields_draws else None
+
+    def _get_iterator(self) -> Any:
+        iterator = super()._get_iterator()
+        note_given(self, iterator, self._resumable_sampler)
+        return iterator
+
     def begin_epoch(self, epoch: int) -> bool:
         """Tell the dataset, and its copies in workers that stay, that its next pass is that of *epoch*; False if it cannot be told."""
         is_told = tell_epoch(self.dataset, epoch)
@@ -134,17 +181,6 @@ class SeekableLoader(ShieldLoader[T]):
                 self._resumable_epoch = torch.zeros((), dtype=torch.int64)
             self._resumable_epoch.fill_(epoch)
         return is_told
-
-    def _get_iterator(self) -> Any:
-        own, epoch = self.worker_init_fn, self._resumable_epoch
-        if epoch is not None:
-            self.worker_init_fn = FollowEpoch(epoch, own)
-        try:
-            iterator = super()._get_iterator()
-        finally:
-            self.worker_init_fn = own
-        note_given(self, iterator, self._resumable_sampler)
-        return iterator
 
 
 def _outermost(own: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
@@ -169,6 +205,11 @@ def is_dataloader(thing: object) -> TypeIs[DataLoader[Any]]:
     True
     """
     return isinstance(thing, DataLoader)
+
+
+def drawn(loader: DataLoader[Any]) -> PlacedLoader[Any]:
+    """The same object, whose batch sampler may yield `Draws`."""
+    return mix_in(PlacedLoader, loader)
 
 
 def seekable(loader: DataLoader[Any]) -> SeekableLoader[Any]:

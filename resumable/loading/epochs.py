@@ -30,13 +30,22 @@ def tell_epoch(dataset: Any, epoch: int, /) -> bool:
 
 
 class FollowEpoch:
-    """A `worker_init_fn` that calls the user's *own*, and tells a worker's dataset each later *epoch*."""
+    """A `worker_init_fn` that calls the user's *own*, and tells a worker's dataset each later *epoch*.
 
-    def __init__(self, epoch: torch.Tensor, own: Callable[[int], None] | None) -> None:
+    *changed*, where it is given, changes what takes the samples of a pass from the dataset.
+    """
+
+    def __init__(
+        self,
+        epoch: torch.Tensor | None,
+        own: Callable[[int], None] | None,
+        changed: Callable[[Any], Any] | None = None,
+    ) -> None:
         shared: Any = epoch
-        self._epoch: torch.Tensor = shared.share_memory_()
-        self._told = int(epoch)  # what the worker's copy knows, however late the worker starts
+        self._epoch: torch.Tensor | None = None if epoch is None else shared.share_memory_()
+        self._told = -1 if epoch is None else int(epoch)  # what the worker's copy knows, however late the worker starts
         self._own = own
+        self._changed = changed
 
     def __call__(self, worker_id: int, /) -> None:
         """Prepare this worker process, before its first pass."""
@@ -48,9 +57,10 @@ class FollowEpoch:
         create: Callable[..., Any] = kinds.create_fetcher
 
         def created(kind: int, dataset: Any, *options: Any) -> Any:
-            if self._told != (epoch := int(self._epoch)):
+            if self._epoch is not None and self._told != (epoch := int(self._epoch)):
                 self._told = epoch
                 tell_epoch(dataset, epoch)
-            return create(kind, dataset, *options)
+            fetcher = create(kind, dataset, *options)
+            return fetcher if self._changed is None else self._changed(fetcher)
 
         kinds.create_fetcher = staticmethod(created)

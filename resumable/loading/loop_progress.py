@@ -15,6 +15,7 @@ from resumable.feeds.feed import Feed, ResumableSampler
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
 from resumable.loading.own_batches import OwnBatches
+from resumable.loading.reseeding import YIELDED, reseed
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker, undo_of
 from resumable.saved.agreement import Part
@@ -93,7 +94,9 @@ class LoopProgress(Cursor, Progress):
             self.plan = self.feed.plan
         self.seek(at, commits=saved.commits or self.commits)
         self._waits = None
-        self.stretch = replace(stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset)
+        self.stretch = replace(
+            stretch, sample=at.consumed_samples, epoch=at.epoch, offset=at.offset, reseed=found.reseed
+        )
         last = saved.ledger.stretches[-1:]
         self._origin = last[0].begins if last and last[0].same_configuration(self.stretch) else at
         self._is_checked = is_checked
@@ -183,6 +186,7 @@ class LoopProgress(Cursor, Progress):
         beside = any(not each.ended and each.iterator() is not None for each in (self.current, *self._others))
         this = self.begin()
         count = self.plan.batches_left(this.begun_at) if isinstance(self.plan, StepPlan) else None
+        sampler.reseed = self.stretch.reseed
         sampler.begin(self.feed, (this.begun_at.epoch, this.begun_at.offset), count)
         counted = _Counted(iterate(beside=beside), this, self)
         this.iterator = weakref.ref(counted)
@@ -244,6 +248,8 @@ class _Counted(Iterator[T]):
         self._this = this
         self._progress = progress
         self._steps = progress.plan.steps(this.begun_at) if isinstance(progress.plan, StepPlan) else None
+        self._reseed = progress.stretch.reseed
+        self._feed = progress.feed
         self._has_failed = False
 
     def __next__(self) -> T:
@@ -263,6 +269,9 @@ class _Counted(Iterator[T]):
             self._take((this.failed or 0) + (1 if self._own is None else self._own.passed))
         if not this.counts:
             self._progress.note_beside(this)
+        if self._reseed is not None:
+            at = self._feed.plan.advance(this.begun_at, this.taken - 1)
+            reseed(YIELDED, self._reseed, at.epoch, self._feed.place(at.epoch, at.offset))
         return batch
 
     def _fail(self, this: Pass) -> None:
@@ -316,7 +325,12 @@ class _Counted(Iterator[T]):
 
 
 def loop_progress_of(
-    feed: Feed, num_workers: int, *, schedule: LedgerSchedule | None = None, policy: Policy = Policy()
+    feed: Feed,
+    num_workers: int,
+    *,
+    schedule: LedgerSchedule | None = None,
+    policy: Policy = Policy(),
+    reseed: int | None = None,
 ) -> LoopProgress:
     """The progress of a loop over *feed*, at its beginning."""
     stretch = Stretch(
@@ -326,6 +340,7 @@ def loop_progress_of(
         num_workers=num_workers,
         drop_last=feed.plan.drop_last,
         schedule=schedule,
+        reseed=reseed,
     )
     return LoopProgress(feed, stretch, policy)
 

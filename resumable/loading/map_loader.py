@@ -46,6 +46,15 @@ class TrainLoader(Protocol):
     num_workers: int
     is_cycled: bool = False
     """Whether the trainer begins it again while its epoch lasts."""
+    reseed: int | None = None
+    """The seed of the run's random numbers; None where they do not follow the position."""
+    number: int = 0
+    """Which of several train loaders it is."""
+
+    @property
+    def samples_seed(self) -> int | None:
+        """The seed of its samples' random numbers: equal indices of several loaders draw other ones."""
+        return None if self.reseed is None else seed_of_loader(self.reseed, self.number)
 
     @property
     def feed(self) -> Feed | StreamGrouping:
@@ -126,6 +135,7 @@ class MapLoader(TrainLoader):
     def __call__(self, iterate: Iterate[Any]) -> Iterator[Any]:
         """A pass of a trainer's."""
         loop = trainer_loop()
+        self.sampler.reseed = self.samples_seed
         if loop is not None and not loop.trains:
             self.sampler.begin(self.feed, self.sampler.start, evaluates=True)
             return iterate(beside=loop.is_beside_training)
@@ -186,7 +196,7 @@ class MapLoader(TrainLoader):
         """A copy of the loader has no trainer: it goes on from here in a loop of its own."""
         at, feed, tracker = self._start(), copy(self.feed), Tracker()
         feed.plan = replace(feed.plan, limit=None)
-        progress = loop_progress_of(feed, self.num_workers)
+        progress = loop_progress_of(feed, self.num_workers, reseed=self.reseed)
         per_epoch = feed.identity.length if feed.plan.is_drawn else feed.plan.offset_after(0, feed.plan.batches)
         consumed = at.epoch * per_epoch + at.offset
         progress.seek(feed.plan.canonical(Position(consumed, at.epoch, at.offset)), commits=False)

@@ -32,6 +32,7 @@ from resumable.loading.batch_digest import batch_digest
 from resumable.loading.dataloader import Iterate, is_dataloader, seekable
 from resumable.loading.epochs import tell_epoch
 from resumable.loading.map_loader import TrainLoader
+from resumable.loading.stream_numbers import number_batches, seeded
 from resumable.loading.stream_state import END, StreamState, state_of, state_of_dataloader
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.saved.snapshot import Check, LoaderPosition, save_nothing
@@ -194,25 +195,37 @@ class StreamLoader(TrainLoader):
             before, can_check = before if self._remembers else now, self.shard.size == 1
             yield batch
 
+    def _begin(self, iterate: Iterate[Any], epoch: int, number: int = 0) -> Iterator[Any]:
+        """A pass whose first batch is the *number*-th of *epoch*; workers count by themselves, from the pass's first."""
+        seed = self.samples_seed
+        if seed is None:
+            return iterate()
+        if not self.num_workers:
+            return seeded(iterate, seed, epoch, number)
+        number_batches(self.loader, seed, epoch)
+        return iterate()
+
     def _restore(self, state: StreamState, at: LoaderPosition, trained: int, iterate: Iterate[Any]) -> Iterator[Any]:
         """The rest of the pass that *at* lies in; at an epoch's start, the whole pass that follows it."""
         has_ended, check = not trained, at.check
         epoch = at.epoch - has_ended if check is not None else at.epoch
         follows_epoch = self.loader.begin_epoch(epoch)  # and not in mid-pass: litData would shuffle the rest anew
         if check is None:  # from before there was one
-            return state.pass_from(at.state, iterate, epoch)
-        last, batches = state.go_back(check.before, iterate)
+            return state.pass_from(at.state, partial(self._begin, iterate, epoch, trained), epoch)
+        read_last = partial(self._begin, iterate, epoch, (trained or self.feed.plan.batches) - 1)
+        last, batches = state.go_back(check.before, read_last)
         if last is END and trained == 1:  # it was the end of the pass before
             batches = self._next_pass(at.epoch, iterate)
             last = next(batches, END)
         if trained == 1 and check.before is not None and _digest(last) != check.digest:
-            last, batches = state.go_back(None, iterate)  # a pass that begins alike each time
+            last, batches = state.go_back(None, read_last)  # a pass that begins alike each time
         found = [("saved", check.digest), ("read again", _digest(last))]
         may_follow = epoch > 0 and not self._begins_afresh and (check.before is None or trained == 1)
         if may_follow and _digest(last) != check.digest:
             if check.before is not None:
                 warn(_LIES, found, _LIES_ADVICE)
-            return state.pass_from(at.state, iterate, at.epoch)  # a pass that follows from those before it
+            begin = partial(self._begin, iterate, at.epoch, trained)
+            return state.pass_from(at.state, begin, at.epoch)  # a pass that follows from those before it
         if last is END and trained:
             raise _ended(trained, trained - 1)
         return self._go_on(state, at, iterate, batches, found, follows_epoch=follows_epoch)
@@ -251,7 +264,7 @@ class StreamLoader(TrainLoader):
 
         def begun() -> tuple[Any, Iterator[Any], list[object]]:
             state.disturb()
-            batches = state.pass_from(at.state, iterate, at.epoch)
+            batches = state.pass_from(at.state, partial(self._begin, iterate, at.epoch), at.epoch)
             first = next(batches, END)
             return first, batches, [_digest(first), state.generators()]
 
@@ -272,7 +285,7 @@ class StreamLoader(TrainLoader):
         def begin() -> Iterator[Any]:
             if self.loader.begin_epoch(epoch):
                 self._is_unsure = False
-            return iterate()
+            return self._begin(iterate, epoch)
 
         return begin() if self._state is None else self._state.next_pass(begin, epoch)
 
@@ -293,7 +306,7 @@ class StreamLoader(TrainLoader):
         with naming_the_extra():
             from tqdm.auto import tqdm  # comes with Lightning, under which streams are read
         self.loader.begin_epoch(at.epoch)
-        batches, last = iterate(), None
+        batches, last = self._begin(iterate, at.epoch), None
         for number in tqdm(range(trained), desc="reading again", unit="batch", leave=False):
             last = next(batches, END)
             if last is END:
@@ -306,8 +319,8 @@ class StreamLoader(TrainLoader):
         """Bring a stream, which may remember its passes, to where *epochs* of them have led it."""
         if self._begins_afresh or self.loader.begin_epoch(epochs):
             return
-        for _ in range(epochs):
-            deque(islice(iterate(), self.feed.plan.limit), maxlen=0)
+        for epoch in range(epochs):
+            deque(islice(self._begin(iterate, epoch), self.feed.plan.limit), maxlen=0)
 
 
 class _Passes(partial[Iterator[Any]]):

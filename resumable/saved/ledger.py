@@ -37,6 +37,7 @@ class Stretch:
     *drop_last* says what becomes of its tail, and *limit* is the most batches that an epoch may have.
     An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size* ranks,
     or what the *schedule* says. Each epoch begins with a new step, so an epoch's last step may take fewer.
+    *reseed* is the seed of the random numbers that follow the position; None where they do not.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Stretch:
     drop_last: DropLast = False
     limit: int | None = None
     schedule: LedgerSchedule | None = None
+    reseed: int | None = None
 
     @property
     def begins(self) -> Position:
@@ -151,11 +153,18 @@ class Ledger:
 
     @cached_property
     def rows(self) -> list[list[Any]]:
-        """The saved form, to be copied: the values of each stretch, its schedule last.
+        """The saved form, to be copied: the values of each stretch; `reseed` only where random numbers are seeded.
 
         A state may be saved after every batch, and the ledger rarely changes.
         """
-        return [[*(getattr(s, name) for name in STRETCH_FIELDS[:-1]), dump_schedule(s.schedule)] for s in self]
+        return [
+            [
+                *(getattr(s, name) for name in STRETCH_FIELDS[:SCHEDULE]),
+                dump_schedule(s.schedule),
+                *([] if s.reseed is None else [s.reseed]),
+            ]
+            for s in self
+        ]
 
     def note(self, stretch: Stretch, /) -> Ledger:
         """The ledger of a run that goes on in *stretch*; itself where that changes nothing.
@@ -208,7 +217,11 @@ num_workers 0, drop_last False, limit None, schedule None
         """
         return "\n".join(
             f"step {stretch.step}, sample {stretch.sample}: "
-            + ", ".join(f"{name} {getattr(stretch, name)}" for name in STRETCH_FIELDS[2:])
+            + ", ".join(
+                f"{name} {getattr(stretch, name)}"
+                for name in STRETCH_FIELDS[2:]
+                if name != "reseed" or stretch.reseed is not None
+            )
             for stretch in self
         )
 
@@ -277,3 +290,6 @@ def _bounded(stretches: tuple[Stretch, ...]) -> tuple[Stretch, ...]:
 
 STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))
 """The keys of a saved stretch."""
+
+SCHEDULE: Final = STRETCH_FIELDS.index("schedule")
+"""The place of the schedule among them."""

@@ -22,16 +22,18 @@ __all__ = [
     "regrouped",
     "resolve",
     "with_canary",
+    "with_reseed",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """The position to go on from, in which order, and how exactly."""
+    """The position to go on from, in which order, and how exactly; and the seed of the random numbers, if they have one."""
 
     position: Position
     order: Identity
     verdict: Verdict
+    reseed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,31 @@ def resolve(
     plan = stretch.plan if plan_of is None else plan_of(order)
     is_drawn = isinstance(plan, BatchPlan) and plan.is_drawn  # an epoch may be longer than its dataset
     verdict = compare(then, order, offset=0 if is_drawn else saved.offset or 0, regrouped=regrouped(saved, stretch))
+    reseed, verdict = with_reseed(verdict, saved, stretch.reseed, policy)
     refuse_or_warn(verdict, policy.on_mismatch)
     at = plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position)
-    return ResumePoint(at, order, verdict)
+    return ResumePoint(at, order, verdict, reseed)
+
+
+def with_reseed(verdict: Verdict, saved: Snapshot, now: int | None, policy: Policy, /) -> tuple[int | None, Verdict]:
+    """The seed that random numbers go on with, and *verdict* once it is compared with the saved one.
+
+    A run that begins to seed them in its middle loses nothing.
+
+    >>> with_reseed(Verdict(), Snapshot(), 7, Policy())
+    (7, Verdict(outcome='exact', differences=()))
+    """
+    last = saved.ledger.stretches[-1:]
+    then = last[0].reseed if last else None
+    if then in (None, now):
+        return now, verdict
+    if policy.on_mismatch == "adopt" or (now is not None and not policy.seed_is_given):
+        return then, verdict
+    what, advice = "The random numbers have another seed.", f"Pass seed={then}, or pass no seed."
+    if now is None:
+        what, advice = "The random numbers no longer follow the position.", "Pass reseed=True, as the run did."
+    differences = (Difference(what, then, now, advice), *verdict.differences)
+    return now, Verdict("inexact" if verdict.is_exact else verdict.outcome, differences)
 
 
 def regrouped(saved: Snapshot, current: Stretch | None, /) -> tuple[Difference, ...]:

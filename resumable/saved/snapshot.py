@@ -7,7 +7,8 @@
      "commits": false,                                          whether the loop commits its steps itself
      "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
      "loaders": [],                                             the positions of several loaders
-     "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration
+     "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration;
+                                                                a further value is the seed of `reseed=True`
 
 Below the top there are only lists. torch.distributed.checkpoint takes dicts apart, within lists too, and asks a file
 for every key that the present state has: with dicts, a state could not load one of another shape.
@@ -37,7 +38,7 @@ from resumable.saved.fields import (
     record,
     records,
 )
-from resumable.saved.ledger import STRETCH_FIELDS, Ledger, Stretch
+from resumable.saved.ledger import SCHEDULE, STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import parse_schedule
 from resumable.steps.batch_plan import UNBOUNDED
 
@@ -121,7 +122,7 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
         "commits": commits,
         "canary": canary,
         "loaders": [_dump_loader(at) for at in loaders] if loaders else [],
-        "ledger": [row.copy() if row[-1] is None else _copy(row) for row in ledger.rows],
+        "ledger": [row.copy() if row[SCHEDULE] is None else _copy(row) for row in ledger.rows],
     }
 
 
@@ -184,7 +185,10 @@ def parse(state: object, /) -> Snapshot:
             for entry in records(fields, "loaders", _LOADER, are_rows=version > 2, may_lack=1)
         ),
         ledger=Ledger(
-            tuple(_stretch(entry, version) for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2))
+            tuple(
+                _stretch(entry, version)
+                for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2, may_lack=1)
+            )
         ),
         global_step=optional_count(fields, "global_step") if version > 1 else None,
         canary=optional_text(fields, "canary", longest=_LONGEST_CANARY) if version > 1 else None,
@@ -321,14 +325,14 @@ def _check(value: object) -> Check | None:
 
 
 def _stretch(fields: Fields, version: int) -> Stretch:
-    expected = set(STRETCH_FIELDS) - ({"schedule"} if version == 1 else set())
-    if set(fields) != expected:
+    expected = set(STRETCH_FIELDS) - {"reseed"} - ({"schedule"} if version == 1 else set())
+    if set(fields) - {"reseed"} != expected:
         raise StateError(
             "A stretch of the saved ledger has other keys.",
             [("expected", sorted(expected)), ("got", names_in(fields))],
             START_AGAIN,
         )
-    others = ("limit", "drop_last", "schedule")
+    others = ("limit", "drop_last", "schedule", "reseed")
     counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
         raise StateError("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
@@ -338,6 +342,7 @@ def _stretch(fields: Fields, version: int) -> Stretch:
         drop_last="carry" if version > 1 and tail == "carry" else flag(fields, "drop_last"),
         limit=optional_count(fields, "limit"),
         schedule=parse_schedule(fields.get("schedule")),
+        reseed=None if fields.get("reseed") is None else count(fields, "reseed", bits=64),
     )
 
 

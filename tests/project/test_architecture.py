@@ -22,7 +22,7 @@ MAX_LINES = 400
 LAYERS: list[str] = [
     "errors extras protocols position verdict checks",
     "orders steps stopping",
-    "saved",
+    "saved randomness",
     "feeds progress",
     "data_sampler",
     "state",

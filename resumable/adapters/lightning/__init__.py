@@ -35,7 +35,7 @@ from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
-from resumable.data_sampler.progress import SamplerOptions
+from resumable.data_sampler.options import SamplerOptions
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
 from resumable.loading.loop_passes import LoopPasses

@@ -67,6 +67,13 @@ class BatchCount:
         """Whether a batch has begun since the last mark."""
         return self._first_batch is not None
 
+    @property
+    def begun(self) -> int:
+        """Batches that have begun since the last mark."""
+        if self._first_batch is None:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) - self._first_batch
+
     def mark(self) -> None:
         """Count nothing before the next batch begins: until then the counters are still the old ones."""
         self._first_batch = self._committed = None

@@ -14,9 +14,11 @@ from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.restart import has_ended
 from resumable.checks import as_int
 from resumable.data_sampler.epochs_apart import tell_of_epochs
+from resumable.data_sampler.options import SamplerOptions
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
-from resumable.data_sampler.progress import DataSamplerProgress, SamplerOptions
+from resumable.data_sampler.progress import DataSamplerProgress
 from resumable.errors import warn
+from resumable.loading.reseeding import STEP_BEGINS, reseed
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.protocols import DataSampler
@@ -52,12 +54,13 @@ class LightningSamplerProgress(DataSamplerProgress):
         self.trainer = trainer
         self._place_anew = place_anew
         self._batches = BatchCount(trainer)
+        is_strict = options.policy.on_mismatch == "error"
         self._past = 0  # batches of the session's earlier epochs
         super().__init__(
             sampler,
             lambda: trainer,
             # the order is the data sampler's own: there is none to adopt
-            options if options.on_mismatch == "error" else replace(options, on_mismatch="warn"),
+            options if is_strict else replace(options, policy=replace(options.policy, on_mismatch="warn")),
             steps=lambda: self._past + self._batches.done()[0],
             judge=judge,
         )
@@ -65,6 +68,8 @@ class LightningSamplerProgress(DataSamplerProgress):
         self._plan: BatchPlan | None = None
         self._epoch, self._began = 0, 0
         self._is_running = False
+        self._rank_offset = self._per_round = 0
+        self._first_of_step: int | None = None
 
     # -- the progress, as the state asks for it
 
@@ -112,6 +117,9 @@ class LightningSamplerProgress(DataSamplerProgress):
             tell_of_epochs(sampler, is_limited=plan.batches < len(sampler))
         self.order: Identity | None = sampler.identity
         self._plan = plan
+        self._let_reseed(sampler)
+        self._rank_offset = sampler.rank_offset
+        self._per_round = sampler.samples_per_round
         if is_first and self.has_moved_on(self._saved):
             self._place_anew()  # a strategy's loaders are here only when the loops are placed already
 
@@ -128,7 +136,9 @@ class LightningSamplerProgress(DataSamplerProgress):
         check_begins(sampler, at.offset)
         consumed = at.consumed_samples
         self._epoch, self._began = at.epoch, consumed - at.offset
-        self._stretch = stretch and replace(stretch, sample=consumed, epoch=at.epoch, offset=at.offset)
+        self._stretch = stretch and replace(
+            stretch, sample=consumed, epoch=at.epoch, offset=at.offset, reseed=self.reseed
+        )
         self._judge(verdict)
 
     # -- a count without an epoch: the trainer's restored counters say which it is, and whether it can be right
@@ -356,6 +366,21 @@ class LightningSamplerProgress(DataSamplerProgress):
         self.set_calculator(step)
         self._seen.pop(step, None)  # of a step that found too little data left
         self.step_starts(step)
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether random numbers follow the position."""
+        return self.reseed is not None
+
+    def reseed_at(self, moment: int, number: int | None = None, /) -> None:
+        """Seed them; a step that draws its micro batches by itself takes several places."""
+        if self.reseed is None:
+            return
+        micro = 0 if number is None else number - (number if self._first_of_step is None else self._first_of_step)
+        self._first_of_step = None if number is None else number - micro
+        begun = self._batches.begun - (moment == STEP_BEGINS)
+        offset = self.count(self._past + begun) - self._began + micro * self._per_round + self._rank_offset
+        reseed(moment, self.reseed, self._epoch, offset)
 
     def epoch_ends(self) -> None:
         """Fold what was trained, and begin the next epoch."""

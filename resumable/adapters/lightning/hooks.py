@@ -8,9 +8,11 @@ from typing import Any
 
 from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
+from resumable.adapters.lightning.reseeding import reseed_from
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.stopping import FitStop
 from resumable.loading.dataloader import is_dataloader
+from resumable.loading.reseeding import STEP_BEGINS
 from resumable.progress import Tracker
 from resumable.stopping.workers import pass_is_over
 
@@ -72,18 +74,26 @@ class Hooks:
             self.progress.train_starts()
             self.placement.train_starts(trainer.fit_loop, self.progress)
             self.stopping.train_starts(trainer)
+            self._reseed_from(trainer, self.progress)
+
+    def _reseed_from(self, trainer: Any, progress: TrainerProgress) -> None:
+        if progress.reseeds:
+            reseed_from(trainer.fit_loop._data_fetcher, progress.reseed_at)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A new epoch, or the first one of a trainer without restored counters."""
         if self.progress is not None:
             self.progress.epoch_starts()
             self.placement.epoch_starts(trainer.fit_loop, self.progress)
+            self._reseed_from(trainer, self.progress)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Counting begins with the first batch."""
         if self.progress is not None:
             self.progress.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
+            if self.progress.reseeds:
+                self.progress.reseed_at(STEP_BEGINS)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The fit may be asked to end here."""

@@ -91,6 +91,15 @@ class TrainerProgress(Progress, Protocol):
         """The epoch's last batch is trained and validated."""
         ...
 
+    @property
+    def reseeds(self) -> bool:
+        """Whether random numbers follow the position."""
+        ...
+
+    def reseed_at(self, moment: int, number: int | None = None, /) -> None:
+        """Seed them, at a *moment* of the *number*-th batch since the counting began; see `Reseeds`."""
+        ...
+
 
 @dataclass(slots=True)
 class Placement:

@@ -23,6 +23,7 @@ from resumable.adapters.lightning.several_loaders import (
 )
 from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
+from resumable.loading.reseeding import STEP_BEGINS, reseed
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.position import Position
 from resumable.progress import LedgerAt, Tracker, undo_of
@@ -237,7 +238,10 @@ class LightningProgress(TrainerProgress):
         loaders = self._group.loaders
         found = resolve_loaders(self._group, saved, [self._stretch_of(each) for each in loaders], self._policy)
         self._check(found.position)
+        seed = self.primary.reseed
         for loader, order in zip(loaders, found.orders, strict=True):
+            if loader.reseed == seed:  # of several that were handed to a fit, each may have its own
+                loader.reseed = found.reseed
             if order is not None:
                 loader.feed.adopt(order)
         return found
@@ -341,6 +345,21 @@ class LightningProgress(TrainerProgress):
         self._count.mark()
         for loader in self.loaders:
             loader.mark()
+
+    @property
+    @override
+    def reseeds(self) -> bool:
+        return self.stretch is not None and self.stretch.reseed is not None
+
+    @override
+    def reseed_at(self, moment: int, number: int | None = None, /) -> None:
+        seed = None if self.stretch is None else self.stretch.reseed
+        if seed is None:
+            return
+        if number is None:
+            number = self._count.begun - (moment == STEP_BEGINS)
+        at = self._advance(number)
+        reseed(moment, seed, at.epoch, self.primary.feed.place(at.epoch, at.offset))
 
     def position_without_state(self) -> Snapshot:
         """The position by the trainer's restored counters, for a checkpoint from before the decoration.

@@ -28,6 +28,7 @@ class GroupStart:
     verdict: Verdict
     places: tuple[LoaderPosition, ...]
     orders: tuple[Identity | None, ...]
+    reseed: int | None = None
 
 
 def stretch_of(loader: TrainLoader, accumulation: int, /) -> Stretch:
@@ -41,6 +42,7 @@ def stretch_of(loader: TrainLoader, accumulation: int, /) -> Stretch:
         num_workers=loader.num_workers,
         drop_last=plan.drop_last,
         limit=plan.limit,
+        reseed=loader.reseed,
     )
     return loader.feed.noted(stretch)
 
@@ -57,7 +59,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
             [("saved", len(saved.loaders)), ("current", len(group.loaders))],
             "Return the loaders that the run began with. Nothing was loaded.",
         )
-    position, verdict = Position(), Verdict()
+    position, verdict, reseed = Position(), Verdict(), group.loaders[group.primary].reseed
     places: list[LoaderPosition] = []
     orders: list[Identity | None] = []
     for number, loader in enumerate(group.loaders):
@@ -82,7 +84,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         )
         at, state, check = found.position, None, None
         if is_primary:
-            position, verdict = at, regrouping or found.verdict
+            position, verdict, reseed = at, regrouping or found.verdict, found.reseed
         if saved.loaders:
             state, check = saved.loaders[number].state, saved.loaders[number].check
             if not is_primary and not group.is_cycled(number):
@@ -93,7 +95,7 @@ def resolve_loaders(group: LoaderGroup, saved: Snapshot, stretches: Sequence[Str
         stood = saved.loaders or (LoaderPosition(saved.position.epoch, saved.position.offset),)
         canary = canary_of(group.loaders, orders, stood, looks=True)
         verdict = with_canary(verdict, saved.canary, canary, policy.on_mismatch)
-    return GroupStart(position, verdict, tuple(places), tuple(orders))
+    return GroupStart(position, verdict, tuple(places), tuple(orders), reseed)
 
 
 def canary_of(

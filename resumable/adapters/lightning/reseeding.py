@@ -1,0 +1,53 @@
+"""`reseed=True` under Lightning: random numbers are seeded as a batch leaves Lightning's fetcher, and as its step begins.
+
+A fetcher may read ahead of the step, and validation, logging and callbacks lie in between: so it is seeded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from resumable.loading.reseeding import STEP_BEGINS, YIELDED
+from resumable.stopping.workers import mix_in
+
+__all__ = ["Reseeds", "reseed_from"]
+
+
+class Reseeds(Protocol):
+    """Seeds what the training draws from, at a *moment* of the *number*-th batch since the progress was placed."""
+
+    def __call__(self, moment: int, number: int | None = None, /) -> None:
+        """Without a *number*, it is the batch whose step begins now, or at `YIELDED` the one that follows."""
+        ...
+
+
+def reseed_from(fetcher: Any, reseed: Reseeds, /) -> None:
+    """Let *reseed* be called for each batch that leaves *fetcher*, for the transforms on the device."""
+    mix_in(_Reseeded, fetcher)._resumable_reseed = reseed  # a mixin's attributes are the fetcher's
+
+
+class _Reseeded(Iterator[Any]):
+    """Mixed into Lightning's fetcher."""
+
+    _resumable_reseed: Reseeds
+
+    def __next__(self) -> Any:
+        fetched: Any = super().__next__()
+        if isinstance(fetched, Iterator):  # `training_step(dataloader_iter)` draws its batches by itself
+            mix_in(_ReseededSteps, fetched)._resumable_reseed = self._resumable_reseed
+        else:
+            self._resumable_reseed(YIELDED)
+        return fetched
+
+
+class _ReseededSteps(Iterator[Any]):
+    """Mixed into the iterator that a training step is given."""
+
+    _resumable_reseed: Reseeds
+    fetched: int
+
+    def __next__(self) -> Any:
+        batch: Any = super().__next__()
+        self._resumable_reseed(STEP_BEGINS, self.fetched - 1)
+        return batch

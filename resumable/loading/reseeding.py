@@ -1,0 +1,113 @@
+"""Random numbers that follow the position: what `reseed=True` seeds, and when.
+
+a sample    before `dataset[index]`, in its worker      (seed, epoch, index, how often it came earlier)
+a step      as its micro batch is yielded; in a trainer as its step begins too      (seed, epoch, global offset)
+
+Three libraries draw from global generators, and each gets bits of its own: Python's and NumPy's are the same generator,
+which draws alike where it is seeded alike. Nothing of a generator is saved.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import torch
+
+from resumable.errors import ResumptionError
+from resumable.feeds.draws import Draws
+from resumable.orders.splitmix import GAMMA, WORD, mixed
+from resumable.randomness import SEEDERS, seed_of_step
+from resumable.stopping.workers import mix_in
+
+__all__ = ["STEP_BEGINS", "YIELDED", "reseed", "reseeded", "seed_generators", "take_draws"]
+
+T = TypeVar("T")
+
+YIELDED: Final = 0
+"""The moment at which a loader yields a micro batch."""
+STEP_BEGINS: Final = 1
+"""The moment at which a trainer's step begins with it."""
+
+_NUMPY_BITS: Final = 32
+
+
+def seed_generators(word: int, /) -> None:
+    """Seed Python's, NumPy's and torch's global generators on the CPU, each with its own bits that follow from *word*."""
+    # torch.manual_seed takes 70 times as long: it looks at each kind of device
+    torch.default_generator.manual_seed(mixed(word + 3 * GAMMA & WORD))
+    np.random.seed(mixed(word + 2 * GAMMA & WORD) >> _NUMPY_BITS)  # noqa: NPY002  # the one that datasets draw from
+    random.seed(mixed(word + GAMMA & WORD))
+
+
+def reseed(moment: int, seed: int, epoch: int, offset: int, /) -> None:
+    """Seed all that a training step draws from, for the micro batch at *offset* of *epoch*: the accelerator's too.
+
+    Raises:
+        ResumptionError: where the accelerator's generator cannot be seeded now.
+    """
+    word = seed_of_step(moment, seed, epoch, offset)
+    seed_generators(word)
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None:
+        _seed_accelerator(accelerator, mixed(word + 4 * GAMMA & WORD))
+    for number, seeder in enumerate(SEEDERS, start=5):
+        seeder(mixed(word + number * GAMMA & WORD))
+
+
+def reseeded(batches: Iterator[T], seed: int, epoch: int, offset: int, samples: int, /) -> Iterator[T]:
+    """*batches* of *samples* samples over all ranks, from *offset* of *epoch* on, each yielded behind a `reseed`."""
+    for number, batch in enumerate(batches):
+        reseed(YIELDED, seed, epoch, offset + number * samples)
+        yield batch
+
+
+def _seed_accelerator(accelerator: torch.device, word: int) -> None:
+    module: Any = torch.get_device_module(accelerator)
+    if not getattr(module, "is_initialized", lambda: True)():
+        return  # nothing in this process has drawn from it, and a process that only reads must not wake it up
+    try:
+        module.manual_seed(word)
+    except RuntimeError as error:
+        raise ResumptionError(
+            "The accelerator's random numbers cannot be seeded now.",
+            [("accelerator", accelerator), ("error", error)],
+            "Iterate the loader outside of a graph capture, or leave out reseed=True.",
+        ) from error
+
+
+def take_draws(fetcher: Any, /) -> Any:
+    """The same torch's *fetcher*, which takes samples from a dataset; it now understands `Draws`."""
+    return mix_in(TakesDraws, fetcher)
+
+
+class TakesDraws:
+    """Mixed into what takes a loader's samples from its dataset, in a worker or in the main process."""
+
+    dataset: Any
+    auto_collation: bool
+    collate_fn: Any
+
+    def fetch(self, drawn: Any) -> Any:
+        """The batch of *drawn*, or the sample."""
+        fetcher: Any = super()
+        if not isinstance(drawn, Draws):
+            return fetcher.fetch(drawn)
+        if self.auto_collation and not self._takes_batches:
+            return self.collate_fn([self._sample(*each) for each in drawn.samples()])
+        seed, given = drawn.whole()
+        if seed is not None:
+            seed_generators(seed)
+        return fetcher.fetch(given)
+
+    @property
+    def _takes_batches(self) -> bool:
+        """Whether the dataset is a stream, or is given the indices of a batch at once."""
+        return hasattr(self, "dataset_iter") or bool(getattr(self.dataset, "__getitems__", None))
+
+    def _sample(self, seed: int | None, index: Any) -> Any:
+        if seed is not None:
+            seed_generators(seed)
+        return self.dataset[index]

@@ -1,0 +1,115 @@
+"""Fits whose samples, transforms and steps draw random numbers, and what is left of them: the weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from resumable import resumable
+from tests.support.random_samples import Augmented, drawn_now
+
+__all__ = ["Data", "Net", "PlainData", "checkpoint_after", "fit", "weights"]
+
+SAMPLES = 14
+
+
+class PlainData(L.LightningDataModule):
+    """Augmented samples, transformed at random on the device."""
+
+    def __init__(self, loader: Callable[[], Any] | None = None, **options: Any) -> None:
+        super().__init__()
+        self.loader = loader
+        self.options: dict[str, Any] = {"batch_size": 2, "shuffle": True} | options
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Augmented(SAMPLES), **self.options) if self.loader is None else self.loader()
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Augmented(4), batch_size=2)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A transform on the device."""
+        return batch if self.trainer is None or not self.trainer.training else (batch, torch.rand(()))
+
+
+@resumable(reseed=True, seed=5)
+class Data(PlainData):
+    """The same, whose random numbers follow the position."""
+
+
+def flat(batch: Any) -> torch.Tensor:
+    """The samples of a batch of one loader or of several."""
+    parts = list(batch.values()) if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else [batch]
+    return torch.cat([part.float() for part in parts])
+
+
+class Net(L.LightningModule):
+    """A net with dropout, whose steps draw from all three libraries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        samples, noise = batch
+        return self.loss(flat(samples) + noise)
+
+    def loss(self, samples: torch.Tensor) -> torch.Tensor:
+        """Of the samples, and of what the step draws."""
+        loss: torch.Tensor = self.net(samples).mean() * sum(drawn_now())
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        drawn_now()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def disturb() -> None:
+    """Leave the global generators anywhere, as a new process does."""
+    torch.seed()
+    random.seed()
+    np.random.seed()  # noqa: NPY002
+
+
+def fit(
+    data: Any, folder: Path | None = None, *, net: Net | None = None, resume: Path | None = None, **options: Any
+) -> Net:
+    """A net trained with *data*, a datamodule or a loader; with a *folder*, each step leaves its checkpoint there."""
+    net = Net() if net is None else net
+    disturb()
+    saving = [] if folder is None else [ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)]
+    chosen: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 2, "val_check_interval": 3} | options
+    callbacks = [*saving, *chosen.pop("callbacks", ())]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(saving),
+        callbacks=callbacks,
+        **chosen,
+    )
+    given = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
+    trainer.fit(net, **given, ckpt_path=None if resume is None else str(resume))
+    return net
+
+
+def checkpoint_after(step: int, folder: Path) -> Path:
+    """The checkpoint that a fit has left after so many optimizer steps."""
+    return folder / f"step={step}.ckpt"
+
+
+def weights(net: Net) -> list[float]:
+    """All weights, to be compared bit by bit."""
+    return torch.cat([parameter.flatten() for parameter in net.parameters()]).tolist()

@@ -140,7 +140,7 @@ def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, co
     else:
         console.print(
             f"Exact. Kills: {settings.kills}. {exact.name} trained every sample of every epoch once, in the order of the run "
-            "without a kill, and ended with the same loss and weights, to the last bit.",
+            "without a kill, and with its dropout and its random crops. It ended with the same loss and weights, to the last bit.",
             style="green",
             highlight=False,
         )

@@ -107,7 +107,7 @@ def train(job: Job, /) -> None:
     )
     checkpoint = folder / CHECKPOINT
     trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint if checkpoint.exists() else None)
+    model.eval()  # without dropout, and on whole windows
     with torch.no_grad():
-        windows = torch.stack([window for _, window in map(datamodule.windows.__getitem__, range(size.samples))])
-        loss = model.loss(windows).item()
+        loss = model.loss(datamodule.crops.windows).item()
     (folder / "result.json").write_text(json.dumps({"final_loss": loss, "weights_digest": _digest(model)}))

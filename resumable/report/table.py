@@ -20,10 +20,12 @@ def as_table(runs: Sequence[Run], /) -> Table:
     >>> as_table([Run("a", 1, 1, (Session(0, (Step(0, (0,)),)),))]).row_count
     1
     """
-    result = Table(title="Samples trained, over all epochs", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    result.add_column("run")
+    result = Table(
+        title="Samples trained, over all epochs", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0
+    )
+    result.add_column("run", min_width=10, overflow="fold")
     for heading in ("sessions", "trained", "repeated", "lost", "final loss", "weights"):
-        result.add_column(heading, justify="right", no_wrap=True)
+        result.add_column(heading, justify="right", no_wrap=" " not in heading)
     for run in runs:
         count = counts(run)
         trouble = "bold red" if count.repeated or count.lost else "green"

@@ -80,7 +80,7 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
 
 def test_every_machine_has_enough_text() -> None:
     """The running Python's standard library fills the windows of a demo."""
-    assert len(read_windows(Settings().samples, 33)) == Settings().samples * 33
+    assert len(read_windows(Settings().samples, 40)) == Settings().samples * 40
 
 
 def write_log(path: Path, start_step: int, steps: tuple[Step, ...], rest: str = "") -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from resumable import resumable
 from tests.support.random_samples import Augmented, drawn_now
 
-__all__ = ["Data", "Net", "PlainData", "checkpoint_after", "fit", "weights"]
+__all__ = ["Data", "Net", "PlainData", "checkpoint_after", "checkpoints", "disturb", "fit", "weights"]
 
 SAMPLES = 14
 
@@ -82,21 +81,35 @@ def disturb() -> None:
     np.random.seed()  # noqa: NPY002
 
 
+class Saving(L.Callback):
+    """Saves after each batch, inside of accumulation windows too, and at each epoch's end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.batches = 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.batches += 1
+        trainer.save_checkpoint(self.folder / f"{self.batches:03}.ckpt")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"{self.batches:03}-end.ckpt")
+
+
 def fit(
     data: Any, folder: Path | None = None, *, net: Net | None = None, resume: Path | None = None, **options: Any
 ) -> Net:
-    """A net trained with *data*, a datamodule or a loader; with a *folder*, each step leaves its checkpoint there."""
+    """A net trained with *data*, a datamodule or a loader; with a *folder*, each batch leaves its checkpoint there."""
     net = Net() if net is None else net
     disturb()
-    saving = [] if folder is None else [ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)]
     chosen: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 2, "val_check_interval": 3} | options
-    callbacks = [*saving, *chosen.pop("callbacks", ())]
+    callbacks = [*([] if folder is None else [Saving(folder)]), *chosen.pop("callbacks", ())]
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=bool(saving),
+        enable_checkpointing=False,
         callbacks=callbacks,
         **chosen,
     )
@@ -105,9 +118,14 @@ def fit(
     return net
 
 
-def checkpoint_after(step: int, folder: Path) -> Path:
-    """The checkpoint that a fit has left after so many optimizer steps."""
-    return folder / f"step={step}.ckpt"
+def checkpoints(folder: Path) -> list[Path]:
+    """All that a fit has left, in order."""
+    return sorted(folder.iterdir())
+
+
+def checkpoint_after(batches: int, folder: Path) -> Path:
+    """The checkpoint that a fit has left after so many batches."""
+    return folder / f"{batches:03}.ckpt"
 
 
 def weights(net: Net) -> list[float]:

@@ -97,7 +97,7 @@ class TrainerProgress(Progress, Protocol):
         ...
 
     def reseed_at(self, moment: int, number: int | None = None, /) -> None:
-        """Seed them, at a *moment* of the *number*-th batch since the counting began; see `Reseeds`."""
+        """Seed them, at a *moment* of the *number*-th batch of the pass; see `Reseeds`."""
         ...
 
 

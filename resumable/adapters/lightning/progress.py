@@ -358,7 +358,7 @@ class LightningProgress(TrainerProgress):
             return
         if number is None:
             number = self._count.begun - (moment == STEP_BEGINS)
-        at = self._advance(number)
+        at = self.primary.feed.plan.advance(self.anchor, number)  # a batch within a schedule's step has its own place
         reseed(moment, seed, at.epoch, self.primary.feed.place(at.epoch, at.offset))
 
     def position_without_state(self) -> Snapshot:

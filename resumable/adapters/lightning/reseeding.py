@@ -15,7 +15,7 @@ __all__ = ["Reseeds", "reseed_from"]
 
 
 class Reseeds(Protocol):
-    """Seeds what the training draws from, at a *moment* of the *number*-th batch since the progress was placed."""
+    """Seeds what the training draws from, at a *moment* of the *number*-th batch of the pass."""
 
     def __call__(self, moment: int, number: int | None = None, /) -> None:
         """Without a *number*, it is the batch whose step begins now, or at `YIELDED` the one that follows."""
@@ -45,9 +45,11 @@ class _ReseededSteps(Iterator[Any]):
     """Mixed into the iterator that a training step is given."""
 
     _resumable_reseed: Reseeds
-    fetched: int
+    _resumable_given = 0
+    """Batches of this pass; Lightning's own count adds those of the epoch that were trained before a resume."""
 
     def __next__(self) -> Any:
         batch: Any = super().__next__()
-        self._resumable_reseed(STEP_BEGINS, self.fetched - 1)
+        self._resumable_reseed(STEP_BEGINS, self._resumable_given)
+        self._resumable_given += 1
         return batch

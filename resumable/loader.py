@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
 
 from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
-from resumable.adapters import find_generators, hand_over
+from resumable.adapters import hand_over
 from resumable.checks import flag_of, seed_of, whole_number
 from resumable.feeds.feed import RebuiltSampler, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
@@ -133,8 +133,6 @@ class ResumableLoader(SeekableLoader[T]):
     ) -> None:
         reseeds, passes_epoch = flag_of("reseed", reseed), flag_of("pass_epoch", pass_epoch)
         policy = Policy(seed is not None or order is not None, on_mismatch)
-        if reseeds:
-            find_generators()
         check_options(options, _OPTIONS)
         check_in_order(options.get("num_workers", 0), options.get("in_order", True))
         length, tail = length_of(dataset), tail_of(drop_last)

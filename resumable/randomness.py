@@ -11,7 +11,6 @@ output of what came before it. Each join is a bijection, so samples that differ 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
@@ -23,13 +22,10 @@ from resumable.orders.splitmix import WORD, mixed
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-__all__ = ["sample_rng", "sample_seed", "SEEDERS", "seed_of_draw", "seed_of_step", "unusable"]
+__all__ = ["sample_rng", "sample_seed", "seed_of_draw", "seed_of_step", "unusable"]
 
 _STEPS: Final = 0x7374657073210000
 _SAMPLES: Final = 0x73616D706C657321  # begin every chain of a sample's: the orders' chains begin with their length
-
-SEEDERS: Final[list[Callable[[int], object]]] = []
-"""What else is called with 64 bits for each micro batch: further generators that a training step draws from."""
 
 
 def sample_seed(index: Any, epoch: int, seed: int = 0, *, draw: int = 0) -> int:

@@ -12,7 +12,6 @@ All files export the same few names, so that the next adapter is written by copy
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +23,6 @@ __all__ = [
     "TRAINERS",
     "MissingExtraError",
     "adapter_for",
-    "find_generators",
     "framework_of",
     "hand_over",
     "naming_the_extra",
@@ -67,12 +65,6 @@ def hand_over(trainer: object, passes: object, /) -> Any | None:
     """
     adapter = adapter_for(trainer)
     return None if adapter is None else adapter.passes_of(passes)
-
-
-def find_generators() -> None:
-    """Have the further generators seeded of each framework that is loaded here: Megatron's, for tensor-parallel dropout."""
-    if "megatron.core" in sys.modules:
-        import_module(f"{__name__}.megatron")
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any

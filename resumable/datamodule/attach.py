@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypeIs
 
-from resumable.adapters import find_generators, hand_over
+from resumable.adapters import hand_over
 from resumable.checks import length_if_known
 from resumable.data_sampler.sampler_hooks import TransformHook
 from resumable.datamodule.loop import is_map_style
@@ -43,8 +43,6 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
     if is_map_style(returned) and _is_empty(returned):
         return returned  # it trains nothing, as an empty list does, and Lightning says so
     seed = options.seed_in_use
-    if options.reseed:
-        find_generators()
     loaders: list[TrainLoader] = []
     shard = _shard_of(trainer, options.ranks)
 
@@ -77,8 +75,6 @@ def attach_sampled(
         MismatchError: if the state cannot go on exactly in their data, and the policy is "error".
     """
     progress = trainer.follow_sampler(tracker, sampler, options.sampling)
-    if options.reseed:
-        find_generators()
     if options.ranks is not None or options.decrease_batch_size_if_needed:
         raise DecorationError(
             "A data sampler has ranks and batch sizes of its own.",

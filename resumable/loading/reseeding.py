@@ -18,8 +18,9 @@ import torch
 
 from resumable.errors import ResumptionError
 from resumable.feeds.draws import Draws
+from resumable.loading.model_generators import of_stage, seed_trackers
 from resumable.orders.splitmix import GAMMA, WORD, mixed
-from resumable.randomness import SEEDERS, seed_of_step
+from resumable.randomness import seed_of_step
 from resumable.stopping.workers import mix_in
 
 __all__ = ["STEP_BEGINS", "YIELDED", "reseed", "reseeded", "seed_generators", "take_draws"]
@@ -50,11 +51,11 @@ def reseed(moment: int, seed: int, epoch: int, offset: int, /) -> None:
     """
     word = seed_of_step(moment, seed, epoch, offset)
     seed_generators(word)
+    word = of_stage(word)
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None:
         _seed_accelerator(accelerator, mixed(word + 4 * GAMMA & WORD))
-    for number, seeder in enumerate(SEEDERS, start=5):
-        seeder(mixed(word + number * GAMMA & WORD))
+    seed_trackers(mixed(word + 5 * GAMMA & WORD))
 
 
 def reseeded(batches: Iterator[T], seed: int, epoch: int, offset: int, samples: int, /) -> Iterator[T]:

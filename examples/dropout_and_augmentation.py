@@ -58,7 +58,11 @@ def train(checkpoint: Path, num_workers: int, stop_after: int | None = None) -> 
             optimizer.step()
             loader.commit()
             if loader.state.consumed_samples == stop_after:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "loader": loader.state_dict(),
+                }
                 torch.save(state, checkpoint)
                 return weights_of(model)
     return weights_of(model)

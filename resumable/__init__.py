@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .errors import ResumptionError as ResumptionError
     from .errors import ResumptionWarning as ResumptionWarning
     from .errors import StateError as StateError
+    from .feeds.draws import SampleIndex as SampleIndex
     from .loader import ResumableLoader as ResumableLoader
     from .orders.orders import Sequential as Sequential
     from .orders.orders import Shuffled as Shuffled
@@ -68,6 +69,7 @@ else:  # a type checker that saw __getattr__ would take every misspelt name for 
         "decorator": "is_resumable resumable resumption_of",
         "errors": "AgreementError ConfigurationError DecorationError MismatchError MissingExtraError MissingStateError "
         "ReplayError ResumptionError ResumptionWarning StateError",
+        "feeds.draws": "SampleIndex",
         "loader": "ResumableLoader",
         "orders.orders": "Sequential Shuffled",
         "position": "Position",

@@ -1,6 +1,7 @@
 """A data sampler of NeMo's shape counts the samples, and its loaders start where the count says.
 
 progress         the count of a sampler and a trainer's steps
+options          what `@resumable` passes on to the count and its loaders
 placed_loader    a Megatron-style train loader whose passes begin at the count
 epochs_apart     epochs that are others without this package: how a batch sampler moves its own count
 calculators      megatron-core's and Apex's microbatch calculators

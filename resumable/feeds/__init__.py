@@ -7,5 +7,6 @@ drawn              how a user's batch sampler falls into batches, as they were d
 replay             a user's sampler as an order of seeded epochs that can be drawn again
 sampler_memory     what a user's sampler remembers between its epochs
 rank_sampler       what a loader shows as its sampler on several ranks
+draws              batches that know the epoch of each index, and how often it came
 from_dataloader    the feed for what a DataLoader was built with
 """

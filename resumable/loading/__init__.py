@@ -1,16 +1,19 @@
 """DataLoaders that start where they are told, and the count of what a loop takes from them.
 
-dataloader       a DataLoader whose passes are started by a callback
-loop_progress    the progress of a loop: what was yielded, or committed
-loop_passes      the passes of a loader in a loop, and where a trainer's loops take them over
-trainer_loops    which trainer's loop asks a loader for a pass
-cursor           how far a loop has read, and how far it has trained
-map_loader       a train loader over a map-style dataset
-stream_loader    a train loader over an iterable dataset or any other iterable
-stream_state     the state that a stream saves of itself: the start of one pass
-batch_digest     whether a stream gave the same batch again
-epochs           the epoch that a dataset is told before each pass
-own_batches      loader classes with an `__iter__` of their own
-rebuilds         who builds a loader anew from its options
-arguments        the arguments of a ResumableLoader, checked
+dataloader         a DataLoader whose passes are started by a callback
+loop_progress      the progress of a loop: what was yielded, or committed
+loop_passes        the passes of a loader in a loop, and where a trainer's loops take them over
+trainer_loops      which trainer's loop asks a loader for a pass
+cursor             how far a loop has read, and how far it has trained
+map_loader         a train loader over a map-style dataset
+stream_loader      a train loader over an iterable dataset or any other iterable
+stream_state       the state that a stream saves of itself: the start of one pass
+batch_digest       whether a stream gave the same batch again
+epochs             the epoch that a dataset is told before each pass
+reseeding          the seeding of global generators, for samples and steps
+model_generators   the generators of megatron-core
+stream_numbers     a stream's batches by number, which their random numbers follow
+own_batches        loader classes with an `__iter__` of their own
+rebuilds           who builds a loader anew from its options
+arguments          the arguments of a ResumableLoader, checked
 """

@@ -21,10 +21,11 @@ ELSEWHERE = {
     "adapters/lightning/test_loaders.py": "adapters/lightning/placement adapters/lightning/samplers "
     "adapters/lightning/several_loaders",
     "adapters/lightning/test_several_fits.py": "adapters/lightning/restart",
-    "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader",
+    "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader loading/stream_numbers",
     "adapters/lightning/test_stream_states.py": "loading/stream_state",
     "cli/test_main.py": "cli/demo extras",
     "data_sampler/test_calculators.py": "adapters/megatron",
+    "data_sampler/test_progress.py": "data_sampler/options",
     "data_sampler/test_ramps.py": "data_sampler/sampler_hooks adapters/lightning/data_sampler_progress",
     "datamodule/test_class.py": "decorator datamodule/methods datamodule/instance",
     "datamodule/test_loop.py": "datamodule/attach",

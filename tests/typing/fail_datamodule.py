@@ -53,6 +53,13 @@ class TextSeed(L.LightningDataModule):
     def train_dataloader(self) -> Any: ...
 
 
+# expect mypy: reseed: bool
+# expect pyright: (?s)"reseed" of type "bool"
+@resumable(reseed="yes")
+class TextReseed(L.LightningDataModule):
+    def train_dataloader(self) -> Any: ...
+
+
 # expect mypy: No overload variant of "resumable" matches argument type
 # expect pyright: (?s)"Literal\[1\]" is not assignable to type "type\[ClassWithTrainDataloaderAndTrainer
 @resumable(1)

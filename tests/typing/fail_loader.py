@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.utils.data import TensorDataset
 
-from resumable import Order, ResumableLoader, Shuffled
+from resumable import Order, ResumableLoader, Shuffled, sample_rng, sample_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +79,22 @@ ResumableLoader(data, agreement=True)
 # expect mypy: "schedule" .* has incompatible type "int"; expected "BatchSchedule \| None"
 # expect pyright: "schedule" of type "BatchSchedule \| None"
 ResumableLoader(data, schedule=64)
+
+# expect mypy: "reseed" .* has incompatible type "str"; expected "bool"
+# expect pyright: "reseed" of type "bool"
+ResumableLoader(data, reseed="yes")
+
+# expect mypy: "pass_epoch" .* has incompatible type "int"; expected "bool"
+# expect pyright: "pass_epoch" of type "bool"
+ResumableLoader(data, pass_epoch=1)
+
+# expect mypy: Missing positional argument "epoch" in call to "sample_rng"
+# expect pyright: Argument missing for parameter "epoch"
+sample_rng(7)
+
+# expect mypy: incompatible type "float"; expected "int"
+# expect pyright: "epoch" of type "int"
+sample_seed(7, 0.5)
 
 # expect mypy: Property "num_microbatches" defined in "ResumableLoader" is read-only
 # expect pyright: "num_microbatches"

@@ -30,7 +30,7 @@ class Bare(L.LightningDataModule):
         return [self.folder] * resumption_of(self).consumed_samples
 
 
-@resumable(seed=1)
+@resumable(seed=1, reseed=True, pass_epoch=True)
 class Seeded(L.LightningDataModule):
     size: int = 3
 

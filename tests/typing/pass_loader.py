@@ -23,9 +23,12 @@ from resumable import (
     Ranks,
     ResumableLoader,
     ResumptionState,
+    SampleIndex,
     Sequential,
     Shuffled,
     StepSchedule,
+    sample_rng,
+    sample_seed,
 )
 from resumable.adapters import device_mesh, distributed, lightning, megatron
 
@@ -46,6 +49,19 @@ class Words(Dataset[str]):
 
     def __getitem__(self, index: int) -> str:
         return str(index)
+
+
+class Noisy(Dataset[float]):
+    """Draws from a generator that follows the position."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: SampleIndex) -> float:
+        assert_type(index.epoch, int)
+        assert_type(index.draw, int)
+        number: int = index
+        return number + sample_rng(index, index.epoch, 7, draw=index.draw).random()
 
 
 def upper(words: list[str]) -> str:
@@ -130,6 +146,10 @@ loader = ResumableLoader(
 )
 plain: DataLoader[Any] = loader
 assert_type(loader.epoch, int)
+ResumableLoader(Words(), batch_size=4, seed=1, reseed=True)
+ResumableLoader(Noisy(), batch_size=4, pass_epoch=True)
+assert_type(sample_rng("strength", epoch=0), np.random.Generator)
+assert_type(sample_seed(("shard-1", 7), 0, seed=2, draw=1), int)
 assert_type(loader.state, ResumptionState)
 assert_type(loader.state_dict(), dict[str, Any])
 assert_type(len(loader), int)

@@ -15,6 +15,7 @@ Callback class is imported from Lightning, from the package that the trainer com
     handed                   loaders that were handed to `trainer.fit` without a decorated datamodule
     counters                 how many batches were trained
     hooks                    the callback that hears of the trainer's doings
+    reseeding                random numbers seeded as a batch leaves a fetcher
     placement, restart       the loops set to the position, and their saved counters rewritten
     samplers, ranks          what Lightning looks for in a loader, and this process's rank
     stopping                 a fit that saves and ends at a step boundary, once it was asked to stop

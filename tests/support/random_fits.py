@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from resumable import resumable
-from tests.support.random_samples import Augmented, drawn_now
+from tests.support.random_samples import Augmented, disturb, drawn_now
 
-__all__ = ["Data", "Net", "PlainData", "checkpoint_after", "checkpoints", "disturb", "fit", "weights"]
+__all__ = ["Data", "Net", "PlainData", "checkpoint_after", "checkpoints", "fit", "weights"]
 
 SAMPLES = 14
 
@@ -46,7 +44,11 @@ class Data(PlainData):
 
 def flat(batch: Any) -> torch.Tensor:
     """The samples of a batch of one loader or of several."""
-    parts = list(batch.values()) if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else [batch]
+    parts: Any = batch
+    if isinstance(batch, torch.Tensor):
+        parts = [batch]
+    elif hasattr(batch, "values"):
+        parts = batch.values()
     return torch.cat([part.float() for part in parts])
 
 
@@ -74,13 +76,6 @@ class Net(L.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
-def disturb() -> None:
-    """Leave the global generators anywhere, as a new process does."""
-    torch.seed()
-    random.seed()
-    np.random.seed()  # noqa: NPY002
-
-
 class Saving(L.Callback):
     """Saves after each batch, inside of accumulation windows too, and at each epoch's end."""
 
@@ -88,11 +83,11 @@ class Saving(L.Callback):
         self.folder = folder
         self.batches = 0
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batches += 1
         trainer.save_checkpoint(self.folder / f"{self.batches:03}.ckpt")
 
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         trainer.save_checkpoint(self.folder / f"{self.batches:03}-end.ckpt")
 
 
@@ -103,7 +98,7 @@ def fit(
     net = Net() if net is None else net
     disturb()
     chosen: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 2, "val_check_interval": 3} | options
-    callbacks = [*([] if folder is None else [Saving(folder)]), *chosen.pop("callbacks", ())]
+    callbacks: list[Any] = [*([] if folder is None else [Saving(folder)]), *chosen.pop("callbacks", ())]
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
@@ -113,7 +108,9 @@ def fit(
         callbacks=callbacks,
         **chosen,
     )
-    given = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
+    given: dict[str, Any] = (
+        {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
+    )
     trainer.fit(net, **given, ckpt_path=None if resume is None else str(resume))
     return net
 
@@ -130,4 +127,5 @@ def checkpoint_after(batches: int, folder: Path) -> Path:
 
 def weights(net: Net) -> list[float]:
     """All weights, to be compared bit by bit."""
-    return torch.cat([parameter.flatten() for parameter in net.parameters()]).tolist()
+    flattened: list[float] = torch.cat([parameter.flatten() for parameter in net.parameters()]).tolist()
+    return flattened

@@ -9,12 +9,19 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["Augmented", "AugmentedBatches", "drawn_now"]
+__all__ = ["Augmented", "AugmentedBatches", "disturb", "drawn_now"]
 
 
 def drawn_now() -> tuple[float, float, float]:
     """A number of each global generator."""
     return random.random(), float(np.random.random()), float(torch.rand((), dtype=torch.float64))  # noqa: NPY002
+
+
+def disturb() -> None:
+    """Leave the global generators anywhere, as a new process does."""
+    torch.seed()
+    random.seed()
+    np.random.seed()  # noqa: NPY002
 
 
 class Augmented(Dataset[Any]):

@@ -41,6 +41,7 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     epochs_vary = False
     primary_number = 0
+    hears_batch_start = True
 
     def __init__(
         self,
@@ -356,9 +357,8 @@ class LightningSamplerProgress(DataSamplerProgress):
 
     def batch_starts(self) -> None:
         """A batch is about to be trained: the calculator shows what it takes."""
-        fit = self.trainer.fit_loop
+        fit = self.trainer.fit_loop  # which restores the number of steps; each has drawn several micro batches
         if not self._batches.is_counting and self._plan is not None and self._draws_several:
-            # Lightning restores the number of steps; each has drawn several micro batches
             left = self._plan.batches_left(self.position.offset)
             fit._data_fetcher.fetched = max(0, fit._data_fetcher.length - left)
         self._batches.batch_starts()

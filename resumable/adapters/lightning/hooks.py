@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
@@ -18,9 +20,15 @@ from resumable.stopping.workers import pass_is_over
 
 __all__ = ["Hooks", "hooks_of"]
 
+_OF_A_BATCH: Final = re.compile("^on_(before|after)_|_batch_(start|end)$")
+
 
 class Hooks:
-    """What the trainer's callbacks are told, for one tracker."""
+    """What the trainer's callbacks are told, for one tracker.
+
+    A hook of each batch is None where there is nothing to do in it: Lightning skips what it cannot call. For a method that
+    does nothing it opens a profiler's context, six times a step.
+    """
 
     tracker: Tracker
     package: str
@@ -87,24 +95,36 @@ class Hooks:
             self.placement.epoch_starts(trainer.fit_loop, self.progress)
             self._reseed_from(trainer, self.progress)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    @property
+    def on_train_batch_start(self) -> Callable[..., None] | None:
         """Counting begins with the first batch."""
+        return self._batch_starts if self.progress is not None and self.progress.hears_batch_start else None
+
+    def _batch_starts(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
         if self.progress is not None:
             self.progress.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
             if self.progress.reseeds:
                 self.progress.reseed_at(STEP_BEGINS)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    @property
+    def on_train_batch_end(self) -> Callable[..., None] | None:
         """The fit may be asked to end here."""
+        return self._batch_ends if self.stopping.is_watching else None
+
+    def _batch_ends(self, trainer: Any, pl_module: Any, *outputs_and_batch: Any) -> None:
         self.stopping.batch_ends(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """A validation of any length may be asked to end."""
         self.stopping.validation_starts(trainer)
 
-    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *outputs_and_batch: Any) -> None:
+    @property
+    def on_validation_batch_end(self) -> Callable[..., None] | None:
         """The fit may be asked to end here."""
+        return self._validation_batch_ends if self.stopping.is_watching_validation else None
+
+    def _validation_batch_ends(self, trainer: Any, pl_module: Any, *outputs_and_batch: Any) -> None:
         self.stopping.validation_batch_ends(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -132,8 +152,9 @@ class Hooks:
 
 @cache
 def _class_for(package: str) -> type[Any]:
-    callback = import_module("lightning.pytorch" if package == "lightning" else package).Callback
-    return type("ResumptionHooks", (Hooks, callback), {"__doc__": Hooks.__doc__})
+    callback: type[Any] = import_module("lightning.pytorch" if package == "lightning" else package).Callback
+    skipped = {name: None for name in vars(callback) if _OF_A_BATCH.search(name) and not hasattr(Hooks, name)}
+    return type("ResumptionHooks", (Hooks, callback), {"__doc__": Hooks.__doc__, **skipped})
 
 
 def _hooks(package: str, tracker: Tracker) -> Hooks:

@@ -83,6 +83,11 @@ class TrainerProgress(Progress, Protocol):
         """An epoch begins; an epoch that goes on does not."""
         ...
 
+    @property
+    def hears_batch_start(self) -> bool:
+        """Whether the start of the next batch has to be heard of."""
+        return True
+
     def batch_starts(self) -> None:
         """A batch is about to be trained."""
         ...

@@ -326,6 +326,11 @@ class LightningProgress(TrainerProgress):
     def epoch_starts(self) -> None:
         self._count.mark()
 
+    @property
+    @override
+    def hears_batch_start(self) -> bool:
+        return not self._count.is_counting or self.reseeds
+
     @override
     def batch_starts(self) -> None:
         self._count.batch_starts()

@@ -152,6 +152,11 @@ class LightningScheduleProgress(LightningProgress):
         super().epoch_starts()
         self._window = None
 
+    @property
+    @override
+    def hears_batch_start(self) -> bool:
+        return True
+
     @override
     def batch_starts(self) -> None:
         """Open a step's window with its first batch."""

@@ -28,13 +28,13 @@ class FitStop:
     """Whether and where a trainer's fit is to end before its time."""
 
     def __init__(self) -> None:
-        self._is_watching = False
-        self._is_watching_validation = False
+        self.is_watching: bool = False
+        self.is_watching_validation: bool = False
 
     def train_starts(self, trainer: Any) -> None:
         """The trainer has installed its own signal handlers, and built the validation loaders."""
-        self._is_watching = _on_any_rank(trainer, bool(watched()))
-        if self._is_watching:
+        self.is_watching = _on_any_rank(trainer, bool(watched()))
+        if self.is_watching:
             take_back()
             if stop_requested():
                 trainer._signal_connector.received_sigterm = False  # it would end the fit inside a window
@@ -42,23 +42,23 @@ class FitStop:
 
     def batch_ends(self, trainer: Any) -> None:
         """A training batch is done."""
-        if self._is_watching and not trainer.fit_loop.epoch_loop._should_accumulate():
+        if self.is_watching and not trainer.fit_loop.epoch_loop._should_accumulate():
             _end_if_asked(trainer)
 
     def validation_starts(self, trainer: Any) -> None:
         """Ask during a validation only if all ranks have the same batches, since each time is a collective."""
-        is_in_training = self._is_watching and trainer.state.fn == "fit" and not trainer.sanity_checking
-        self._is_watching_validation = is_in_training and _validates_alike(trainer)
+        is_in_training = self.is_watching and trainer.state.fn == "fit" and not trainer.sanity_checking
+        self.is_watching_validation = is_in_training and _validates_alike(trainer)
 
     def validation_batch_ends(self, trainer: Any) -> None:
         """A validation batch is done."""
-        if self._is_watching_validation:
+        if self.is_watching_validation:
             _end_if_asked(trainer)
 
     def ends(self, trainer: Any, exception: BaseException) -> None:
         """The fit ends before its time."""
-        was_asked = self._is_watching and stop_requested() and isinstance(exception, SystemExit)
-        self._is_watching = self._is_watching_validation = False
+        was_asked = self.is_watching and stop_requested() and isinstance(exception, SystemExit)
+        self.is_watching = self.is_watching_validation = False
         if was_asked and not trainer.sanity_checking and not trainer.fast_dev_run:
             number = _requeue_signal(trainer)
             if number is None:

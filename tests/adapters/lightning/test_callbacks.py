@@ -9,10 +9,11 @@ from typing import Any
 import lightning as L
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import SubsetRandomSampler
 
-from resumable import Position, resumption_of
+from resumable import Position, resumption_of, stop_on
 from tests.support.cuts import Cut, raised_in, saved_after_step, saved_at_epoch_end, stopped
 from tests.support.lightning_runs import Numbers, Scenario, check, numbers, resumed, uninterrupted
 from tests.support.recording import Recording
@@ -122,3 +123,48 @@ def test_loaders_of_several_epochs(every: int, cut: Cut, each: str) -> None:
 
     options = {"reload_dataloaders_every_n_epochs": every, "max_epochs": 5}
     check(Scenario(samples=40, data=Each, trainer=options), cut)
+
+
+class Opened(Profiler):
+    """A profiler that notes which hooks of the decorator's own callback Lightning opens it for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: list[str] = []
+
+    def start(self, action_name: str) -> None:
+        callback, _, hook = action_name.rpartition(".")
+        if callback == "[Callback]ResumptionHooks":
+            self.hooks.append(hook)
+
+    def stop(self, action_name: str) -> None:
+        """Nothing is timed."""
+
+
+def opened(samples: int) -> list[str]:
+    """The hooks that Lightning opens its profiler for, in a validated fit of two epochs with *samples* samples."""
+    profiler = Opened()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        profiler=profiler,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        max_epochs=2,
+    )
+    trainer.fit(Recording(), Numbers(Scenario(samples=samples, batch_size=2)))
+    return profiler.hooks
+
+
+@pytest.mark.parametrize("samples", [8, 20])
+def test_no_batch_costs_a_hook(samples: int) -> None:
+    """Each hook costs Lightning a profiler's context: there are none of ours in a batch, but in the first of an epoch."""
+    of_batches = [hook for hook in opened(samples) if "_batch_" in hook or hook.startswith(("on_before", "on_after"))]
+    assert ["on_train_batch_start"] * 2 == of_batches
+
+
+def test_a_fit_that_may_be_asked_to_stop_hears_each_batch() -> None:
+    """Where signals are watched, the end of each batch is a place to stop at."""
+    with stop_on():
+        assert opened(8).count("on_train_batch_end") == 8

@@ -52,7 +52,7 @@ class SeekableSampler(DrawsSampler):
     """The batches of a sampler that begins at its `consumed_samples`; *source* says at each pass where that is.
 
     *is_cyclic*: the sampler takes all epochs as one stream, as Megatron's "cyclic" does. *samples_per_round* are those
-    of a micro batch on each rank; without it, those of a batch.
+    of a micro batch on each rank; without it, those of a batch. *rank_offset* are those of the ranks before this one.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class SeekableSampler(DrawsSampler):
         is_cyclic: bool,
         total_samples: int | None = None,
         samples_per_round: int | None = None,
+        rank_offset: int = 0,
     ) -> None:
         self._sampler = sampler
+        self.rank_offset = rank_offset
         self.source = source
         self.samples_per_batch = samples_per_batch
         self.samples_per_round: int = samples_per_round or samples_per_batch
@@ -184,12 +186,6 @@ class SeekableSampler(DrawsSampler):
         batches = islice(own, left)
         return self.marked(Draws(batch, epoch) for batch in batches) if self.yields_draws else batches
 
-    @property
-    def rank_offset(self) -> int:
-        """Samples of a round that are those of the ranks before this one."""
-        rank = as_int(getattr(self._sampler, "data_parallel_rank", None)) or 0
-        return rank * (as_int(getattr(self._sampler, "micro_batch_size", None)) or self.samples_per_batch)
-
     def _batches_left(self, offset: int) -> int:
         size = self.samples_per_batch
         if self._is_padded:
@@ -297,6 +293,7 @@ def _placed(batches: Any, loader: Any, sampler: Any, source: PositionSource) -> 
         is_cyclic=kind == CYCLIC,
         total_samples=whole_number("the length of the dataset", len(loader.dataset)) if total is None else total,
         samples_per_round=per_round,
+        rank_offset=(_known("data_parallel_rank", batches, sampler) or 0) * (micro or size),
     )
 
 

@@ -55,13 +55,11 @@ class LightningSamplerProgress(DataSamplerProgress):
         self.trainer = trainer
         self._place_anew = place_anew
         self._batches = BatchCount(trainer)
-        is_strict = options.policy.on_mismatch == "error"
         self._past = 0  # batches of the session's earlier epochs
         super().__init__(
             sampler,
             lambda: trainer,
-            # the order is the data sampler's own: there is none to adopt
-            options if is_strict else replace(options, policy=replace(options.policy, on_mismatch="warn")),
+            options,
             steps=lambda: self._past + self._batches.done()[0],
             judge=judge,
         )

@@ -121,7 +121,8 @@ def with_reseed(verdict: Verdict, saved: Snapshot, now: int | None, policy: Poli
         return then, verdict
     what, advice = "The random numbers have another seed.", f"Pass seed={then}, or pass no seed."
     if now is None:
-        what, advice = "The random numbers no longer follow the position.", "Pass reseed=True, as the run did."
+        what = "The random numbers no longer follow the position, as they did from the saved seed."
+        advice = "Pass reseed=True, as the run did."
     differences = (Difference(what, then, now, advice), *verdict.differences)
     return now, Verdict("inexact" if verdict.is_exact else verdict.outcome, differences)
 

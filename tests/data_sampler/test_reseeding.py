@@ -161,7 +161,7 @@ def fit(run: Run, data: Any = None, folder: Path | None = None, resume: Path | N
 
 def weights(net: Net) -> list[float]:
     """All weights, to be compared bit by bit."""
-    return [float(value) for parameter in net.parameters() for value in parameter.flatten()]
+    return [float(value) for parameter in net.parameters() for value in parameter.detach().flatten()]
 
 
 RUNS = {

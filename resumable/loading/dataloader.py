@@ -84,7 +84,7 @@ class DrawnLoader(ShieldLoader[T]):
         finally:
             self.worker_init_fn = own
         if takes is not None and not self.num_workers:
-            takes(iterator._dataset_fetcher)  # noqa: SLF001  # torch has no public name for it
+            iterator._dataset_fetcher = takes(iterator._dataset_fetcher)  # noqa: SLF001  # it has no public name
         return iterator
 
 

@@ -127,5 +127,6 @@ def checkpoint_after(batches: int, folder: Path) -> Path:
 
 def weights(net: Net) -> list[float]:
     """All weights, to be compared bit by bit."""
-    flattened: list[float] = torch.cat([parameter.flatten() for parameter in net.parameters()]).tolist()
-    return flattened
+    flattened: Any = torch.cat([parameter.flatten() for parameter in net.parameters()])
+    kept: list[float] = flattened.tolist()
+    return kept

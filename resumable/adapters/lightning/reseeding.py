@@ -22,9 +22,15 @@ class Reseeds(Protocol):
         ...
 
 
-def reseed_from(fetcher: Any, reseed: Reseeds, /) -> None:
-    """Let *reseed* be called for each batch that leaves *fetcher*, for the transforms on the device."""
-    mix_in(_Reseeded, fetcher)._resumable_reseed = reseed  # a mixin's attributes are the fetcher's
+def reseed_from(fetcher: Any, reseed: Reseeds, /) -> Any:
+    """The same *fetcher*; *reseed* is called for each batch that leaves it, for the transforms on the device."""
+    return _reseeding(_Reseeded, fetcher, reseed)
+
+
+def _reseeding(mixin: type[Any], fetcher: Any, reseed: Reseeds) -> Any:
+    reseeding = mix_in(mixin, fetcher)
+    reseeding._resumable_reseed = reseed
+    return reseeding
 
 
 class _Reseeded(Iterator[Any]):
@@ -33,11 +39,11 @@ class _Reseeded(Iterator[Any]):
     _resumable_reseed: Reseeds
 
     def __next__(self) -> Any:
-        fetched: Any = super().__next__()
-        if isinstance(fetched, Iterator):  # `training_step(dataloader_iter)` draws its batches by itself
-            mix_in(_ReseededSteps, fetched)._resumable_reseed = self._resumable_reseed
-        else:
-            self._resumable_reseed(YIELDED)
+        fetcher: Any = super()
+        fetched: Any = fetcher.__next__()
+        if callable(getattr(fetched, "__next__", None)):  # `training_step(dataloader_iter)` draws its batches by itself
+            return _reseeding(_ReseededSteps, fetched, self._resumable_reseed)
+        self._resumable_reseed(YIELDED)
         return fetched
 
 
@@ -49,7 +55,8 @@ class _ReseededSteps(Iterator[Any]):
     """Batches of this pass; Lightning's own count adds those of the epoch that were trained before a resume."""
 
     def __next__(self) -> Any:
-        batch: Any = super().__next__()
+        batches: Any = super()
+        batch = batches.__next__()
         self._resumable_reseed(STEP_BEGINS, self._resumable_given)
         self._resumable_given += 1
         return batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 from resumable import MismatchError, ResumableLoader, StepSchedule, resumable
 from resumable.errors import DecorationError
 from tests.support.random_fits import SAMPLES, Data, Net, PlainData, checkpoint_after, checkpoints, fit, weights
-from tests.support.random_samples import Augmented, AugmentedBatches, drawn_now
+from tests.support.random_samples import Augmented, AugmentedBatches, disturb, drawn_now
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 
@@ -115,17 +114,14 @@ def test_what_lies_between_changes_nothing(options: dict[str, Any]) -> None:
 class Draws(L.Callback):
     """A callback that draws wherever it may, but from the step's own beginning on."""
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        drawn_now()
-        random.seed()
-        torch.seed()
-        np.random.seed()  # noqa: NPY002
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        disturb()
 
-    def on_validation_epoch_end(self, *_: Any) -> None:
-        torch.seed()
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        disturb()
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        drawn_now()
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        disturb()
 
 
 def test_callbacks_change_nothing() -> None:

@@ -44,21 +44,31 @@ class Draws:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.given)
 
-    def samples(self) -> Iterator[tuple[int | None, Any]]:
-        """The seed of each index, and the index as the dataset is given it."""
-        for number, index in enumerate([self.given] if self.is_one else self.given):
-            epoch, earlier = (self.epoch, 0) if self.of is None else self.of[number]
-            seed = None if self.seed is None else seed_of_draw(index, epoch, self.seed, earlier)
-            yield seed, SampleIndex.of(index, epoch, earlier) if self.passes_epoch else index
+    def seeds(self) -> Iterator[int]:
+        """The seed of each index; none where random numbers are left alone."""
+        seed = self.seed
+        if seed is None:
+            return iter(())
+        return (seed_of_draw(index, epoch, seed, earlier) for index, (epoch, earlier) in self._each())
+
+    def indices(self) -> Iterable[Any]:
+        """The indices as the dataset is given them."""
+        return [SampleIndex.of(index, *draw) for index, draw in self._each()] if self.passes_epoch else self._all
+
+    @property
+    def _all(self) -> Any:
+        return [self.given] if self.is_one else self.given
+
+    def _each(self) -> Iterator[tuple[Any, Draw]]:
+        given = self._all
+        return zip(given, [(self.epoch, 0)] * len(given) if self.of is None else self.of, strict=True)
 
     def whole(self) -> tuple[int | None, Any]:
         """The seed of all of it, which is that of its first index, and all of it as the dataset is given it."""
         if self.number is not None:
             return None if self.seed is None else seed_of_draw(self.number, self.epoch, self.seed, 0), self.given
-        seed, first = next(self.samples(), (None, None))
-        if not self.passes_epoch:
-            return seed, self.given
-        return seed, first if self.is_one else [index for _, index in self.samples()]
+        given = self.indices() if self.passes_epoch else self.given
+        return next(self.seeds(), None), next(iter(given)) if self.passes_epoch and self.is_one else given
 
 
 def _draws(*values: Any) -> Draws:

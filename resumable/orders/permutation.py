@@ -29,7 +29,7 @@ from resumable.orders.splitmix import GAMMA, MIX, WORD, mixed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "permuted", "permuted_at", "stream_key"]
+__all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "mixed_all", "permuted", "permuted_at", "stream_key"]
 
 MAX_LENGTH: Final = 1 << 60
 """The longest permutation. A round's arithmetic allows 2**62, and int64 indices more."""
@@ -54,19 +54,28 @@ def stream_key(length: int, seed: int, epoch: int) -> int:
     return key
 
 
+def mixed_all(states: NDArray[np.uint64], /) -> NDArray[np.uint64]:
+    """`mixed` of each of *states*, in their place.
+
+    >>> mixed_all(np.zeros(1, np.uint64)).tolist() == [mixed(0)]
+    True
+    """
+    states += np.uint64(GAMMA)
+    for shift, factor in MIX:
+        states ^= states >> np.uint64(shift)
+        states *= np.uint64(factor)
+    states ^= states >> np.uint64(31)
+    return states
+
+
 @lru_cache(maxsize=16)
 def _sorted_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The whole permutation, by sorting hashes that carry their own index.
 
     The lowest bits of each key are its index: no two keys are equal, so every sorting algorithm gives one result.
     """
-    first = (stream_key(length, seed, epoch) + GAMMA) & WORD
     index = np.arange(length, dtype=np.uint64)
-    keys = index * np.uint64(GAMMA) + np.uint64(first)
-    for shift, factor in MIX:
-        keys ^= keys >> np.uint64(shift)
-        keys *= np.uint64(factor)
-    keys ^= keys >> np.uint64(31)
+    keys = mixed_all(index * np.uint64(GAMMA) + np.uint64(stream_key(length, seed, epoch)))
     index_bits = (length - 1).bit_length()
     keys &= np.uint64(WORD << index_bits & WORD)
     keys |= index

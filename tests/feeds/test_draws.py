@@ -107,8 +107,8 @@ def test_what_a_worker_is_sent() -> None:
     drawn = Draws([7, 7], 2, [(2, 0), (2, 1)])
     drawn.seed, drawn.passes_epoch = 5, True
     there: Draws = pickle.loads(pickle.dumps(drawn))
-    (first_seed, first), (second_seed, second) = there.samples()
-    assert (first_seed, second_seed) == (sample_seed(7, 2, 5), sample_seed(7, 2, 5, draw=1))
+    assert [sample_seed(7, 2, 5), sample_seed(7, 2, 5, draw=1)] == list(there.seeds())
+    first, second = there.indices()
     assert (first, first.epoch, first.draw) == (7, 2, 0)
     assert (second, second.epoch, second.draw) == (7, 2, 1)
     again: SampleIndex = pickle.loads(pickle.dumps(second))

@@ -355,3 +355,21 @@ def test_an_accelerator_that_cannot_be_seeded(monkeypatch: pytest.MonkeyPatch) -
     use(NewAccelerator(is_initialized=True, error=RuntimeError("capturing")), monkeypatch)
     with pytest.raises(Exception, match="The accelerator's random numbers cannot be seeded now"):
         next(iter(loader_of()))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 33])
+def test_a_sample_has_its_numbers_in_a_batch_of_any_size(size: int) -> None:
+    """Small and large batches are seeded in two ways, which lead to the same numbers."""
+
+    class Drawn(Augmented):
+        def __getitem__(self, index: int) -> Any:
+            return drawn_now()
+
+    given: list[Any] = []
+    for batch in ResumableLoader(Drawn(40), size, seed=3, reseed=True, collate_fn=list):
+        given += batch
+    expected: list[Any] = []
+    for index in range(40):
+        seed_generators(sample_seed(index, 0, 3))
+        expected.append(drawn_now())
+    assert expected == given

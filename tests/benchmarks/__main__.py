@@ -1,4 +1,4 @@
-"""Run every benchmark and print its table: `python -m tests.benchmarks [resume] [epoch] [order] [shards] [state] [import]`."""
+"""Run every benchmark and print its table: `python -m tests.benchmarks [TABLE ...]`, the names of `TABLES`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import bench_import, bench_resume, bench_shards, bench_state
+from . import bench_import, bench_lightning, bench_reseed, bench_resume, bench_shards, bench_state
 from .bench_epoch import epoch_figures, order_figures
 from .figures import Figure, as_table
 
@@ -21,6 +21,8 @@ TABLES: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
     "state": ("State", bench_state.figures),
     "order": ("Order", order_figures),
     "epoch": ("A whole epoch, set-up included", epoch_figures),
+    "lightning": ("A step of Lightning's", bench_lightning.figures),
+    "reseed": ("Random numbers that follow the position", bench_reseed.figures),
     "shards": ("A batch of one of many ranks", bench_shards.figures),
     "resume": ("First batch after a resume", bench_resume.figures),
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resumable.checks import as_int, seed_of, whole_number
 from resumable.errors import ConfigurationError
@@ -102,7 +102,7 @@ def _text(index: Any) -> str:
     """*index* as text that no other index has."""
     if isinstance(index, str):
         return f"{len(index)}:{index}"
-    if isinstance(index, tuple):
+    if isinstance(cast("object", index), tuple):
         return f"({''.join(map(_text, index))})"
     number = as_int(index)
     if number is None:

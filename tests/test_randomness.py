@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,8 @@ words = st.integers(0, 2**64 - 1)
 
 
 def as_index(saved: Any) -> Any:
-    return tuple(saved) if isinstance(saved, list) else saved
+    """The index that JSON has a list for."""
+    return tuple(saved) if isinstance(cast("object", saved), list) else saved
 
 
 @pytest.mark.parametrize("row", GOLDEN["samples"], ids=lambda row: f"{row['index']}-{row['epoch']}-{row['seed']}")
@@ -65,9 +66,9 @@ def test_no_global_generator_is_read_or_moved() -> None:
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
     first = sample_seed(3, 1), sample_rng(3, 1).integers(1000)
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]  # noqa: NPY002
     random.seed(2)
     torch.manual_seed(2)
     assert first == (sample_seed(3, 1), sample_rng(3, 1).integers(1000))
@@ -179,7 +180,7 @@ def test_generators_of_neighbours_are_uncorrelated(along: str) -> None:
 
 def test_the_libraries_draw_apart() -> None:
     """Python's and NumPy's generators are the same one, which seeded alike draws alike."""
-    rows = []
+    rows: list[tuple[float, float, float]] = []
     for word in range(4_000):
         seed_generators(word)
         rows.append((random.random(), np.random.random(), torch.rand((), dtype=torch.float64).item()))  # noqa: NPY002

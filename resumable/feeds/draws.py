@@ -27,10 +27,10 @@ class Draws:
     __slots__ = ("epoch", "given", "is_one", "number", "of", "passes_epoch", "seed")
 
     def __init__(self, given: Any, epoch: int, of: list[Draw] | None = None, *, number: int | None = None) -> None:
-        self.given = given
-        self.epoch = epoch
-        self.of = of
-        self.number = number
+        self.given: Any = given
+        self.epoch: int = epoch
+        self.of: list[Draw] | None = of
+        self.number: int | None = number
         self.is_one: bool = False
         self.seed: int | None = None
         self.passes_epoch: bool = False

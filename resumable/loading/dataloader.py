@@ -71,7 +71,8 @@ class DrawnLoader(ShieldLoader[T]):
     @property
     def _draws(self) -> Any:
         """The sampler, where it yields `Draws`."""
-        sampler: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        loader: Any = self
+        sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         return sampler if isinstance(sampler, DrawsSampler) and sampler.yields_draws else None
 
     def _get_iterator(self) -> Any:

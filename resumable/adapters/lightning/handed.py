@@ -45,7 +45,7 @@ class HandedLoader(MapLoader):
         self.sampler: ResumableSampler = passes.sampler
         self.feed = copy(of_as_many_ranks(passes.progress.feed, shard))
         self.num_workers: int = loader.num_workers
-        self.reseed = passes.progress.stretch.reseed
+        self.reseed: int | None = passes.progress.stretch.reseed
         self.watch_length(loader.dataset)
         self.goes_back_to: Snapshot | None = None
 

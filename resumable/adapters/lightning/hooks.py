@@ -86,8 +86,7 @@ class Hooks:
 
     def _reseed_from(self, trainer: Any, progress: TrainerProgress) -> None:
         if progress.reseeds:
-            fit = trainer.fit_loop
-            fit._data_fetcher = reseed_from(fit._data_fetcher, progress.reseed_at)
+            reseed_from(trainer.fit_loop, progress.reseed_at)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A new epoch, or the first one of a trainer without restored counters."""

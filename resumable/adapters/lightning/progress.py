@@ -12,6 +12,7 @@ from typing_extensions import override
 from resumable.adapters.lightning.counters import BatchCount
 from resumable.adapters.lightning.placement import TrainerProgress
 from resumable.adapters.lightning.ranks import puts_samplers_in
+from resumable.adapters.lightning.reseeding import reseed_from
 from resumable.adapters.lightning.samplers import show_sampler, unshuffle
 from resumable.adapters.lightning.several_loaders import (
     GroupStart,
@@ -198,6 +199,8 @@ class LightningProgress(TrainerProgress):
                 [("loader", self.loaders[number].loader)],
                 "Give the fit the datamodule, or what its train_dataloader() returns while it has no other trainer.",
             )
+        if self.reseeds and self.trainer.fit_loop._data_fetcher is not None:
+            reseed_from(self.trainer.fit_loop, self.reseed_at)  # also one that a callback has made, as finders do
         place = self.places[number]
         plan = self._group.loaders[number].feed.plan
         if number == self._group.primary and self.epochs_vary:

@@ -22,9 +22,9 @@ class Reseeds(Protocol):
         ...
 
 
-def reseed_from(fetcher: Any, reseed: Reseeds, /) -> Any:
-    """The same *fetcher*; *reseed* is called for each batch that leaves it, for the transforms on the device."""
-    return _reseeding(_Reseeded, fetcher, reseed)
+def reseed_from(fit: Any, reseed: Reseeds, /) -> None:
+    """Let *reseed* be called for each batch that leaves the fetcher of the *fit* loop, for the transforms on the device."""
+    fit._data_fetcher = _reseeding(_Reseeded, fit._data_fetcher, reseed)
 
 
 def _reseeding(mixin: type[Any], fetcher: Any, reseed: Reseeds) -> Any:

@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
@@ -127,6 +128,39 @@ class Draws(L.Callback):
 def test_callbacks_change_nothing() -> None:
     """What they leave of the generators is not what the next step begins with."""
     assert weights(fit(Data())) == weights(fit(Data(), callbacks=[Draws()]))
+
+
+class FindsInMidRun(LearningRateFinder):
+    """Tries learning rates out as the second epoch begins, and leaves the trainer another fetcher."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        pass
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            self.lr_find(trainer, pl_module)
+
+
+class Tunable(Net):
+    """A net whose learning rate can be found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lr = 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:Failed to compute suggestion")
+def test_a_finder_in_mid_run(tmp_path: Path) -> None:
+    """The epoch that goes on after it draws what a resumed one draws."""
+    whole = weights(fit(Data(), tmp_path, net=Tunable(), callbacks=[FindsInMidRun(num_training_steps=3)]))
+    for batches in (3, 9, 12):
+        again = fit(
+            Data(),
+            net=Tunable(),
+            resume=checkpoint_after(batches, tmp_path),
+            callbacks=[FindsInMidRun(num_training_steps=3)],
+        )
+        assert whole == weights(again)
 
 
 def test_several_train_loaders(tmp_path: Path) -> None:

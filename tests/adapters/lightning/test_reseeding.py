@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import MismatchError, ResumableLoader, StepSchedule, resumable
 from resumable.errors import DecorationError
@@ -258,6 +260,17 @@ class StatefulStream(Stream):
         self.at = state["at"]
 
 
+class DrawnStream(IterableDataset[Any]):
+    """One that draws its order as its pass begins, and leaves some of it out."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        numbers = list(range(SAMPLES))
+        random.shuffle(numbers)
+        for number in numbers:
+            if random.random() < 0.8:
+                yield torch.tensor([number, *drawn_now()], dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     "loader",
     [
@@ -266,8 +279,10 @@ class StatefulStream(Stream):
         lambda: DataLoader(Stream(), batch_size=2, num_workers=1, persistent_workers=True),
         lambda: DataLoader(StatefulStream(), batch_size=2),
         lambda: DataLoader(StatefulStream(), batch_size=2, num_workers=1),
+        lambda: DataLoader(DrawnStream(), batch_size=2, num_workers=1),
+        lambda: StatefulDataLoader(DrawnStream(), batch_size=2, num_workers=2, persistent_workers=True),
     ],
-    ids=["plain", "2 workers", "a worker that stays", "stateful", "stateful in a worker"],
+    ids=["plain", "2 workers", "a worker that stays", "stateful", "stateful in a worker", "drawn", "torchdata's"],
 )
 @pytest.mark.filterwarnings("ignore:This resume reads the stream again:resumable.ResumptionWarning")
 @pytest.mark.filterwarnings("ignore:The stream has another order in each pass:resumable.ResumptionWarning")  # it draws

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from resumable import ConfigurationError, Sequential, Shuffled, sample_seed
+from resumable import ConfigurationError, Order, Sequential, Shuffled, sample_seed
 from resumable.feeds.draws import Draw, Draws, SampleIndex, Tally
 from resumable.feeds.feed import Feed, Shard
 from resumable.feeds.from_dataloader import feed_of
 from resumable.feeds.order_feed import OrderFeed
 from resumable.steps.batch_plan import BatchPlan, DropLast
+from tests.support.reference import numbers
 
 
 class Repeating:
@@ -50,7 +51,7 @@ def of_all_ranks(feeds: list[Feed], epoch: int, offset: int, count: int | None) 
 def test_draws_depend_on_the_global_order_alone(data: st.DataObject) -> None:
     """From the epoch's start or from any offset, on any number of ranks: each index's draw is how often it came before."""
     length, ranks, micro = (data.draw(st.integers(1, most)) for most in (30, 3, 4))
-    kinds = [Sequential(length), Shuffled(length, 3), Repeating(length)]
+    kinds: list[Order] = [Sequential(length), Shuffled(length, 3), Repeating(length)]
     order = data.draw(st.sampled_from(kinds))
     tails: list[DropLast] = [False, True, "carry"]
     drop_last = data.draw(st.sampled_from(tails))
@@ -89,7 +90,8 @@ class Grouped:
 @given(batches=st.integers(1, 9), ranks=st.integers(1, 3), after=st.integers(0, 3))
 def test_draws_of_a_batch_sampler(batches: int, ranks: int, after: int) -> None:
     """The same rule; its batches keep their type, and the ones that fill a last round come again."""
-    loader = DataLoader(range(20), batch_sampler=Grouped(batches))  # type: ignore[arg-type]  # torch takes it
+    grouped: Any = Grouped(batches)
+    loader = DataLoader(numbers(20), batch_sampler=grouped)
     feeds = [feed_of(loader, 0, Shard(rank, ranks)) for rank in range(ranks)]
     whole = list(of_all_ranks(feeds, 0, 0, None))
     seen: Counter[int] = Counter()

@@ -87,7 +87,7 @@ def test_every_cut_point_of_two_epochs(after: int) -> None:
 )
 def test_other_workers_after_a_resume(workers: dict[str, Any], after: int) -> None:
     """From none to some: the position alone counts."""
-    assert WHOLE == resumed(after, **{"num_workers": 0} | workers)
+    assert WHOLE == resumed(after, loader_of, **{"num_workers": 0} | workers)
 
 
 def test_workers_that_are_spawned() -> None:
@@ -333,7 +333,11 @@ class NewAccelerator:
 def use(accelerator: NewAccelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch have this accelerator."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch, "get_device_module", lambda device: accelerator)
+
+    def module_of(device: torch.device) -> NewAccelerator:
+        return accelerator
+
+    monkeypatch.setattr(torch, "get_device_module", module_of)
 
 
 def test_the_accelerator_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

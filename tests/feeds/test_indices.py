@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 import resumable.feeds.replay
 from resumable import ResumptionWarning, resumption_of
+from resumable.feeds.replay import ReplayedSampler
 from tests.support.batch_samplers import BatchSampled, LengthUndefined, OwnIterator, Unsized
 
 COUNT = 7
@@ -235,3 +236,21 @@ def test_an_empty_epoch_is_said() -> None:
     data = Data(lambda: DataLoader(Plain(), batch_sampler=EmptyOnce()))  # type: ignore[arg-type]
     with pytest.warns(ResumptionWarning, match=r"has no batch(?s:.*)epoch: +1"):
         assert len(data.take()) == len(list(Unsized()))
+
+
+def test_a_set_epoch_that_takes_more_than_the_epoch() -> None:
+    """It is called by the user's loop alone, as without this package."""
+
+    class Staged(Sampler[int]):
+        stage = 0
+
+        def set_epoch(self, epoch: int, stage: int) -> None:
+            self.stage = stage
+
+        def __iter__(self) -> Iterator[int]:
+            return iter([self.stage, 1, 2])
+
+        def __len__(self) -> int:
+            return 3
+
+    assert [0, 1, 2] == list(ReplayedSampler(Staged(), 0).begin(0))

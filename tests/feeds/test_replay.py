@@ -391,21 +391,3 @@ def test_a_sampler_that_yields_more_than_it_says() -> None:
     with pytest.warns(ResumptionWarning, match="yields more indices") as said:
         drawn = [list(chain.from_iterable(feed.batches(epoch, 0))) for epoch in range(3)]
     assert ([list(range(N - 3))] * 3, 1) == (drawn, len(said))
-
-
-def test_a_set_epoch_that_takes_more_than_the_epoch() -> None:
-    """It is called by the user's loop alone, as without this package."""
-
-    class Staged(Sampler[int]):
-        stage = 0
-
-        def set_epoch(self, epoch: int, stage: int) -> None:
-            self.stage = stage
-
-        def __iter__(self) -> Iterator[int]:
-            return iter([self.stage, 1, 2])
-
-        def __len__(self) -> int:
-            return 3
-
-    assert [0, 1, 2] == list(ReplayedSampler(Staged(), 0).begin(0))

@@ -17,6 +17,7 @@ _EXTRA: Final = {
     "lightning": "lightning",
     "tqdm": "lightning",
     "torchdata": "torchdata",
+    "accelerate": "accelerate",
     "megatron": "megatron",
     "matplotlib": "demo",
     "rich": "demo",

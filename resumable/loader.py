@@ -182,7 +182,7 @@ class ResumableLoader(SeekableLoader[T]):
         vars(self).update(_resumable_schedule=self._progress, sampler=SequentialRankSampler(sampler, check))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _INSTALLED}
+        return {name: value for name, value in super().__getstate__().items() if name not in _INSTALLED}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)

@@ -46,8 +46,8 @@ FIRST_BLOCK, BLOCK = 256, 16_384
 """Samples drawn at once: few for the first batch after a resume, then as many as run fast."""
 
 ITERATE_IT: Final = (
-    "Iterate the loader itself: leave it out of prepare() (with accelerate, prepare the model and the optimizer alone, and pass "
-    "ranks=resumable.adapters.distributed.Ranks()), or put a wrapper around it that iterates it and does not rebuild it."
+    "With accelerate, call resumable.adapters.accelerate.prepare(accelerator, loader) before accelerator.prepare. Otherwise "
+    "iterate the loader itself, or put a wrapper around it that iterates it and does not rebuild it."
 )
 """The advice where a loader is built anew."""
 

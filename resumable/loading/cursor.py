@@ -14,6 +14,9 @@ let go of. An iterator that has yielded a single batch gives way to one that yie
 
 Where a schedule groups batches into optimizer steps, the trained position is always where a step begins: a step
 counts when its last batch was yielded, or is committed then.
+
+A framework that accumulates batches in windows knows which are trained, and says so with `note_window`: a `commit()`
+of the loop's own then adds nothing.
 """
 
 from __future__ import annotations
@@ -108,6 +111,8 @@ class Cursor:
     def seek(self, position: Position, /, *, commits: bool) -> None:
         """Stand at *position*, with nothing read beyond it."""
         self.commits: bool = commits
+        self.in_window: bool | None = None
+        self.is_committed_by_loop = False
         for each in (*self._others, self.current):
             each.counts = each.may_count = False
         self.current = Pass(self.plan.canonical(position))
@@ -152,6 +157,12 @@ class Cursor:
         Raises:
             ResumptionError: in the middle of a step of a schedule, or for more batches than were yielded.
         """
+        self.is_committed_by_loop = True
+        if self.in_window or (self.in_window is not None and batches is not None):
+            return
+        self._commit(batches)
+
+    def _commit(self, batches: int | None = None) -> None:
         if self._others and not (self._is_kept or self.current.is_running()):
             held = [each for each in self._others if each.taken and each.may_count and each.is_running()]
             if held:  # the later pass is over, and nobody has said that it trained
@@ -170,6 +181,20 @@ class Cursor:
         else:
             self._beside = (0, min(0, self._beside[1]))
         self.note_saved()
+
+    def note_window(self, *, is_trained: bool) -> None:
+        """The last batch that was yielded is in a window; *is_trained* ends it. From now on only such windows count."""
+        if is_trained:
+            self._commit()
+        elif not self.commits:
+            this = self.current
+            self._committed = self.plan.advance(this.begun_at, this.taken - 1) if this.step is None else self.read_position
+            self.commits = True
+        self.in_window = not is_trained
+
+    def forget_windows(self) -> None:
+        """No window has come: what is yielded is trained."""
+        self.commits, self.in_window = False, None
 
     def _after(self, batches: int) -> Position:
         """Where the first *batches* batches lead that follow the last commit. All passes since then are one sequence."""

@@ -130,6 +130,10 @@ class SeekableLoader(DrawnLoader[T]):
     def __len__(self) -> int:
         return super().__len__() if self._resumable_schedule is None else self._resumable_schedule.batches_in_epoch
 
+    def __getstate__(self) -> dict[str, Any]:
+        marks = getattr(self._resumable_pass, "marks", ())
+        return {name: value for name, value in vars(self).items() if name not in marks}
+
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
         install_passes: Callable[[Any], None] | None = getattr(kept.get("_resumable_pass"), "install", None)

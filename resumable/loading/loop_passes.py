@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler
 from resumable.feeds.order_feed import OrderFeed
 from resumable.loading.dataloader import Iterate, SeekableLoader, install
-from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.loop_progress import Counted, LoopProgress
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.progress import Tracker
 
@@ -30,6 +30,15 @@ class LoopPasses:
 
     is_handed: bool = False
     """Whether a trainer trains with the loader now."""
+
+    prepared_for: str | None = None
+    """The framework whose loops train with the loader: see `resumable.loading.prepared`."""
+
+    follow: Callable[[Counted[Any]], Iterator[Any]] | None = None
+    """What that framework makes of a pass in a loop."""
+
+    marks: ClassVar[dict[str, Any]] = {}
+    """Attributes of the loader that are there for that framework. A copy of the loader has none of them."""
 
     def __init__(
         self,
@@ -74,7 +83,8 @@ class LoopPasses:
             self.sampler.begin(self.progress.feed, (at.epoch, at.offset))
             return iterate(beside=True)
         self.follow_length(begins=True)
-        return self.progress.passes_in_turn(self.tracker, self.sampler, iterate)
+        batches = self.progress.passes_in_turn(self.tracker, self.sampler, iterate)
+        return batches if self.follow is None else self.follow(batches)
 
     def follow_length(self, *, begins: bool = False) -> None:
         """Go on with a dataset that has become longer or shorter, where an epoch begins next.
@@ -95,7 +105,8 @@ class LoopPasses:
                     raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "is_handed": False}
+        kept = {**vars(self), "is_handed": False}
+        return {name: value for name, value in kept.items() if name not in ("prepared_for", "follow", "marks")}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)

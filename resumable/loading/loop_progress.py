@@ -27,7 +27,7 @@ from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Verdict
 
-__all__ = ["LoopProgress", "loop_progress_of"]
+__all__ = ["Counted", "LoopProgress", "loop_progress_of"]
 
 _EPOCH_IS_OVER = "The loaded state is the start of an epoch: all epochs before it are trained."
 _OWN_NUMBER = (
@@ -177,7 +177,7 @@ class LoopProgress(Cursor, Progress):
         at = self.next_start
         self.must_tell: bool = at.epoch > 0 and not at.offset
 
-    def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
+    def passes(self, sampler: ResumableSampler, iterate: Iterate[T]) -> Counted[T]:
         """A pass from the progress on, counted as it is yielded."""
         self._check_once()
         if self.must_tell:
@@ -188,7 +188,7 @@ class LoopProgress(Cursor, Progress):
         count = self.plan.batches_left(this.begun_at) if isinstance(self.plan, StepPlan) else None
         sampler.reseed = self.stretch.reseed
         sampler.begin(self.feed, (this.begun_at.epoch, this.begun_at.offset), count)
-        counted = _Counted(iterate(beside=beside), this, self)
+        counted = Counted(iterate(beside=beside), this, self)
         this.iterator = weakref.ref(counted)
         return counted
 
@@ -204,7 +204,7 @@ class LoopProgress(Cursor, Progress):
         if isinstance(other, LoopProgress) and tracker.progress is self:
             self.looks: int = other.looks
 
-    def passes_in_turn(self, tracker: Tracker, sampler: ResumableSampler, iterate: Iterate[T]) -> Iterator[T]:
+    def passes_in_turn(self, tracker: Tracker, sampler: ResumableSampler, iterate: Iterate[T]) -> Counted[T]:
         """`passes`, which *tracker* counts from now on, or beside a pass that another loader of the same run has begun."""
         other = tracker.progress
         if other is self or not (isinstance(other, LoopProgress) and other.is_in_pass):
@@ -237,7 +237,7 @@ class LoopProgress(Cursor, Progress):
                 other.count_beside(this)
 
 
-class _Counted(Iterator[T]):
+class Counted(Iterator[T]):
     """The batches of one pass, counted as they are yielded; it goes on after an error, as torch's iterator does."""
 
     def __init__(self, batches: Iterator[T], this: Pass, progress: LoopProgress) -> None:
@@ -245,7 +245,7 @@ class _Counted(Iterator[T]):
         self._own = batches if isinstance(batches, OwnBatches) else None
         if self._own is not None:
             self._own.may_leave_out = True
-        self._this = this
+        self.this = this
         self._progress = progress
         self._steps = progress.plan.steps(this.begun_at) if isinstance(progress.plan, StepPlan) else None
         self._reseed = progress.stretch.reseed
@@ -253,7 +253,7 @@ class _Counted(Iterator[T]):
         self._has_failed = False
 
     def __next__(self) -> T:
-        this = self._this
+        this = self.this
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -282,7 +282,7 @@ class _Counted(Iterator[T]):
 
     def _take(self, batches: int) -> None:
         """Count *batches* more; one assignment leads to the next step, so that a signal finds nothing in between."""
-        this = self._this
+        this = self.this
         this.failed = None
         for _ in range(batches):
             if self._steps is not None and not this.left_of_step:
@@ -310,7 +310,7 @@ class _Counted(Iterator[T]):
         this.ended = True
 
     def _contradicted(self, taken: int) -> ConfigurationError:
-        plan, at = cast("StepPlan", self._progress.plan), self._this.begun_at
+        plan, at = cast("StepPlan", self._progress.plan), self.this.begun_at
         self._batches = iter(())
         return ConfigurationError(
             "The schedule contradicts itself: its steps one by one are not those that it counts.",

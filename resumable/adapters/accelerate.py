@@ -1,12 +1,12 @@
 """Accelerate: a loader that `accelerator.prepare` leaves as it is, and `save_state` and `load_state` carry.
 
-    loader = prepare(accelerator, ResumableLoader(..., ranks=Ranks(accelerator)))
+loader = prepare(accelerator, ResumableLoader(..., ranks=Ranks(accelerator)))
 
-    accelerator.prepare(loader)      gives it back: it is marked as prepared
-    a batch that is yielded          is moved to the device; whether it is the epoch's last follows from the plan
-    accelerator.accumulate(...)      knows by that where its window ends; the window's batches are then trained
-    accelerator.save_state(...)      saves where the last such window ended
-    the first pass after a load      begins there, and begins a window
+accelerator.prepare(loader)      gives it back: it is marked as prepared
+a batch that is yielded          is moved to the device; whether it is the epoch's last follows from the plan
+accelerator.accumulate(...)      knows by that where its window ends; the window's batches are then trained
+accelerator.save_state(...)      saves where the last such window ended
+the first pass after a load      begins there, and begins a window
 """
 
 from __future__ import annotations

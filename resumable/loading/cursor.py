@@ -188,7 +188,9 @@ class Cursor:
             self._commit()
         elif not self.commits:
             this = self.current
-            self._committed = self.plan.advance(this.begun_at, this.taken - 1) if this.step is None else self.read_position
+            self._committed = (
+                self.plan.advance(this.begun_at, this.taken - 1) if this.step is None else self.read_position
+            )
             self.commits = True
         self.in_window = not is_trained
 

@@ -1,13 +1,12 @@
 """Loaders that a framework's loop trains with: the framework leaves them as they are, and its adapter follows their passes.
 
 prepare(accelerator, loader) ──► prepared(...)      the same loader, marked, and followed pass by pass
-for batch in loader          ──► OwnersPass         each batch as the framework's own loader would yield it
+for batch in loader          ──► MovedPass          each batch as the framework's own loader would yield it
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Generic
 
 from typing_extensions import TypeVar

@@ -52,8 +52,9 @@ INTO_EDGES = {
 # Who may import what is neither ours nor Python's: a layer and all above it, or files and folders by name.
 LOWEST = {"typing_extensions": "errors", "numpy": "orders"}
 ONLY_IN = {
+    "accelerate": {"adapters.accelerate"},
     "apex": {"adapters.apex"},
-    "lightning": {"adapters.lightning", "demo"},
+    "lightning": {"adapters.fabric", "adapters.lightning", "demo"},
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
     "rich": {"cli", "demo", "report"},

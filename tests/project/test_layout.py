@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 
 ELSEWHERE = {
+    "adapters/accelerate/test_runs.py": "adapters/accelerate loading/prepared",
     "adapters/distributed/test_chains.py": "adapters/lightning/counters",
     "adapters/distributed/test_ranks.py": "adapters/distributed adapters/device_mesh adapters/lightning/ranks",
+    "adapters/fabric/test_runs.py": "adapters/fabric",
     "adapters/lightning/test_cut_points.py": "adapters/lightning/progress adapters/lightning/hooks",
     "adapters/lightning/test_handed.py": "feeds/rank_sampler loading/loop_passes loading/trainer_loops",
     "adapters/lightning/test_loaders.py": "adapters/lightning/placement adapters/lightning/samplers "

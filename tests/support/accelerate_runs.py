@@ -1,7 +1,7 @@
 """Sessions of a loop with accelerate, saved after or before a batch, and gone on with.
 
-    Loop(accumulation=2).session(folder, stop=3)     three batches, then save_state
-    Loop(accumulation=2).session(folder, loads=True)    load_state, and the rest
+Loop(accumulation=2).session(folder, stop=3)     three batches, then save_state
+Loop(accumulation=2).session(folder, loads=True)    load_state, and the rest
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Loop:
         dataset = TensorDataset(torch.arange(self.samples), torch.linspace(-1, 1, self.samples))
         loader: Any = prepare(
             accelerator,
-            ResumableLoader(
-                dataset, self.batch_size, shuffle=True, seed=3, ranks=Ranks(accelerator), **self.options
-            ),
+            ResumableLoader(dataset, self.batch_size, shuffle=True, seed=3, ranks=Ranks(accelerator), **self.options),
         )
         model, optimizer, same = accelerator.prepare(model, optimizer, loader)
         assert same is loader
@@ -108,7 +106,7 @@ class Loop:
 def new_accelerator(accumulation: int = 1, **options: Any) -> Accelerator:
     """An accelerator as a new process has it."""
     GradientState._reset_state()
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
     plugin = GradientAccumulationPlugin(num_steps=accumulation, **options)
     return Accelerator(cpu=True, gradient_accumulation_plugin=plugin)
 

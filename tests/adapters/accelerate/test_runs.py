@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from functools import cache
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("accelerate")
 
-from tests.support.accelerate_runs import EPOCHS, Loop, Trained  # noqa: E402
-from tests.support.ranks import in_ranks  # noqa: E402
+from tests.support.accelerate_runs import EPOCHS, Loop, Trained
+from tests.support.ranks import in_ranks
 
 
 @cache
@@ -79,8 +80,6 @@ def test_random_numbers_follow_the_position() -> None:
 
 def test_two_processes_and_then_one() -> None:
     """Each step of two processes is that of one with twice the batch, and either goes on where the other stopped."""
-    import tempfile
-
     one, two = Loop(samples=13, batch_size=4, accumulation=2), Loop(samples=13, batch_size=2, accumulation=2)
     expected = one.session().steps
     whole = in_ranks(2, two.session)

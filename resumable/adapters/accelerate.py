@@ -15,10 +15,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from accelerate import Accelerator
 from accelerate.utils.operations import send_to_device
 from typing_extensions import override
 
@@ -29,6 +28,9 @@ from resumable.loading.loop_progress import Counted, LoopProgress
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 from resumable.position import Position
 from resumable.steps.step_plan import StepPlan
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["Ranks", "prepare"]
 
@@ -103,7 +105,7 @@ def _follow(accelerator: Any) -> WeakSet[_Windows]:
     followed: WeakSet[_Windows] | None = kept.get(_FOLLOWED)
     if followed is None:
         followed = kept[_FOLLOWED] = WeakSet()
-        kept["_do_sync"] = partial(_sync, accelerator._do_sync, accelerator, followed)  # noqa: SLF001
+        kept["_do_sync"] = partial(_sync, accelerator._do_sync, accelerator, followed)
         accelerator.register_load_state_pre_hook(partial(_tell_of_missing, followed))
     return followed
 

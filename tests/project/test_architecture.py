@@ -260,7 +260,7 @@ def test_the_tables_name_no_module_that_is_gone() -> None:
         pytest.param({"errors": "import numpy"}, "errors imports numpy: only orders and what", id="NumPy too low"),
         pytest.param(
             {"loader": "import lightning"},
-            "loader imports lightning: only adapters.lightning and demo may",
+            "loader imports lightning: only adapters.fabric and adapters.lightning and demo may",
             id="a framework outside its adapter",
         ),
         pytest.param(

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Loop:
                     loader.commit()
                 window.append(of_all(ids))
                 if accelerator.sync_gradients:
-                    trained.steps.append(sum(window, []))
+                    trained.steps.append(list(chain.from_iterable(window)))
                     window = []
                 batches += 1
                 if self.saves == "after" and batches == stop:
@@ -117,4 +118,4 @@ def of_all(ids: torch.Tensor) -> list[int]:
         return ids.tolist()
     everyones: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyones, ids.tolist())
-    return sum(everyones, [])
+    return list(chain.from_iterable(everyones))

@@ -1,0 +1,1 @@
+"""Tests of the adapter of accelerate, against the real library."""

@@ -1,0 +1,1 @@
+"""Tests of the adapter of Lightning Fabric, against the real library."""

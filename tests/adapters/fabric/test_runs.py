@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def session(path: str, *, size: int = 2, stop: int | None = None, sets_up: bool 
             everyones: list[Any] = [ids.tolist()] * devices
             if devices > 1:
                 torch.distributed.all_gather_object(everyones, ids.tolist())
-            trained += sum(everyones, [])
+            trained += chain.from_iterable(everyones)
             count += 1
             if count == stop:
                 fabric.save(path, {"loader": loader})

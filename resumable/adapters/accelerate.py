@@ -49,7 +49,7 @@ class Ranks:
     @property
     def data_parallel_rank(self) -> int:
         """This process's rank among those that load different data."""
-        return int(self.accelerator.process_index) // (self.accelerator.num_processes // self.data_parallel_size)
+        return int(self.accelerator.process_index) // (int(self.accelerator.num_processes) // self.data_parallel_size)
 
     @property
     def data_parallel_size(self) -> int:

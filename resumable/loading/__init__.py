@@ -13,6 +13,7 @@ epochs             the epoch that a dataset is told before each pass
 reseeding          the seeding of global generators, for samples and steps
 model_generators   the generators of megatron-core
 stream_numbers     a stream's batches by number, which their random numbers follow
+prepared           loaders that a framework's own loop trains with
 own_batches        loader classes with an `__iter__` of their own
 rebuilds           who builds a loader anew from its options
 arguments          the arguments of a ResumableLoader, checked

@@ -17,7 +17,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PRINTS = {
+    "accelerate_loop.py": "20 steps, stopped, 28 steps: exact",
     "dropout_and_augmentation.py": "577 weights, stopped and resumed on other workers: exact",
+    "fabric_loop.py": "1288 samples, stopped, 1712 samples: exact",
     "lightning_datamodule.py": "1320 samples, stopped, 1680 samples: exact",
     "megatron_gpt.py": "15 steps, killed in steps (8, 10): exact",
     "migration.py": "320 samples, before, after, before, after: exact",
@@ -25,6 +27,8 @@ PRINTS = {
 }
 """The last line of each example that is run."""
 RESUMES = {
+    "accelerate_loop.py": ("accelerate_loop.py", "        accelerator.load_state(folder)\n"),
+    "fabric_loop.py": ("fabric_loop.py", '        fabric.load(checkpoint, {"loader": loader})\n'),
     "dropout_and_augmentation.py": (
         "dropout_and_augmentation.py",
         "        reseed=True,  # random numbers follow the position\n",
@@ -44,6 +48,8 @@ UNDER_TORCHRUN = ("ddp_torchrun.py", "fsdp_dcp.py")
 
 def run(script: Path) -> tuple[int, str]:
     """The exit code of *script*, and the last line that it prints."""
+    if script.name == "accelerate_loop.py" and find_spec("accelerate") is None:
+        pytest.skip("accelerate is not installed")
     if script.name in NEED_MEGATRON and find_spec("megatron") is None:
         pytest.skip("megatron-core is not installed")
     done = subprocess.run(

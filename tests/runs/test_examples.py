@@ -27,8 +27,11 @@ PRINTS = {
 }
 """The last line of each example that is run."""
 RESUMES = {
-    "accelerate_loop.py": ("accelerate_loop.py", "        accelerator.load_state(folder)\n"),
-    "fabric_loop.py": ("fabric_loop.py", '        fabric.load(checkpoint, {"loader": loader})\n'),
+    "accelerate_loop.py": ("accelerate_loop.py", "    if resumes:\n        accelerator.load_state(folder)\n"),
+    "fabric_loop.py": (
+        "fabric_loop.py",
+        '    if checkpoint.exists():\n        fabric.load(checkpoint, {"loader": loader})\n',
+    ),
     "dropout_and_augmentation.py": (
         "dropout_and_augmentation.py",
         "        reseed=True,  # random numbers follow the position\n",

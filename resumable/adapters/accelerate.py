@@ -182,8 +182,13 @@ class _Windows:
         if this.step is not None and this.of_step == 1:
             accelerator.gradient_accumulation_steps = this.step[0].batches
             accelerator.step = 0
-        state._remove_dataloader(self._loader)
+        self._leave()
         state._add_dataloader(self._loader)
+
+    def _leave(self) -> None:
+        state = self._accelerator.gradient_state
+        if any(each is self._loader for each in state.dataloader_references):  # older releases raise without it
+            state._remove_dataloader(self._loader)
 
     def _begin(self, this: Pass) -> None:
         accelerator, progress, at = self._accelerator, self._progress, this.begun_at
@@ -227,7 +232,7 @@ class _Windows:
         """*this* has no further batch."""
         if this is not self._begun:
             return
-        self._accelerator.gradient_state._remove_dataloader(self._loader)
+        self._leave()
         self._forget_guess(this)
         progress = self._progress
         if progress.in_window is not None and not (self.accumulates or progress.is_committed_by_loop):
@@ -244,7 +249,7 @@ class _Windows:
         """Nobody iterates *this* any more."""
         state = self._accelerator.gradient_state
         if this is self._begun and not this.ended and state.initialized:
-            state._remove_dataloader(self._loader)
+            self._leave()
 
     def check_folder(self, folder: Any) -> None:
         """Warn if *folder* has no position of the loader."""

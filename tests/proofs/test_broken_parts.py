@@ -45,7 +45,7 @@ def failures(chains: int = CHAINS) -> Iterator[str]:
 # Broken parts.
 
 
-class Drawn(resuming._Counted[Any]):  # pyright: ignore[reportPrivateUsage]
+class Drawn(resuming.Counted[Any]):
     """A pass that counts a batch when it is prefetched."""
 
     ahead: deque[Any] | None = None
@@ -181,7 +181,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "a feed in another layout": (patched(OrderFeed, "_places", strided), "A micro batch of rank"),
     "a tail that is filled otherwise": (patched(OrderFeed, "_places", filled_with_the_last), "A micro batch of rank"),
     "a cursor that counts what is prefetched": (
-        set_in(resuming, "_Counted", Drawn),
+        set_in(resuming, "Counted", Drawn),
         "The trained position",
     ),
     "a progress that forgets the window": (patched(Cursor, "position", on_read), "The trained position"),

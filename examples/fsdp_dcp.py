@@ -59,11 +59,6 @@ def sharded_network(mesh: DeviceMesh) -> FSDPModule:
     return fully_shard(layers, mesh=mesh)
 
 
-def endless(loader: ResumableLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
 def global_batch(
     model: Any, batches: Iterator[Any], micro_batches: int, device: torch.device
 ) -> tuple[list[int], float]:
@@ -118,7 +113,7 @@ def train(folder: Path, device: torch.device) -> tuple[list[int], list[float]]:
 
     group: Any = dist.new_group(backend="gloo")  # for a thread that saves while the training goes on
     saving: list[Any] = []
-    batches = endless(loader)
+    batches = loader.forever()
     while len(losses) < STEPS:
         ids, loss = global_batch(model, batches, loader.num_microbatches, device)
         optimizer.step()

@@ -16,7 +16,6 @@ import sys
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +88,6 @@ def gpt() -> Any:
     return GPTModel(config, spec, vocab_size=256, max_sequence_length=WINDOW)
 
 
-def endless(loader: ResumableLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
 def initialize() -> torch.device:
     """torch, its process group and megatron-core, as each process of a run needs them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -146,7 +140,7 @@ def train(checkpoint: Path, killed_in: int | None = None) -> None:
         history = saved["history"]
 
     positions = torch.arange(WINDOW - 1, device=device)[None]
-    batches = endless(loader)
+    batches = loader.forever()
     for step in range(len(history) + 1, STEPS + 1):
         micro_batches = micro_batches_of(step, loader)
         trained: dict[str, Any] = {"loss": 0.0, "ids": []}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
@@ -25,6 +25,7 @@ from resumable.loading.arguments import (
     tail_of,
 )
 from resumable.loading.dataloader import SeekableLoader, install
+from resumable.loading.endless import EndlessBatches
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
@@ -254,6 +255,28 @@ class ResumableLoader(SeekableLoader[T]):
         """
         is_loops_own = tracker_of(self._state).progress is self._progress
         return self._progress.batches_done if is_loops_own else self._progress.batches_before(self._state.position)
+
+    def forever(self) -> EndlessBatches[T]:
+        """The batches from the position on, epoch after epoch, for loops that count steps: torchtitan's, and others.
+
+        Each `next()` is the next batch. All of them count as trained, from the first on, or what is committed; nothing is
+        read ahead, and the next epoch begins when its first batch is asked for. With a schedule, take `num_microbatches`
+        of them and call `commit()`. `close()` ends the pass that is under way, and its workers.
+
+        >>> loader = ResumableLoader(range(3), batch_size=2)
+        >>> batches = loader.forever()
+        >>> [next(batches).tolist() for _ in range(3)], loader.state.position
+        ([[0, 1], [2], [0, 1]], Position(consumed_samples=5, epoch=1, offset=2))
+        """
+        return EndlessBatches(self._next_pass)
+
+    def _next_pass(self, is_first: bool, /) -> Iterator[T]:
+        self.state.position  # noqa: B018  # the loop counts no epochs that it could be told of
+        if is_first:
+            self._progress.forget_uncommitted()
+        batches = iter(self)
+        self._progress.note_training()
+        return batches
 
     def commit(self, *, batches: SupportsIndex | None = None) -> None:
         """Count everything yielded so far as trained, or *batches* batches more; see `ResumptionState.commit`."""

@@ -56,7 +56,8 @@ _GOES_ON = (
 class Pass:
     """One iteration over the rest of an epoch. The loader adds to *taken* as it yields.
 
-    With a schedule, *step* is the step that the last batch belongs to, and what was taken before it.
+    With a schedule, *step* is the step that the last batch belongs to, and what was taken before it. *trains*: it is known
+    to be no look at the data, however few batches it yields.
 
     *failed* is None except after a batch that could not be loaded: it is how many batches such errors have passed over
     since the last one that was yielded. They count as taken once the loop goes on to the next.
@@ -70,6 +71,7 @@ class Pass:
         self.step: tuple[Step, int] | None = None
         self.counts: bool = True
         self.may_count: bool = True
+        self.trains: bool = False
         self.iterator: Callable[[], object] = _nothing
 
     def __getstate__(self) -> dict[str, object]:
@@ -194,6 +196,16 @@ class Cursor:
             self.commits = True
         self.in_window = not is_trained
 
+    def forget_uncommitted(self) -> None:
+        """An endless iterator begins: what one before it yielded and nobody committed comes again, from a past epoch too."""
+        if self.commits and self.current.trains and not self.current.is_running():
+            self._count_by(Pass(self._committed))
+
+    def note_training(self) -> None:
+        """The pass that has just begun trains, and is no look at the data."""
+        if not self.current.taken:
+            self.current.trains = True
+
     def forget_windows(self) -> None:
         """No window has come: what is yielded is trained."""
         self.commits, self.in_window = False, None
@@ -258,7 +270,7 @@ class Cursor:
     @property
     def _was_a_look(self) -> bool:
         last = self.current
-        return last.taken == 1 and not last.ended and not self.commits and self._saved_at != 1
+        return last.taken == 1 and not (last.ended or last.trains or self.commits) and self._saved_at != 1
 
     @property
     def is_in_pass(self) -> bool:
@@ -311,8 +323,8 @@ class Cursor:
         if not this.may_count:
             return False
         if last.is_running():
-            this.may_count = last.taken < 2
-            return last.taken < min(this.taken, 2)
+            this.may_count = last.taken < (1 if last.trains else 2)
+            return this.may_count and last.taken < this.taken
         if this.taken < 2 or last.taken < 2:
             return True
         # the earlier pass goes on after the later one: that was training if it was saved or committed on its way

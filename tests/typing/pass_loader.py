@@ -192,6 +192,10 @@ for epoch in range(loader.epoch, 3):
     for batch in loader:
         steps = [epoch, batch]
 
+endless = loader.forever()
+steps = [next(endless)]
+endless.close()
+
 
 def save(model: torch.nn.Module, loader: ResumableLoader[Any]) -> dict[str, Any]:
     return {"model": model.state_dict(), "data": loader.state_dict()}

@@ -22,7 +22,10 @@ from resumable.orders.splitmix import WORD, mixed
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-__all__ = ["sample_rng", "sample_seed", "seed_of_draw", "seed_of_step", "unusable"]
+__all__ = ["MANY", "sample_rng", "sample_seed", "seed_of_draw", "seed_of_step", "seeds_of_first_draws", "unusable"]
+
+MANY: Final = 8
+"""For fewer samples, Python mixes their words faster than NumPy."""
 
 _STEPS: Final = 0x7374657073210000
 _SAMPLES: Final = 0x73616D706C657321  # begin every chain of a sample's: the orders' chains begin with their length
@@ -64,6 +67,18 @@ def seed_of_draw(index: Any, epoch: int, seed: int, draw: int, /) -> int:
     """`sample_seed` of numbers that are known to be right, for loaders."""
     word = index & WORD if type(index) is int else _word(index)
     return mixed(mixed(_epoch_word(seed, epoch) ^ word) ^ draw)
+
+
+def seeds_of_first_draws(indices: list[int], epoch: int, seed: int, /) -> list[int]:
+    """`seed_of_draw` of many *indices* at their first draw, in a fraction of the time."""
+    import numpy as np
+
+    from resumable.orders.permutation import mixed_all
+
+    words = np.array([index & WORD for index in indices], np.uint64)
+    words ^= np.uint64(_epoch_word(seed, epoch))
+    seeds: list[int] = mixed_all(mixed_all(words)).tolist()
+    return seeds
 
 
 def seed_of_step(moment: int, seed: int, epoch: int, offset: int, /) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from resumable.checks import as_int
 from resumable.errors import ConfigurationError
-from resumable.randomness import seed_of_draw, unusable
+from resumable.randomness import MANY, seed_of_draw, seeds_of_first_draws, unusable
 
 __all__ = ["Draw", "Draws", "DrawsSampler", "SampleIndex", "Tally"]
 
@@ -44,12 +44,14 @@ class Draws:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.given)
 
-    def seeds(self) -> Iterator[int]:
+    def seeds(self) -> Sequence[int]:
         """The seed of each index; none where random numbers are left alone."""
-        seed = self.seed
+        seed, given = self.seed, self._all
         if seed is None:
-            return iter(())
-        return (seed_of_draw(index, epoch, seed, earlier) for index, (epoch, earlier) in self._each())
+            return ()
+        if self.of is None and len(given) >= MANY and set(map(type, given)) == {int}:
+            return seeds_of_first_draws(given, self.epoch, seed)
+        return [seed_of_draw(index, epoch, seed, earlier) for index, (epoch, earlier) in self._each()]
 
     def indices(self) -> Iterable[Any]:
         """The indices as the dataset is given them."""
@@ -67,8 +69,12 @@ class Draws:
         """The seed of all of it, which is that of its first index, and all of it as the dataset is given it."""
         if self.number is not None:
             return None if self.seed is None else seed_of_draw(self.number, self.epoch, self.seed, 0), self.given
+        first = next(self._each(), None)
+        seed = (
+            None if self.seed is None or first is None else seed_of_draw(first[0], first[1][0], self.seed, first[1][1])
+        )
         given = self.indices() if self.passes_epoch else self.given
-        return next(self.seeds(), None), next(iter(given)) if self.passes_epoch and self.is_one else given
+        return seed, next(iter(given)) if self.passes_epoch and self.is_one else given
 
 
 def _draws(*values: Any) -> Draws:

@@ -17,11 +17,12 @@ from typing import Any, Final
 import torch
 
 from resumable.errors import ConfigurationError
-from resumable.orders.splitmix import mixed
+from resumable.orders.splitmix import GAMMA, mixed
 
 __all__ = ["of_stage", "seed_trackers"]
 
 _PARALLEL_STATE: Final = "megatron.core.parallel_state"
+_OF_STATES: Final = 5 * GAMMA
 _TRACKERS: Final = "megatron.core.tensor_parallel.random"
 
 
@@ -57,7 +58,7 @@ def seed_trackers(word: int, /) -> None:
         )
     states = tracker.get_states()
     for number, name in enumerate(sorted(states), start=1):
-        seed = mixed(word ^ number)
+        seed = mixed(mixed(word + _OF_STATES) ^ number)
         for rank in _ranks(name, module, parallel_state):
             seed = mixed(seed ^ rank)
         states[name] = _seeded(states[name], seed)

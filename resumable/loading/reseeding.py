@@ -3,8 +3,7 @@
 a sample    before `dataset[index]`, in its worker      (seed, epoch, index, how often it came earlier)
 a step      as its micro batch is yielded; in a trainer as its step begins too      (seed, epoch, global offset)
 
-Three libraries draw from global generators, and each gets bits of its own: Python's and NumPy's are the same generator,
-which draws alike where it is seeded alike. Nothing of a generator is saved.
+Three libraries draw from global generators of one kind, which draw alike where they are seeded alike. Nothing of a generator is saved.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ import torch
 from resumable.errors import ResumptionError
 from resumable.feeds.draws import Draws
 from resumable.loading.model_generators import of_stage, seed_trackers
-from resumable.orders.permutation import mixed_all
-from resumable.orders.splitmix import GAMMA, WORD, mixed
+from resumable.orders.splitmix import GAMMA, mixed
 from resumable.randomness import seed_of_step
 from resumable.stopping.workers import mix_in
 
@@ -35,10 +33,7 @@ STEP_BEGINS: Final = 1
 """The moment at which a trainer's step begins with it."""
 
 _NUMPY_BITS: Final = 32
-_OF_PYTHON, _OF_NUMPY, _OF_TORCH, _OF_ACCELERATOR, _OF_TRACKERS = (number * GAMMA for number in range(1, 6))
-_OF_LIBRARIES: Final = np.array([word & WORD for word in (_OF_PYTHON, _OF_NUMPY, _OF_TORCH)], np.uint64)
-_FEW: Final = 8
-"""For fewer samples in a batch, Python mixes their words faster than NumPy."""
+_OF_ACCELERATOR: Final = 4 * GAMMA
 
 # The generators live as long as the process, and so do their methods. torch.manual_seed takes 70 times as long, since it
 # looks at each kind of device, and NumPy's is the one that datasets draw from.
@@ -49,23 +44,15 @@ _seed_python: Final = cast("Callable[[int], object]", cast("Any", super(random.R
 
 
 def seed_generators(word: int, /) -> None:
-    """Seed Python's, NumPy's and torch's global generators on the CPU, each with its own bits that follow from *word*."""
-    _seed(mixed(word + _OF_PYTHON), mixed(word + _OF_NUMPY), mixed(word + _OF_TORCH))
+    """Seed Python's, NumPy's and torch's global generators on the CPU from the 64 bits of a seed in `randomness`.
 
-
-def _seed(of_python: int, of_numpy: int, of_torch: int) -> None:
-    _seed_torch(of_torch)
-    _seed_numpy(of_numpy >> _NUMPY_BITS)
-    _seed_python(of_python)
+    NumPy and torch seed the same generator in the same way, from 32 bits, so each takes one half of *word*. Python seeds
+    that generator by a hash of all 64.
+    """
+    _seed_torch(word)  # of which its generator on the CPU takes the low 32 bits
+    _seed_numpy(word >> _NUMPY_BITS)
+    _seed_python(word)
     _python.gauss_next = None  # the second of two normal numbers that are drawn at once
-
-
-def _words(seeds: list[Any]) -> list[list[int]]:
-    """The bits of the three libraries for each of *seeds*; of many at once in a third of the time."""
-    if len(seeds) < _FEW:
-        return [[mixed(word + _OF_PYTHON), mixed(word + _OF_NUMPY), mixed(word + _OF_TORCH)] for word in seeds]
-    words: list[list[int]] = mixed_all(np.add.outer(np.array(seeds, np.uint64), _OF_LIBRARIES)).tolist()
-    return words
 
 
 def reseed(moment: int, seed: int, epoch: int, offset: int, /) -> None:
@@ -80,7 +67,7 @@ def reseed(moment: int, seed: int, epoch: int, offset: int, /) -> None:
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None:
         _seed_accelerator(accelerator, mixed(word + _OF_ACCELERATOR))
-    seed_trackers(mixed(word + _OF_TRACKERS))
+    seed_trackers(word)
 
 
 def reseeded(batches: Iterator[T], seed: int, epoch: int, offset: int, samples: int, /) -> Iterator[T]:
@@ -123,9 +110,9 @@ class TakesDraws:
             return fetcher.fetch(drawn)
         if self.auto_collation and not self._takes_batches:
             dataset, samples = self.dataset, list[Any]()
-            for words, index in zip_longest(_words(list(drawn.seeds())), drawn.indices()):
-                if words is not None:
-                    _seed(*words)
+            for word, index in zip_longest(drawn.seeds(), drawn.indices()):
+                if word is not None:
+                    seed_generators(word)
                 samples.append(dataset[index])
             return self.collate_fn(samples)
         seed, given = drawn.whole()

@@ -37,6 +37,9 @@ MAX_LENGTH: Final = 1 << 60
 SORTED_LENGTHS: Final = 2048
 """Up to this length a sort makes the order."""
 
+_GAMMA, _LAST_SHIFT = np.uint64(GAMMA), np.uint64(31)
+_MIX: Final = [(np.uint64(shift), np.uint64(factor)) for shift, factor in MIX]
+
 
 def stream_key(length: int, seed: int, epoch: int) -> int:
     """The 64-bit state from which the order of *epoch* draws, for a *seed* below 2**64 and any *epoch* >= 0.
@@ -60,11 +63,11 @@ def mixed_all(states: NDArray[np.uint64], /) -> NDArray[np.uint64]:
     >>> mixed_all(np.zeros(1, np.uint64)).tolist() == [mixed(0)]
     True
     """
-    states += np.uint64(GAMMA)
-    for shift, factor in MIX:
-        states ^= states >> np.uint64(shift)
-        states *= np.uint64(factor)
-    states ^= states >> np.uint64(31)
+    states += _GAMMA
+    for shift, factor in _MIX:
+        states ^= states >> shift
+        states *= factor
+    states ^= states >> _LAST_SHIFT
     return states
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
 
 from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
-from resumable.adapters import hand_over
 from resumable.checks import flag_of, seed_of, whole_number
 from resumable.feeds.feed import RebuiltSampler, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
@@ -28,6 +27,7 @@ from resumable.loading.dataloader import SeekableLoader, install
 from resumable.loading.endless import EndlessBatches
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
+from resumable.loading.trainers import hand_over
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
 from resumable.saved.file import read
 from resumable.saved.ledger import Stretch

@@ -9,6 +9,7 @@ All files export the same few names, so that the next adapter is written by copy
     prepare       the same loader, for a framework's own loop   accelerate  fabric
     AllGather     the records of all ranks                       distributed
     Calculator    how many micro batches a step takes            megatron  apex
+    ParallelAwareDataloader    a loader with torchtitan's arguments  torchtitan
     Adapter       a framework's trainer, for `@resumable`        lightning
 """
 
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from resumable.errors import MissingExtraError
 from resumable.extras import naming_the_extra
+from resumable.loading.trainers import TRAINERS, adapter_for, framework_of, hand_over
 
 __all__ = [
     "TRAINERS",
@@ -29,45 +31,6 @@ __all__ = [
     "hand_over",
     "naming_the_extra",
 ]
-
-TRAINERS: Final = {
-    "lightning": "lightning",
-    "pytorch_lightning": "lightning",
-}
-"""The package of a framework's Trainer class, and the file here that adapts it."""
-
-
-def framework_of(thing: object, /) -> str | None:
-    """The adapter's name for the framework that defines *thing*, a class or a function; None if no framework here does.
-
-    >>> framework_of(dict) is None
-    True
-    """
-    return TRAINERS.get(str(getattr(thing, "__module__", None)).partition(".")[0])
-
-
-def adapter_for(trainer: object, /) -> Any | None:
-    """The `Adapter` of *trainer*, whose framework is known by its class; None if no framework here has a trainer of its kind.
-
-    >>> adapter_for(None) is None
-    True
-    """
-    for base in type(trainer).__mro__:
-        name = framework_of(base) if base.__name__ == "Trainer" else None
-        if name is not None:
-            return import_module(f"{__name__}.{name}").Adapter(trainer)
-    return None
-
-
-def hand_over(trainer: object, passes: object, /) -> Any | None:
-    """The passes of a loader in the fit of *trainer* that iterates it; None where its *passes* in loops go on.
-
-    >>> hand_over(None, None) is None
-    True
-    """
-    adapter = adapter_for(trainer)
-    return None if adapter is None else adapter.passes_of(passes)
-
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would take every misspelt name for Any
 

@@ -5,9 +5,11 @@ loop_progress      the progress of a loop: what was yielded, or committed
 endless            the batches of one epoch after another, for loops that know no epochs
 loop_passes        the passes of a loader in a loop, and where a trainer's loops take them over
 trainer_loops      which trainer's loop asks a loader for a pass
+trainers           from a trainer to the file that adapts its framework
 cursor             how far a loop has read, and how far it has trained
 map_loader         a train loader over a map-style dataset
 stream_loader      a train loader over an iterable dataset or any other iterable
+loop_stream        a stream in a loop without Lightning
 stream_state       the state that a stream saves of itself: the start of one pass
 batch_digest       whether a stream gave the same batch again
 epochs             the epoch that a dataset is told before each pass

@@ -66,7 +66,7 @@ _IN_WORKERS = "the dataset saves its state in its workers, where only torchdata 
 _STATELESS = "it neither saves its state nor can a position in it be computed"
 _LIES = "The stream does not go on where its state was saved: the last trained batch, read again, is another one."
 _LIES_ADVICE = (
-    'Samples may be lost or repeated. Its state leaves something out, such as a shuffle buffer: @resumable(streams="read_again") '
+    'Samples may be lost or repeated. Its state leaves something out, such as a shuffle buffer: streams="read_again" '
     "reads the stream again from its start, which is exact. If samples are only changed at random, all is well."
 )
 _DIFFERS = "The stream is not the one that was trained: its last trained batch, read again, is another one."
@@ -86,6 +86,9 @@ class StreamLoader(TrainLoader):
     *stateful* turns a DataLoader into one that saves its dataset's state in workers; it gives None where it cannot.
     With *reads_again* no state is used.
     """
+
+    trains_in_loops: bool = False
+    """Whether a pass outside of a trainer is one that trains."""
 
     def __init__(
         self,
@@ -150,7 +153,7 @@ class StreamLoader(TrainLoader):
     def _pass(self, start: Callable[[], LoaderPosition], iterate: Iterate[Any]) -> Iterator[Any]:
         """One pass; *iterate* begins torch's own."""
         loop = trainer_loop()
-        if loop is None or not loop.trains:
+        if not self.trains_in_loops if loop is None else not loop.trains:
             if loop is None and self._state is not None:
                 warn(_LOOKED_AT)
             yield from iterate()
@@ -390,6 +393,6 @@ def _ended(trained: int, found: int) -> MismatchError:
         "The stream ends before the position that was saved.",
         [("batches trained of its epoch", trained), ("batches that it gave", found)],
         "Give the run the stream that it began with. If it is the same one, its state leaves something out: "
-        '@resumable(streams="read_again") reads it again from its start. Beside a longer loader, in the mode "max_size", '
+        'streams="read_again" reads it again from its start. Beside a longer loader, in the mode "max_size", '
         'a stream without a length that has ended is refused too: give it a length, or use the mode "min_size".',
     )

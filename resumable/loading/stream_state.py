@@ -37,7 +37,7 @@ END = object()
 _KEEPS_ITS_START: Final = (
     "The stream begins each pass at the state that it has loaded, and saves no state before its first pass to be set back "
     "to: the epochs behind this resume are not whole.\n"
-    'Let its loaded state be the start of one pass, or pass @resumable(streams="read_again").'
+    'Let its loaded state be the start of one pass, or pass streams="read_again".'
 )
 _AT_FIRST: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
 """What streams saved before their first pass here, since a later fit may be given the same ones."""
@@ -89,7 +89,7 @@ class StreamState:
             raise StateError(
                 "The stream does not go on at the state that it saved of itself.",
                 [("error", error)],
-                'See the error above. @resumable(streams="read_again") reads the stream again from its start.',
+                'See the error above. streams="read_again" reads the stream again from its start.',
             ) from error
         if first is not END and self._loaded:
             self._note(self._save())

@@ -41,6 +41,7 @@ EDGES = {"cli", "demo", "report", "testing"}  # what a user runs; each framework
 # Imports of an edge from elsewhere that are meant. The wiring imports no trainer's file: `adapters` finds it by name.
 INTO_EDGES = {
     ("__main__", "cli.main"),
+    ("adapters.torchtitan", "adapters.torchdata"),
     ("cli.demo", "demo.main"),
     ("cli.demo", "demo.settings"),
     ("datamodule.attach", "adapters.torchdata"),

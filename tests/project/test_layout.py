@@ -19,12 +19,14 @@ ELSEWHERE = {
     "adapters/distributed/test_ranks.py": "adapters/distributed adapters/device_mesh adapters/lightning/ranks",
     "adapters/fabric/test_runs.py": "adapters/fabric",
     "adapters/lightning/test_cut_points.py": "adapters/lightning/progress adapters/lightning/hooks",
-    "adapters/lightning/test_handed.py": "feeds/rank_sampler loading/loop_passes loading/trainer_loops",
+    "adapters/lightning/test_handed.py": "feeds/rank_sampler loading/loop_passes loading/trainer_loops "
+    "loading/trainers",
     "adapters/lightning/test_loaders.py": "adapters/lightning/placement adapters/lightning/samplers "
     "adapters/lightning/several_loaders",
     "adapters/lightning/test_several_fits.py": "adapters/lightning/restart",
     "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader loading/stream_numbers",
     "adapters/lightning/test_stream_states.py": "loading/stream_state",
+    "adapters/torchtitan/test_runs.py": "adapters/torchtitan loading/loop_stream",
     "cli/test_main.py": "cli/demo extras",
     "data_sampler/test_calculators.py": "adapters/megatron",
     "data_sampler/test_progress.py": "data_sampler/options",

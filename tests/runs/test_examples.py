@@ -24,6 +24,7 @@ PRINTS = {
     "megatron_gpt.py": "15 steps, killed in steps (8, 10): exact",
     "migration.py": "320 samples, before, after, before, after: exact",
     "plain_loop.py": "1320 samples, stopped, 1680 samples: exact",
+    "torchtitan_loop.py": "100 steps, from 2 ranks to 1 after step 40: exact",
 }
 """The last line of each example that is run."""
 RESUMES = {
@@ -40,6 +41,10 @@ RESUMES = {
     "megatron_gpt.py": ("megatron_gpt.py", '        loader.load_state_dict(saved["loader"])\n'),
     "migration.py": ("migration_after.py", '@resumable(sampler="data_sampler")\n'),
     "plain_loop.py": ("plain_loop.py", '        loader.load_state_dict(saved["loader"])\n'),
+    "torchtitan_loop.py": (
+        "torchtitan_loop.py",
+        '    if (folder / "checkpoint").exists():\n        dcp.load(states, checkpoint_id=folder / "checkpoint")\n',
+    ),
 }
 """The file and line of each without which nothing is resumed, or not exactly."""
 NEED_MEGATRON = ("megatron_gpt.py", "migration.py")

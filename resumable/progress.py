@@ -17,8 +17,9 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from resumable.errors import MismatchError, ResumptionError
+from resumable.orders.identity import Identity
 from resumable.position import Position
-from resumable.protocols import AllGather
+from resumable.protocols import AllGather, Order
 from resumable.saved.agreement import Part, agreed
 from resumable.saved.ledger import Ledger, Stretch
 from resumable.saved.snapshot import Snapshot, dump, parse
@@ -60,6 +61,11 @@ class Progress(Protocol):
     def position(self) -> Position:
         """The trained position."""
         ...
+
+    @property
+    def order(self) -> Identity | None:
+        """What the order of the samples depends on; None where that is unknown."""
+        return None
 
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
         """Everything that is saved. Epoch and offset are None where only the samples are counted."""
@@ -204,6 +210,13 @@ class Tracker:
         verdict = str(self.verdict).partition("\n")[0]
         return ", ".join([*saved.ledger.words_at(saved.position), f"{saved.consumed_samples} samples", verdict])
 
+    def history(self) -> tuple[Snapshot, Order | None]:
+        """The state with the present stretch in its ledger, trained or not; and the user's order, where it is at hand."""
+        loaded = self._saved.ledger
+        saved = self.snapshot(lambda stretch, _: loaded if stretch is None else loaded.going_on(stretch))
+        order: Any = getattr(getattr(self.progress, "feed", None), "order", None)
+        return saved, order
+
     def judge(self, verdict: Verdict, /) -> None:
         """Take over how exactly the loaded state goes on, where that is known only after the load."""
         self.verdict = verdict
@@ -273,6 +286,7 @@ class Tracker:
             except MismatchError as error:
                 self.verdict = error.verdict or self.verdict
                 raise
+            saved = _of_its_order(saved, progress.order)
         self._is_resume = is_resume
         self._take(saved, progress)
 
@@ -352,3 +366,11 @@ class Tracker:
                 self.progress.resumed()
             if _LOG.isEnabledFor(logging.INFO):
                 _LOG.info("resumed at %s", self.describe())
+
+
+def _of_its_order(saved: Snapshot, now: Identity | None) -> Snapshot:
+    """*saved*, whose ledger names its order where a run goes on in another kind or seed: its steps are known by it."""
+    then = saved.order
+    if then is None or now is None or (then.kind, then.seed) == (now.kind, now.seed):
+        return saved
+    return saved._replace(ledger=saved.ledger.in_order(then))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import copy
+from operator import index
 from typing import Any, SupportsIndex
 
 from typing_extensions import Self
@@ -138,6 +139,33 @@ class ResumptionState:
                 "Use the state of a ResumableLoader (loader.state), or build the loader first.",
             )
         self._tracker.progress.commit(None if batches is None else whole_number("batches", batches))
+
+    def samples_of_step(self, step: SupportsIndex, rank: SupportsIndex | None = None) -> list[int]:
+        """The dataset indices that optimizer step *step* trained, or will train if the run goes on as it is now.
+
+        Args:
+            step: counted from 1, so that `global_step` is *step* after it. In a loop without a schedule a batch is a step.
+            rank: a data-parallel rank; None for all, round by round and rank by rank. What fills an epoch's end, so that all
+                ranks get equally many, comes last.
+
+        Raises:
+            ConfigurationError: for a step below 1, or a rank that the step did not have.
+            StateError: where the state does not tell: a stream's, one of several loaders, one that a user's sampler ordered.
+        """
+        from resumable.history import History
+
+        return History(*self._tracker.history()).step(index(step)).indices(None if rank is None else index(rank))
+
+    def steps_of_sample(self, sample: SupportsIndex) -> list[int]:
+        """Each optimizer step that has trained the dataset index *sample*, and the next one that will.
+
+        Raises:
+            ConfigurationError: if the dataset has no such index.
+            StateError: as `samples_of_step`.
+        """
+        from resumable.history import History
+
+        return History(*self._tracker.history()).steps_of(index(sample))
 
     def describe(self) -> str:
         """The position and the verdict in one line, for people.

@@ -3,6 +3,7 @@
 progress         the count of a sampler and a trainer's steps
 options          what `@resumable` passes on to the count and its loaders
 placed_loader    a Megatron-style train loader whose passes begin at the count
+cyclic_order     Megatron's "cyclic" order in closed form, as a saved state names it
 epochs_apart     epochs that are others without this package: how a batch sampler moves its own count
 calculators      megatron-core's and Apex's microbatch calculators
 sampler_hooks    what the sampler makes and hears of, hooked in the instance

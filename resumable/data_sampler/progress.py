@@ -196,7 +196,8 @@ class DataSamplerProgress(Progress):
             verdict = self._compared(sampler, offset, self._configuration(self._saved, sampler))
             check_begins(sampler, offset)
             self._judge(verdict)
-        self._is_judged, self.order, self._loader = True, sampler.identity, sampler
+        self._is_judged, self._loader = True, sampler
+        self.order = sampler.identity  # pyright: ignore[reportIncompatibleMethodOverride]
         self._let_reseed(sampler)
 
     def _let_reseed(self, sampler: SeekableSampler) -> None:

@@ -16,6 +16,7 @@ from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
 from resumable.loading.own_batches import OwnBatches
 from resumable.loading.reseeding import YIELDED, reseed
+from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker, undo_of
 from resumable.saved.agreement import Part
@@ -52,6 +53,11 @@ class LoopProgress(Cursor, Progress):
     def check(self) -> None:
         """Raise `ConfigurationError` if the steps of a new run cannot be taken; `load` checks those from its position on."""
         self._is_checked = _check(self.plan, self._origin)
+
+    @property
+    @override
+    def order(self) -> Identity | None:
+        return self.feed.identity
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:

@@ -139,14 +139,28 @@ class Network:
         high, low = divmod(value, 1 << self._low_bits)
         while value >= self._length:
             for number, key in enumerate(keys):
-                hashed = ((high if number % 2 else low) ^ key) * 0x9E3779B1 & _LOW_32
-                hashed = (hashed ^ hashed >> 15) * 0x85EBCA77 & _LOW_32
+                hashed = _hashed(high if number % 2 else low, key)
                 if number % 2:
                     low ^= hashed >> 32 - self._low_bits
                 else:
                     high = (high + (hashed * high_size >> 32)) % high_size
             value = high << self._low_bits | low
         return value
+
+    def place_of(self, value: int) -> int:
+        """The place of *value*: the rounds backwards, until they lead below the length."""
+        keys, high_size = [int(key) for key in self._keys], int(self._high_size)
+        place = self._length
+        while place >= self._length:
+            high, low = divmod(value, 1 << self._low_bits)
+            for number in reversed(range(len(keys))):
+                hashed = _hashed(high if number % 2 else low, keys[number])
+                if number % 2:
+                    low ^= hashed >> 32 - self._low_bits
+                else:
+                    high = (high - (hashed * high_size >> 32)) % high_size
+            place = value = high << self._low_bits | low
+        return place
 
     def _send_again(self, values: Words, work: Halves) -> None:
         """Send *values* through every round once, in place."""
@@ -180,6 +194,12 @@ class Network:
         values[...] = high
         values <<= self._wide_low_shift
         values |= low
+
+
+def _hashed(half: int, key: int) -> int:
+    """F of one value."""
+    hashed = (half ^ key) * 0x9E3779B1 & _LOW_32
+    return (hashed ^ hashed >> 15) * 0x85EBCA77 & _LOW_32
 
 
 def _blocks(values: Words) -> Iterator[tuple[int, Words, Halves]]:

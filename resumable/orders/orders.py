@@ -17,7 +17,7 @@ import numpy as np
 from resumable.checks import seed_of, whole_number
 from resumable.errors import ConfigurationError
 from resumable.orders.identity import Identity
-from resumable.orders.permutation import MAX_LENGTH, permuted
+from resumable.orders.permutation import MAX_LENGTH, permuted, place_of
 from resumable.protocols import Order
 
 if TYPE_CHECKING:
@@ -57,6 +57,14 @@ class Sequential:
         _, start, stop = _places(self.n, epoch, start, stop)
         return np.arange(start, stop, dtype=np.int64)
 
+    def place_of(self, epoch: int, index: int) -> int:
+        """Where *index*, below *n*, comes in *epoch*.
+
+        >>> Sequential(10).place_of(epoch=0, index=4)
+        4
+        """
+        return _places(self.n, epoch, index, index + 1)[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Shuffled:
@@ -93,6 +101,15 @@ class Shuffled:
         """
         epoch, start, stop = _places(self.n, epoch, start, stop)
         return permuted(self.n, self.seed, epoch, start, stop)
+
+    def place_of(self, epoch: int, index: int) -> int:
+        """Where *index*, below *n*, comes in *epoch*: the inverse of `indices`, in some tens of microseconds.
+
+        >>> Shuffled(6, seed=1).place_of(epoch=0, index=5)
+        1
+        """
+        epoch, index, _ = _places(self.n, epoch, index, index + 1)
+        return place_of(self.n, self.seed, epoch, index)
 
 
 def _length(value: object) -> int:

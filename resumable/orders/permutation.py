@@ -29,7 +29,7 @@ from resumable.orders.splitmix import GAMMA, MIX, WORD, mixed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "mixed_all", "permuted", "permuted_at", "stream_key"]
+__all__ = ["MAX_LENGTH", "SORTED_LENGTHS", "mixed_all", "permuted", "permuted_at", "place_of", "stream_key"]
 
 MAX_LENGTH: Final = 1 << 60
 """The longest permutation. A round's arithmetic allows 2**62, and int64 indices more."""
@@ -121,3 +121,14 @@ def permuted_at(length: int, seed: int, epoch: int, places: NDArray[np.int64]) -
     if length > SORTED_LENGTHS:
         return _network(length, seed, epoch).at(places)
     return _sorted_order(length, seed, epoch)[places]
+
+
+def place_of(length: int, seed: int, epoch: int, value: int) -> int:
+    """The place of *value*, 0 to length - 1, in the permutation: the inverse of `permuted`.
+
+    >>> place_of(10**12, seed=0, epoch=3, value=971005872648) == 10**11
+    True
+    """
+    if length > SORTED_LENGTHS:
+        return _network(length, seed, epoch).place_of(value)
+    return int(np.flatnonzero(_sorted_order(length, seed, epoch) == value)[0])

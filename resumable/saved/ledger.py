@@ -18,12 +18,13 @@ from functools import cached_property
 from typing import Any, Final
 
 from resumable.errors import ResumptionError, StateError, warn
+from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.schedule_format import LedgerSchedule, UserSchedule, dump_schedule
 from resumable.steps.batch_plan import UNBOUNDED, BatchPlan, DropLast
 from resumable.steps.step_plan import StepPlan
 
-__all__ = ["MOST", "Ledger", "Stretch"]
+__all__ = ["MAY_LACK", "MOST", "Ledger", "Stretch"]
 
 MOST: Final = 128
 """The most stretches that a ledger keeps: some 8 KB of a saved state. A ledger with more gives up half of them."""
@@ -38,6 +39,7 @@ class Stretch:
     An optimizer step takes *accumulation* batches of *micro_batch_size* samples on each of *data_parallel_size* ranks,
     or what the *schedule* says. Each epoch begins with a new step, so an epoch's last step may take fewer.
     *reseed* is the seed of the random numbers that follow the position; None where they do not.
+    *order* is what the stretch trained in another order than the run's present one; None where it is that.
     """
 
     step: int = 0
@@ -53,6 +55,7 @@ class Stretch:
     limit: int | None = None
     schedule: LedgerSchedule | None = None
     reseed: int | None = None
+    order: Identity | None = None
 
     @property
     def begins(self) -> Position:
@@ -153,18 +156,11 @@ class Ledger:
 
     @cached_property
     def rows(self) -> list[list[Any]]:
-        """The saved form, to be copied: the values of each stretch; `reseed` only where random numbers are seeded.
+        """The saved form, to be copied: the values of each stretch, without a `reseed` and an `order` of None at its end.
 
         A state may be saved after every batch, and the ledger rarely changes.
         """
-        return [
-            [
-                *(getattr(s, name) for name in STRETCH_FIELDS[:SCHEDULE]),
-                dump_schedule(s.schedule),
-                *([] if s.reseed is None else [s.reseed]),
-            ]
-            for s in self
-        ]
+        return [_row(stretch) for stretch in self]
 
     def note(self, stretch: Stretch, /) -> Ledger:
         """The ledger of a run that goes on in *stretch*; itself where that changes nothing.
@@ -193,6 +189,14 @@ class Ledger:
                 step = ledger.global_step_at(stretch.sample)
         return ledger.note(replace(stretch, step=step))
 
+    def in_order(self, order: Identity | None, /) -> Ledger:
+        """The ledger of a run whose steps so far were trained in *order*, from which it now changes to another one.
+
+        >>> [stretch.order for stretch in Ledger((Stretch(),)).in_order(Identity("shuffled", 10, 1))]
+        [Identity(kind='shuffled', length=10, seed=1)]
+        """
+        return Ledger(tuple(replace(each, order=each.order or order) for each in self))
+
     def words_at(self, at: Position | None, /) -> list[str]:
         """Where *at* is in its epoch, for people; nothing where that is unknown.
 
@@ -220,7 +224,7 @@ num_workers 0, drop_last False, limit None, schedule None
             + ", ".join(
                 f"{name} {getattr(stretch, name)}"
                 for name in STRETCH_FIELDS[2:]
-                if name != "reseed" or stretch.reseed is not None
+                if name not in MAY_LACK or getattr(stretch, name) is not None
             )
             for stretch in self
         )
@@ -265,6 +269,14 @@ num_workers 0, drop_last False, limit None, schedule None
         return self.stretches[at - 1 : at + 1] if at else ()
 
 
+def _row(stretch: Stretch) -> list[Any]:
+    order = stretch.order and [stretch.order.kind, stretch.order.length, stretch.order.seed]
+    last = [dump_schedule(stretch.schedule), stretch.reseed, order]
+    while len(last) > 1 and last[-1] is None:
+        last.pop()
+    return [*(getattr(stretch, name) for name in STRETCH_FIELDS[:SCHEDULE]), *last]
+
+
 def _before(ledger: Ledger, stretch: Stretch) -> tuple[Stretch, ...]:
     return tuple(each for each in ledger if each.sample < stretch.sample)
 
@@ -293,3 +305,6 @@ STRETCH_FIELDS = tuple(field.name for field in fields(Stretch))
 
 SCHEDULE: Final = STRETCH_FIELDS.index("schedule")
 """The place of the schedule among them."""
+
+MAY_LACK: Final = STRETCH_FIELDS[SCHEDULE + 1 :]
+"""Those that a saved stretch has only where they are not None."""

@@ -8,7 +8,7 @@
      "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
      "loaders": [],                                             the positions of several loaders
      "ledger": [[0, 0, 0, 0, 10000, 32, 1, 1, 4, false, null, null]]}     a `Stretch` for each change of configuration;
-                                                                a further value is the seed of `reseed=True`
+                                                                two more are `reseed` and `order`, if not null
 
 Below the top there are only lists. torch.distributed.checkpoint takes dicts apart, within lists too, and asks a file
 for every key that the present state has: with dicts, a state could not load one of another shape.
@@ -38,7 +38,7 @@ from resumable.saved.fields import (
     record,
     records,
 )
-from resumable.saved.ledger import SCHEDULE, STRETCH_FIELDS, Ledger, Stretch
+from resumable.saved.ledger import MAY_LACK, SCHEDULE, STRETCH_FIELDS, Ledger, Stretch
 from resumable.saved.schedule_format import parse_schedule
 from resumable.steps.batch_plan import UNBOUNDED
 
@@ -122,12 +122,12 @@ def dump(saved: Snapshot, /) -> dict[str, Any]:
         "commits": commits,
         "canary": canary,
         "loaders": [_dump_loader(at) for at in loaders] if loaders else [],
-        "ledger": [row.copy() if row[SCHEDULE] is None else _copy(row) for row in ledger.rows],
+        "ledger": [_copy(row) if list in (type(row[SCHEDULE]), type(row[-1])) else row.copy() for row in ledger.rows],
     }
 
 
 def _copy(row: list[Any]) -> list[Any]:
-    """A copy of a row with a schedule of any number of stages: a state may be saved after every batch.
+    """A copy of a row with a schedule of any number of stages, or an order: a state may be saved after every batch.
 
     A list in it whose last value is no list holds none.
     """
@@ -187,7 +187,7 @@ def parse(state: object, /) -> Snapshot:
         ledger=Ledger(
             tuple(
                 _stretch(entry, version)
-                for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2, may_lack=1)
+                for entry in records(fields, "ledger", STRETCH_FIELDS, are_rows=version > 2, may_lack=len(MAY_LACK))
             )
         ),
         global_step=optional_count(fields, "global_step") if version > 1 else None,
@@ -325,14 +325,14 @@ def _check(value: object) -> Check | None:
 
 
 def _stretch(fields: Fields, version: int) -> Stretch:
-    expected = set(STRETCH_FIELDS) - {"reseed"} - ({"schedule"} if version == 1 else set())
-    if set(fields) - {"reseed"} != expected:
+    expected = set(STRETCH_FIELDS) - set(MAY_LACK) - ({"schedule"} if version == 1 else set())
+    if set(fields) - set(MAY_LACK) != expected:
         raise StateError(
             "A stretch of the saved ledger has other keys.",
             [("expected", sorted(expected)), ("got", names_in(fields))],
             START_AGAIN,
         )
-    others = ("limit", "drop_last", "schedule", "reseed")
+    others = ("limit", "drop_last", "schedule", *MAY_LACK)
     counts = {name: count(fields, name) for name in STRETCH_FIELDS if name not in others}
     if not all(counts[name] for name in ("length", "micro_batch_size", "data_parallel_size", "accumulation")):
         raise StateError("A stretch of the saved ledger holds a size of 0.", [("stretch", dict(fields))], START_AGAIN)
@@ -343,6 +343,7 @@ def _stretch(fields: Fields, version: int) -> Stretch:
         limit=optional_count(fields, "limit"),
         schedule=parse_schedule(fields.get("schedule")),
         reseed=None if fields.get("reseed") is None else count(fields, "reseed", bits=64),
+        order=_identity(fields.get("order"), version),
     )
 
 

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "adapters/lightning/test_stream_states.py": "loading/stream_state",
     "adapters/torchtitan/test_runs.py": "adapters/torchtitan loading/loop_stream",
     "cli/test_main.py": "cli/demo extras",
+    "test_history_of_trainers.py": "data_sampler/cyclic_order",
     "data_sampler/test_calculators.py": "adapters/megatron",
     "data_sampler/test_progress.py": "data_sampler/options",
     "data_sampler/test_ramps.py": "data_sampler/sampler_hooks adapters/lightning/data_sampler_progress",

@@ -26,6 +26,7 @@ from resumable.errors import ConfigurationError
 from resumable.loading.map_loader import MapLoader, TrainLoader
 from resumable.loading.reseeding import STEP_BEGINS, reseed
 from resumable.loading.trainer_loops import trainer_loop
+from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Tracker, undo_of
 from resumable.saved.agreement import Part
@@ -92,6 +93,11 @@ class LightningProgress(TrainerProgress):
     @override
     def padded_samples(self) -> int:
         return self.primary.feed.padded_samples(self.anchor.offset, self.anchor.epoch)
+
+    @property
+    @override
+    def order(self) -> Identity | None:
+        return self.primary.feed.identity
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:

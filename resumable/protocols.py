@@ -42,6 +42,8 @@ class Order(Protocol):
     """Which dataset index comes at which place of an epoch: a pure function, the same on every rank and after every restart.
 
     Two optional attributes tell saved orders apart: `kind`, a string (by default the class's name), and `seed`, an int.
+    With a third one, `interleaves = True`, the samples of a round are dealt out to the ranks one by one, as some of
+    Megatron's samplers do it, and not in one part after another.
     """
 
     def __len__(self) -> int:

@@ -6,10 +6,12 @@ All files export the same few names, so that the next adapter is written by copy
 
     Ranks         which part of the data this process loads     distributed  device_mesh  megatron  lightning
                                                                 accelerate  fabric
-    prepare       the same loader, for a framework's own loop   accelerate  fabric
+    prepare       the same loader, for a framework's own loop   accelerate  fabric  megatron
     AllGather     the records of all ranks                       distributed
     Calculator    how many micro batches a step takes            megatron  apex
     ParallelAwareDataloader    a loader with torchtitan's arguments  torchtitan
+    build_pretraining_data_loader  a loader with Bridge's arguments  megatron
+    save_dataloader, load_dataloader   as in BioNeMo's recipes   bionemo
     Adapter       a framework's trainer, for `@resumable`        lightning
 """
 

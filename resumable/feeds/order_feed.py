@@ -45,7 +45,8 @@ _AT_ONCE: Final = 65_536
 class OrderFeed(Feed):
     """One rank's batches of an order, or of a user's sampler that is replayed; *plan* is that of the rounds.
 
-    With drop_last="carry", batches run across the ends of epochs.
+    With drop_last="carry", batches run across the ends of epochs. An order that *interleaves* deals each round out: rank r
+    of n takes its samples r, r + n, and so on, in place of its r-th micro batch.
     """
 
     def __init__(self, order: Order, plan: BatchPlan, shard: Shard = Shard()) -> None:
@@ -56,6 +57,7 @@ class OrderFeed(Feed):
     def _set(self, order: Order) -> None:
         self.order = order
         self.identity: Identity = identity_of(order)
+        self._interleaves: bool = getattr(order, "interleaves", False)
         self._canaries = Canaries(order)
         self._is_told = False
 
@@ -123,7 +125,7 @@ class OrderFeed(Feed):
 
     def _tallied(self, epoch: int, offset: int, count: int | None) -> Iterator[Draws]:
         """The batches of an order whose indices are counted over all ranks, from the epoch's first on."""
-        plan, tally, rank = self.plan, Tally(), self.shard.rank
+        plan, tally = self.plan, Tally()
         for start in range(0, offset, BLOCK):
             tally.note(epoch, self._slice(epoch, start, min(offset, start + BLOCK)))
         reach = plan.reach
@@ -134,8 +136,7 @@ class OrderFeed(Feed):
                 ended, within = divmod(offset + len(draws), reach) if plan.carries else (0, 0)
                 of_epoch = filled[len(draws) :][: reach - within if plan.carries else None]
                 draws += tally.note(epoch + ended, of_epoch)
-            share = len(filled) // self.shard.size
-            own = slice(rank * share, (rank + 1) * share)
+            own = self._own(len(filled))
             yield Draws(filled[own], epoch, draws[own])
             offset += len(whole)
 
@@ -166,8 +167,13 @@ class OrderFeed(Feed):
     def _share(self, epoch: int, batch: list[Any]) -> list[Any]:
         """This rank's equal part of a round's draws."""
         filled = self._filled(epoch, batch)
-        share = len(filled) // self.shard.size
-        return filled[self.shard.rank * share : (self.shard.rank + 1) * share]
+        return filled[self._own(len(filled))]
+
+    def _own(self, samples: int) -> slice:
+        """Which of a round's *samples* are this rank's: a multiple of the ranks."""
+        rank, size = self.shard.rank, self.shard.size
+        share = samples // size
+        return slice(rank, samples, size) if self._interleaves else slice(rank * share, (rank + 1) * share)
 
     def _filled(self, epoch: int, batch: list[Any]) -> list[Any]:
         """A round's draws; the epoch's first ones fill a last round, so that the ranks get equal parts."""
@@ -180,14 +186,13 @@ class OrderFeed(Feed):
     def _places(self, offset: int, rounds: int) -> NDArray[np.int64]:
         """This rank's places in the rounds from *offset* on, counted on across the end of the epoch."""
         per_round, micro, length = self.plan.batch_size, self.micro_batch_size, self.plan.length
-        first = offset + self.shard.rank * micro
-        starts = np.arange(first, first + rounds * per_round, per_round, dtype=np.int64)
-        places = np.add.outer(starts, np.arange(micro, dtype=np.int64)).ravel()
         last = offset + (rounds - 1) * per_round
+        starts = np.arange(offset, last + 1, per_round, dtype=np.int64)
+        places = np.add.outer(starts, _range(self._own(per_round))).ravel()
         if self.plan.carries or last + per_round <= length:
             return places
-        share = -(-(length - last) // self.shard.size)
-        tail = np.arange(last + self.shard.rank * share, last + (self.shard.rank + 1) * share, dtype=np.int64)
+        size = self.shard.size
+        tail = last + _range(self._own(-(-(length - last) // size) * size))
         return np.concatenate((places[:-micro], tail))
 
     def _at(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -235,6 +240,10 @@ class OrderFeed(Feed):
                 [("sampler", sampler.kind), ("len(sampler)", self.plan.length)],
                 "Let its __len__ return how many indices an epoch has.",
             )
+
+
+def _range(part: slice) -> NDArray[np.int64]:
+    return np.arange(part.start, part.stop, part.step, dtype=np.int64)
 
 
 def check_length(order: Order, length: int, /) -> None:

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "adapters/accelerate/test_runs.py": "adapters/accelerate loading/prepared",
     "adapters/distributed/test_chains.py": "adapters/lightning/counters",
     "adapters/distributed/test_ranks.py": "adapters/distributed adapters/device_mesh adapters/lightning/ranks",
+    "adapters/bionemo/test_runs.py": "adapters/bionemo",
     "adapters/fabric/test_runs.py": "adapters/fabric",
     "adapters/lightning/test_cut_points.py": "adapters/lightning/progress adapters/lightning/hooks",
     "adapters/lightning/test_handed.py": "feeds/rank_sampler loading/loop_passes loading/trainer_loops "
@@ -27,9 +28,9 @@ ELSEWHERE = {
     "adapters/lightning/test_streams.py": "adapters/torchdata loading/stream_loader loading/stream_numbers",
     "adapters/lightning/test_stream_states.py": "loading/stream_state",
     "adapters/torchtitan/test_runs.py": "adapters/torchtitan loading/loop_stream",
+    "adapters/megatron/test_loaders.py": "adapters/megatron/orders",
     "cli/test_main.py": "cli/demo extras",
     "test_history_of_trainers.py": "data_sampler/cyclic_order",
-    "data_sampler/test_calculators.py": "adapters/megatron",
     "data_sampler/test_progress.py": "data_sampler/options",
     "data_sampler/test_ramps.py": "data_sampler/sampler_hooks adapters/lightning/data_sampler_progress",
     "datamodule/test_class.py": "decorator datamodule/methods datamodule/instance",

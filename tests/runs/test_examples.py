@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PRINTS = {
     "accelerate_loop.py": "20 steps, stopped, 28 steps: exact",
+    "bionemo_recipe.py": "1304 samples on 2 ranks, stopped, 1096 on 1: exact",
     "dropout_and_augmentation.py": "577 weights, stopped and resumed on other workers: exact",
     "fabric_loop.py": "1288 samples, stopped, 1712 samples: exact",
     "lightning_datamodule.py": "1320 samples, stopped, 1680 samples: exact",
+    "megatron_bridge.py": "312 samples on 4 ranks, stopped, 152 on 2: exact",
     "megatron_gpt.py": "15 steps, killed in steps (8, 10): exact",
     "migration.py": "320 samples, before, after, before, after: exact",
     "plain_loop.py": "1320 samples, stopped, 1680 samples: exact",
@@ -29,6 +31,12 @@ PRINTS = {
 """The last line of each example that is run."""
 RESUMES = {
     "accelerate_loop.py": ("accelerate_loop.py", "    if resumes:\n        accelerator.load_state(folder)\n"),
+    "bionemo_recipe.py": (
+        "bionemo_recipe.py",
+        "    if folder.exists():\n"
+        "        for loader, config in zip(loaders, configs, strict=True):\n"
+        "            load_dataloader(loader, folder, config)\n",
+    ),
     "fabric_loop.py": (
         "fabric_loop.py",
         '    if checkpoint.exists():\n        fabric.load(checkpoint, {"loader": loader})\n',
@@ -38,6 +46,7 @@ RESUMES = {
         "        reseed=True,  # random numbers follow the position\n",
     ),
     "lightning_datamodule.py": ("lightning_datamodule.py", "@resumable  # the one new line\n"),
+    "megatron_bridge.py": ("megatron_bridge.py", "            begun_with=BEGUN_WITH,\n"),
     "megatron_gpt.py": ("megatron_gpt.py", '        loader.load_state_dict(saved["loader"])\n'),
     "migration.py": ("migration_after.py", '@resumable(sampler="data_sampler")\n'),
     "plain_loop.py": ("plain_loop.py", '        loader.load_state_dict(saved["loader"])\n'),
@@ -47,7 +56,7 @@ RESUMES = {
     ),
 }
 """The file and line of each without which nothing is resumed, or not exactly."""
-NEED_MEGATRON = ("megatron_gpt.py", "migration.py")
+NEED_MEGATRON = ("megatron_bridge.py", "megatron_gpt.py", "migration.py")
 PARTS = ("data_sampler.py", "migration_after.py", "migration_before.py")
 """What migration.py runs."""
 UNDER_TORCHRUN = ("ddp_torchrun.py", "fsdp_dcp.py")

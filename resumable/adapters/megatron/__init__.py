@@ -1,4 +1,12 @@
-"""megatron-core: the number of micro batches of a step, a global of the process, and the data-parallel rank."""
+"""Megatron: what megatron-core knows of this process, and the samplers and counters of Megatron-Bridge and Megatron-LM.
+
+    build_pretraining_data_loader     Bridge's function of that name: its samples in its order, from any position  loaders
+    Sizes                             the sizes that a run began with, on which the shuffles depend                orders
+    Counters                          Bridge's TrainState and Megatron-LM's args, read and written                 counters
+    prepare                           the same loader, at the position of these counters                           loaders
+
+The counters are what Bridge and Megatron-LM save, so nothing else need be saved.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +14,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+from resumable.adapters.megatron.counters import Counters
+from resumable.adapters.megatron.loaders import build_pretraining_data_loader, prepare
+from resumable.adapters.megatron.orders import Sizes
 from resumable.data_sampler.calculators import MegatronCalculator as Calculator
 from resumable.errors import ConfigurationError
 from resumable.extras import quietly
 
-__all__ = ["Calculator", "Ranks"]
+__all__ = ["Calculator", "Counters", "Ranks", "Sizes", "build_pretraining_data_loader", "prepare"]
 
 # By name: megatron-core has no types, and a module that stands in for this one is found without the packages around it.
 with quietly("megatron"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +26,7 @@ def train(folder: str, *, resumes: bool = False, stop_after: int | None = None) 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     dataset = TensorDataset(torch.arange(1_000), torch.linspace(-1, 1, 1_000))
     loader = prepare(accelerator, ResumableLoader(dataset, 32, shuffle=True, seed=0, ranks=Ranks(accelerator)))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = cast("Any", accelerator.prepare(model, optimizer))
     if resumes:
         accelerator.load_state(folder)
     steps, window, batches = list[list[int]](), list[int](), 0

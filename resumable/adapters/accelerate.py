@@ -15,10 +15,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
 
-from accelerate.utils.operations import send_to_device
+from accelerate.utils import operations
 from typing_extensions import override
 
 from resumable.errors import ConfigurationError, warn
@@ -101,10 +101,10 @@ def prepare(accelerator: Accelerator, loader: L, /) -> L:
 
 def _follow(accelerator: Any) -> WeakSet[_Windows]:
     """Those who hear of each window of *accelerator*, and of each folder that it loads."""
-    kept = vars(accelerator)
+    kept = cast("dict[str, Any]", vars(accelerator))
     followed: WeakSet[_Windows] | None = kept.get(_FOLLOWED)
     if followed is None:
-        followed = kept[_FOLLOWED] = WeakSet()
+        followed = kept[_FOLLOWED] = WeakSet[_Windows]()
         kept["_do_sync"] = partial(_sync, accelerator._do_sync, accelerator, followed)
         accelerator.register_load_state_pre_hook(partial(_tell_of_missing, followed))
     return followed
@@ -167,7 +167,8 @@ class _Windows:
         """A pass of the loader, as accelerate's own loader would yield its batches."""
         accelerator = self._accelerator
         is_moved = accelerator.device_placement
-        move = partial(send_to_device, device=accelerator.device, non_blocking=accelerator.non_blocking)
+        send = cast("Any", operations).send_to_device
+        move = partial(send, device=accelerator.device, non_blocking=accelerator.non_blocking)
         return _AcceleratePass(batches, move if is_moved else _as_it_is, self)
 
     def yielded(self, this: Pass) -> None:

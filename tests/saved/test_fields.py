@@ -132,7 +132,10 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "a place lacks its state": ({"loaders": [[0, 0, None]]}, r"of its values, \[epoch, offset, order, state\]\."),
     "ledger is nothing": ({"ledger": None}, "The saved 'ledger' must be a list"),
     "a stretch lacks a value": ({"ledger": [[0]]}, r"The saved 'ledger\[0\]' must be a list of its values"),
-    "a stretch has one more": ({"ledger": [[*LAST, 1, None, 1]]}, r"The saved 'ledger\[0\]' must be a list of its values"),
+    "a stretch has one more": (
+        {"ledger": [[*LAST, 1, None, 1]]},
+        r"The saved 'ledger\[0\]' must be a list of its values",
+    ),
     "an order that is none": ({"ledger": [[*LAST, None, 1]]}, "The saved 'order' must be a list of its values"),
     "a seed of random numbers that is none": ({"ledger": [[*LAST, -1]]}, "The saved 'reseed' must be a whole number"),
     "a stretch of no samples": ({"ledger": [last(length=0)]}, "A stretch of the saved ledger holds a size of 0"),

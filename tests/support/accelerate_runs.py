@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -62,8 +62,9 @@ class Loop:
             accelerator,
             ResumableLoader(dataset, self.batch_size, shuffle=True, seed=3, ranks=Ranks(accelerator), **self.options),
         )
-        model, optimizer, same = accelerator.prepare(model, optimizer, loader)
-        assert same is loader
+        prepared: Any = accelerator.prepare(model, optimizer, loader)
+        model, optimizer = prepared[:2]
+        assert prepared[2] is loader
         if loads:
             accelerator.load_state(folder)
         trained, window, batches = Trained(), list[list[int]](), 0
@@ -104,10 +105,10 @@ class Loop:
         return whole
 
 
-def new_accelerator(accumulation: int = 1, **options: Any) -> Accelerator:
+def new_accelerator(accumulation: int = 1, **options: Any) -> Any:
     """An accelerator as a new process has it."""
-    GradientState._reset_state()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]  # as accelerate's own tests do
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     plugin = GradientAccumulationPlugin(num_steps=accumulation, **options)
     return Accelerator(cpu=True, gradient_accumulation_plugin=plugin)
 
@@ -115,7 +116,7 @@ def new_accelerator(accumulation: int = 1, **options: Any) -> Accelerator:
 def of_all(ids: torch.Tensor) -> list[int]:
     """A batch of each rank, in the order of the ranks."""
     if not torch.distributed.is_initialized():
-        return ids.tolist()
+        return cast("list[int]", ids.tolist())
     everyones: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyones, ids.tolist())
     return list(chain.from_iterable(everyones))

@@ -6,7 +6,7 @@ import tempfile
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def session(path: str, *, size: int = 2, stop: int | None = None, sets_up: bool 
     fabric.launch()
     numbers: Any = range(SAMPLES)
     loader: Any = ResumableLoader(numbers, size, shuffle=True, seed=3, ranks=Ranks(fabric))
-    batches: Any = fabric.setup_dataloaders(loader) if sets_up else prepare(fabric, loader)
+    batches = cast("Any", fabric.setup_dataloaders(loader) if sets_up else prepare(fabric, loader))
     assert sets_up or batches is loader
     if Path(path).exists():
         fabric.load(path, {"loader": loader})

@@ -24,7 +24,7 @@ from resumable.loading.arguments import (
     tail_of,
 )
 from resumable.loading.dataloader import SeekableLoader, install
-from resumable.loading.endless import EndlessBatches
+from resumable.loading.endless import EndlessBatches, Windows
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.trainers import hand_over
@@ -269,6 +269,26 @@ class ResumableLoader(SeekableLoader[T]):
         ([[0, 1], [2], [0, 1]], Position(consumed_samples=5, epoch=1, offset=2))
         """
         return EndlessBatches(self._next_pass)
+
+    def windows(self, batches: SupportsIndex) -> Windows[T]:
+        """An iterable of *batches* batches that goes on where its last pass ended: for validations of a part of the data.
+
+        Return it from Lightning's `val_dataloader`, or iterate it in a loop, and save its `state_dict()` with the rest. It
+        goes over the ends of epochs. What a pass yields counts, also where the loop leaves it early.
+
+        >>> valid = ResumableLoader(range(5), batch_size=1).windows(3)
+        >>> [[int(batch) for batch in valid] for _ in range(3)], valid.state.consumed_samples
+        ([[0, 1, 2], [3, 4, 0], [1, 2, 3]], 9)
+        """
+        return Windows(self, whole_number("batches", batches, least=1), self._next_in_window)
+
+    def _next_in_window(self, is_first: bool, /) -> Iterator[T]:
+        passes: Any = self._resumable_pass
+        passes.in_windows = True
+        try:
+            return self._next_pass(is_first)
+        finally:
+            passes.in_windows = False
 
     def _next_pass(self, is_first: bool, /) -> Iterator[T]:
         self.state.position  # noqa: B018  # the loop counts no epochs that it could be told of

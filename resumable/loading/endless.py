@@ -1,14 +1,19 @@
-"""The batches of one epoch after another, for loops that know no epochs: `ResumableLoader.forever`."""
+"""The batches of one epoch after another, for loops that know no epochs: `ResumableLoader.forever`, and `.windows`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, Protocol
 
+from resumable.checks import whole_number
 from resumable.errors import ConfigurationError
-from resumable.loading.dataloader import T
+from resumable.loading.dataloader import T, T_co
+from resumable.loading.trainer_loops import is_sanity_check
+from resumable.protocols import SavesState
+from resumable.state import ResumptionState
 
-__all__ = ["EndlessBatches"]
+__all__ = ["EndlessBatches", "HasPosition", "Windows"]
 
 _END: Final = object()
 
@@ -55,3 +60,72 @@ class EndlessBatches(Iterator[T]):
     def close(self) -> None:
         """End it, and with it the pass that is under way and its workers; the position stays where it is."""
         self._is_closed, self._batches = True, None
+
+
+class HasPosition(SavesState, Protocol[T_co]):
+    """What `Windows` need of their loader."""
+
+    @property
+    def state(self) -> ResumptionState:
+        """Its position."""
+        ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+class Windows(Iterable[T]):
+    """An iterable of *batches* batches of *loader*, which are other ones each time: those that come next, as *begin* begins it.
+
+    A pass that begins ends the one before it. A validation of Lightning counts like a loop's, except for the sanity check
+    before the first step, which moves nothing.
+    """
+
+    def __init__(self, loader: HasPosition[T], batches: int, begin: Callable[[bool], Iterator[T]]) -> None:
+        self.loader = loader
+        self._begin = begin
+        self.batches = whole_number("batches", batches, least=1)
+        self._pass: EndlessBatches[T] | None = None
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[T]:
+        if is_sanity_check():
+            return islice(iter(self.loader), self.batches)
+        if self._pass is not None:
+            self._pass.close()
+        self._pass = EndlessBatches(self._begin)
+        return _Window(self._pass, self.batches)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_pass": None}
+
+    @property
+    def state(self) -> ResumptionState:
+        """The position that the next window begins at."""
+        return self.loader.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position as a dict of JSON types; see `ResumptionState.state_dict`."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Go on from a saved position; see `ResumptionState.load_state_dict`."""
+        self.loader.load_state_dict(state_dict)
+
+
+class _Window(Iterator[T]):
+    """The next *left* of *batches*, which are closed with the last of them. It goes on after an error."""
+
+    def __init__(self, batches: EndlessBatches[T], left: int) -> None:
+        self._batches = batches
+        self._left = left
+
+    def __next__(self) -> T:
+        if not self._left:
+            raise StopIteration
+        batch = next(self._batches)
+        self._left -= 1
+        if not self._left:
+            self._batches.close()
+        return batch

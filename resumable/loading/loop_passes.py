@@ -31,6 +31,9 @@ class LoopPasses:
     is_handed: bool = False
     """Whether a trainer trains with the loader now."""
 
+    in_windows: bool = False
+    """Whether a pass begins now that goes on where the last one ended, in a trainer's validation too: see `Windows`."""
+
     prepared_for: str | None = None
     """The framework whose loops train with the loader: see `resumable.loading.prepared`."""
 
@@ -75,7 +78,7 @@ class LoopPasses:
             return passes(iterate)
         if self._check is not None:
             self._check()
-        if loop is not None and not loop.trains:
+        if loop is not None and not loop.trains and not self.in_windows:
             self.sampler.begin(self.progress.feed, self.sampler.start, evaluates=True)
             return iterate(beside=loop.is_beside_training)
         if self.is_handed:

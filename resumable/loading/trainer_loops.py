@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, cast
 
-__all__ = ["TrainerLoop", "evaluation", "trainer_loop"]
+__all__ = ["TrainerLoop", "evaluation", "is_sanity_check", "trainer_loop"]
 
 _COMBINED: Final = ("lightning.pytorch.utilities.combined_loader", "pytorch_lightning.utilities.combined_loader")
 _PACKAGES: Final = ("lightning", "pytorch_lightning")
@@ -68,6 +68,18 @@ def evaluation() -> TrainerLoop | None:
     """The trainer's loop that is calling a loader's `__iter__` to validate, test or predict; None in any other loop."""
     loop = trainer_loop()
     return None if loop is None or loop.trains else loop
+
+
+def is_sanity_check() -> bool:
+    """Whether Lightning tries the validation out, before it trains.
+
+    >>> is_sanity_check()
+    False
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "_run_sanity_check":
+        frame = frame.f_back
+    return frame is not None and _module(frame)[0] in _PACKAGES
 
 
 def _is_loaders_own(frame: FrameType) -> bool:

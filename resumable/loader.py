@@ -23,6 +23,7 @@ from resumable.loading.arguments import (
     schedule_of,
     tail_of,
 )
+from resumable.loading.contents import contents_of
 from resumable.loading.dataloader import SeekableLoader, install
 from resumable.loading.endless import EndlessBatches, Windows
 from resumable.loading.loop_passes import LoopPasses
@@ -143,6 +144,7 @@ class ResumableLoader(SeekableLoader[T]):
         plan = BatchPlan(length, micro * size, tail)
         plan.position_at(0)  # raises where an epoch has no batch
         feed = OrderFeed(followed, plan, Shard(rank, size, is_own=ranks is None))
+        feed.note_contents(contents_of(dataset))
         per_batch = None if batch_size is None else micro
         super().__init__(dataset, batch_size=per_batch, drop_last=tail is True, **options)
         stretch = Stretch(

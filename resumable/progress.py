@@ -201,7 +201,7 @@ class Tracker:
 
     def _outcome(self) -> tuple[dict[str, Any], Part | None]:
         """What all ranks compare: the state, and which part of the data is this rank's."""
-        return dump(self.snapshot()), None if self.progress is None else self.progress.part
+        return dump(self.snapshot().on_all_ranks), None if self.progress is None else self.progress.part
 
     def describe(self) -> str:
         """The position and the verdict in one line; see `ResumptionState.describe`."""

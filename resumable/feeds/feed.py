@@ -47,7 +47,8 @@ FIRST_BLOCK, BLOCK = 256, 16_384
 
 ITERATE_IT: Final = (
     "With accelerate, call resumable.adapters.accelerate.prepare(accelerator, loader) before accelerator.prepare. Otherwise "
-    "iterate the loader itself, or put a wrapper around it that iterates it and does not rebuild it."
+    "iterate the loader itself, in place of a StatefulDataLoader too, since it has state_dict and load_state_dict: "
+    "`for batch in loader`. Or put a wrapper around it that iterates it and does not rebuild it."
 )
 """The advice where a loader is built anew."""
 
@@ -126,6 +127,17 @@ class Feed(Grouping, Protocol):
     """A `Grouping` that yields this rank's batches of indices, from any position of the order of *identity*."""
 
     identity: Identity
+    contents: str | None = None
+    """By which the data is told from other data, of the same length."""
+
+    def note_contents(self, contents: str | None, /) -> None:
+        """Let *contents* be a part of the identity from now on."""
+        self.contents = contents
+        self.identity = self.of_contents(self.identity)
+
+    def of_contents(self, identity: Identity, /) -> Identity:
+        """*identity*, of the present contents."""
+        return replace(identity, contents=self.contents)
 
     def batches(self, epoch: int, offset: int, count: int | None = None, /) -> Iterator[list[Any]]:
         """The *count* batches from *offset* of *epoch* on; None means all to its end."""

@@ -56,7 +56,7 @@ class OrderFeed(Feed):
 
     def _set(self, order: Order) -> None:
         self.order = order
-        self.identity: Identity = identity_of(order)
+        self.identity: Identity = self.of_contents(identity_of(order))
         self._interleaves: bool = getattr(order, "interleaves", False)
         self._canaries = Canaries(order)
         self._is_told = False

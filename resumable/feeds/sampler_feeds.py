@@ -81,7 +81,7 @@ class BatchSamplerFeed(Feed):
     def adopt(self, identity: Identity, /) -> None:
         if replace(identity, seed=None) != replace(self.identity, seed=None):
             raise cannot_adopt(identity, self.identity)
-        self.plan, self.identity = self.plan_of(identity), identity
+        self.plan, self.identity = self.plan_of(identity), self.of_contents(identity)
 
     @override
     def plan_of(self, identity: Identity, /) -> DrawnPlan:
@@ -212,7 +212,7 @@ class RankLocalFeed(Feed):
             seed = stream_key(self.shard.rank, stream_key(0, seed, epoch=0), epoch=0)
         own = self._own.identity.length
         self._own.adopt(replace(identity, length=own, seed=seed))
-        self.identity: Identity = replace(identity, length=own * self.shard.size)
+        self.identity: Identity = self.of_contents(replace(identity, length=own * self.shard.size))
         self.plan = self.plan_of(identity)
 
     @override

@@ -11,6 +11,7 @@ map_loader         a train loader over a map-style dataset
 stream_loader      a train loader over an iterable dataset or any other iterable
 loop_stream        a stream in a loop without Lightning
 stream_state       the state that a stream saves of itself: the start of one pass
+contents           by what the data of Hugging Face is told from other data
 batch_digest       whether a stream gave the same batch again
 epochs             the epoch that a dataset is told before each pass
 reseeding          the seeding of global generators, for samples and steps

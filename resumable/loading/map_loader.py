@@ -15,6 +15,7 @@ from resumable.feeds.feed import Feed, ResumableSampler, Shard, StreamGrouping
 from resumable.feeds.from_dataloader import feed_of
 from resumable.feeds.order_feed import OrderFeed
 from resumable.loading.arguments import check_in_order
+from resumable.loading.contents import contents_of
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
 from resumable.loading.loop_passes import HandOver, LoopPasses
 from resumable.loading.loop_progress import LoopProgress, loop_progress_of
@@ -100,6 +101,8 @@ class MapLoader(TrainLoader):
         self._hand_over = hand_over  # of copies
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
         self.feed = feed = feed_of(loader, seed, shard, on_mismatch=on_mismatch)
+        if not feed.shard.already_sharded:  # each rank's part may have other contents
+            feed.note_contents(contents_of(loader.dataset))
         if not feed.plan.batches and feed.shard.size > 1:
             raise ConfigurationError(
                 "An epoch has no batch for every rank, so the run could never end.",

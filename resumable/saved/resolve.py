@@ -26,6 +26,15 @@ __all__ = [
 ]
 
 
+_ANOTHER_FINGERPRINT = (
+    "The dataset has another fingerprint than the run began with, while the rows that were compared are equal."
+)
+_MAY_DIFFER = (
+    "Other rows may differ, or what is made of them: a transform, a format. If the data is the same, all is well: fingerprints "
+    "also change with releases of datasets, and at random where it cannot hash a function."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
     """The position to go on from, in which order, and how exactly; and the seed of the random numbers, if they have one."""
@@ -93,7 +102,7 @@ def resolve(
     """
     then, position = saved.order or order, saved.position
     if policy.on_mismatch == "adopt":
-        order = replace(then, length=order.length)
+        order = replace(then, length=order.length, contents=order.contents)
     elif then.kind == order.kind and not policy.seed_is_given:
         order = replace(order, seed=then.seed)
     plan = stretch.plan if plan_of is None else plan_of(order)
@@ -101,6 +110,9 @@ def resolve(
     verdict = compare(then, order, offset=0 if is_drawn else saved.offset or 0, regrouped=regrouped(saved, stretch))
     reseed, verdict = with_reseed(verdict, saved, stretch.reseed, policy)
     refuse_or_warn(verdict, policy.on_mismatch)
+    is_known = None not in (then.contents, order.contents)
+    if is_known and then.contents != order.contents and then.rows_digest == order.rows_digest:
+        warn(_ANOTHER_FINGERPRINT, [("saved", then.contents), ("current", order.contents)], _MAY_DIFFER)
     at = plan.position_at(saved.consumed_samples) if position is None else plan.canonical(position)
     return ResumePoint(at, order, verdict, reseed)
 
@@ -218,6 +230,8 @@ def compare(saved: Identity, current: Identity, /, *, offset: int, regrouped: tu
         ("The order is of another kind.", saved.kind, current.kind, kind_advice),
         ("The dataset has another length.", saved.length, current.length, length_advice),
     ]
+    if None not in (saved.rows_digest, current.rows_digest) and saved.rows_digest != current.rows_digest:
+        rows.append(("The dataset has other contents.", saved.contents, current.contents, length_advice))
     if saved.kind == current.kind:
         rows.append(("The order has another seed.", saved.seed, current.seed, seed_advice))
     found = tuple(Difference(*row) for row in rows if row[1] != row[2])

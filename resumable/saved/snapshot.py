@@ -3,7 +3,8 @@
     {"format": 3,
      "consumed_samples": 12800, "epoch": 1, "offset": 2800,     what old code reads too
      "global_step": 400,                                        the trainer's count; null where no trainer counts
-     "order": ["shuffled", 10000, 0],                           what the order depends on: kind, length, seed
+     "order": ["shuffled", 10000, 0],                           what the order depends on: kind, length, seed; a further
+                                                                value tells the dataset from others, where it has one
      "commits": false,                                          whether the loop commits its steps itself
      "canary": "5eed0f1e",                                      a digest of the indices to come; null for none
      "loaders": [],                                             the positions of several loaders
@@ -20,7 +21,7 @@ which had dicts in place of those lists, and 1, which had neither `global_step` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from resumable.errors import ConfigurationError, StateError
@@ -57,9 +58,10 @@ __all__ = [
 FORMAT = 3
 """The version that this package writes. It reads every version up to it."""
 
-_ORDER = ("kind", "length", "seed")
+_ORDER = ("kind", "length", "seed", "contents")
 _LOADER = ("epoch", "offset", "order", "state", "check")
 _LONGEST_CANARY = 32  # characters
+_LONGEST_CONTENTS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,16 @@ class Snapshot(NamedTuple):
             return None
         return Position(self.consumed_samples, self.epoch, self.offset)
 
+    @property
+    def on_all_ranks(self) -> Snapshot:
+        """What is the same on every rank: a dataset's fingerprint is another one where it was drawn at random."""
+        places = tuple(replace(at, order=_rows_alone(at.order)) for at in self.loaders)
+        return self._replace(order=_rows_alone(self.order), loaders=places)
+
+
+def _rows_alone(order: Identity | None) -> Identity | None:
+    return None if order is None else replace(order, contents=order.rows_digest)
+
 
 def dump(saved: Snapshot, /) -> dict[str, Any]:
     """A new dict with the keys of `KEYS` and nothing but JSON types (and what an iterable dataset saved).
@@ -146,7 +158,10 @@ def _dump_loader(at: LoaderPosition) -> list[Any]:
 
 
 def _dump_order(order: Identity | None) -> list[Any] | None:
-    return None if order is None else [order.kind, order.length, order.seed]
+    if order is None:
+        return None
+    row = [order.kind, order.length, order.seed]
+    return row if order.contents is None else [*row, order.contents]
 
 
 KEYS = tuple(dump(Snapshot()))
@@ -301,11 +316,12 @@ def _reaches(stretch: Stretch, at: Position) -> bool:
 def _identity(value: object, version: int) -> Identity | None:
     if value is None:
         return None
-    fields = record(value, _ORDER, "order", is_row=version > 2)
+    fields = record(value, _ORDER, "order", is_row=version > 2, may_lack=1)
     kind = field_of(fields, "kind")
     if not isinstance(kind, str):
         raise StateError("The saved order's kind must be a string.", [("got", kind)], START_AGAIN)
-    return Identity(kind, count(fields, "length"), optional_count(fields, "seed", bits=64))
+    contents = optional_text(fields, "contents", longest=_LONGEST_CONTENTS) if "contents" in fields else None
+    return Identity(kind, count(fields, "length"), optional_count(fields, "seed", bits=64), contents)
 
 
 def _loader_position(fields: Fields, version: int) -> LoaderPosition:

@@ -21,6 +21,7 @@ PRINTS = {
     "bionemo_recipe.py": "1304 samples on 2 ranks, stopped, 1096 on 1: exact",
     "dropout_and_augmentation.py": "577 weights, stopped and resumed on other workers: exact",
     "fabric_loop.py": "1288 samples, stopped, 1712 samples: exact",
+    "huggingface_datasets.py": "352 samples, stopped, 128 samples, and a stream: exact",
     "lightning_datamodule.py": "1320 samples, stopped, 1680 samples: exact",
     "megatron_bridge.py": "312 samples on 4 ranks, stopped, 152 on 2: exact",
     "megatron_gpt.py": "15 steps, killed in steps (8, 10): exact",
@@ -45,6 +46,7 @@ RESUMES = {
         "dropout_and_augmentation.py",
         "        reseed=True,  # random numbers follow the position\n",
     ),
+    "huggingface_datasets.py": ("huggingface_datasets.py", "@resumable\n"),
     "lightning_datamodule.py": ("lightning_datamodule.py", "@resumable  # the one new line\n"),
     "megatron_bridge.py": ("megatron_bridge.py", "            begun_with=BEGUN_WITH,\n"),
     "megatron_gpt.py": ("megatron_gpt.py", '        loader.load_state_dict(saved["loader"])\n'),
@@ -67,6 +69,8 @@ def run(script: Path) -> tuple[int, str]:
     """The exit code of *script*, and the last line that it prints."""
     if script.name == "accelerate_loop.py" and find_spec("accelerate") is None:
         pytest.skip("accelerate is not installed")
+    if script.name == "huggingface_datasets.py" and find_spec("datasets") is None:
+        pytest.skip("datasets is not installed")
     if script.name in NEED_MEGATRON and find_spec("megatron") is None:
         pytest.skip("megatron-core is not installed")
     done = subprocess.run(

@@ -158,6 +158,13 @@ def test_finite_streams_repeat(dataset: Any) -> None:
         return ParallelAwareDataloader(dataset(7), rank, size, 2, already_sharded=False, repeat=True)
 
     whole = taken(at(0, 1), 24)
+    walked = dataset(7)
+    for epoch in range(6):
+        of_epoch = list(range(7))
+        if isinstance(walked, FollowsItsEpoch):
+            walked.set_epoch(epoch)
+            of_epoch = list(walked.order())
+        assert of_epoch == list(chain.from_iterable(whole[4 * epoch : 4 * epoch + 4]))
     for first, then in ((1, 1), (2, 3), (3, 2)):
         for stop in range(5):
             loaders = [at(rank, first) for rank in range(first)]

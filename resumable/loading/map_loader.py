@@ -19,6 +19,7 @@ from resumable.loading.contents import contents_of
 from resumable.loading.dataloader import Iterate, SeekableLoader, install, seekable
 from resumable.loading.loop_passes import HandOver, LoopPasses
 from resumable.loading.loop_progress import LoopProgress, loop_progress_of
+from resumable.loading.stream_state import state_of
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.orders.permutation import stream_key
 from resumable.position import Position
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["MapLoader", "TrainLoader", "seed_of_loader"]
 
 
+_KEEPS_STATE: Final = (
+    "A StatefulDataLoader would save what this map-style dataset says of itself, and here the position alone is saved: a "
+    "resumed run has the same indices, and a dataset as it was made."
+)
+_LET_IT_FOLLOW: Final = (
+    "Let the samples follow from index and epoch (pass_epoch=True), or save the dataset's state in a hook of yours."
+)
 _ASK_AGAIN: Final = "Let the trainer ask for it again in each epoch: reload_dataloaders_every_n_epochs=1."
 _BETWEEN_EPOCHS: Final = (
     "Change it between two epochs, and let a decorated datamodule return one loader; or let the trainer ask for it again in "
@@ -100,6 +108,9 @@ class MapLoader(TrainLoader):
     ) -> None:
         self._hand_over = hand_over  # of copies
         check_in_order(loader.num_workers, getattr(loader, "in_order", True), DecorationError)
+        is_torchdatas = any(base.__module__.startswith("torchdata.") for base in type(loader).__mro__)
+        if is_torchdatas and state_of(loader.dataset) is not None:
+            warn(_KEEPS_STATE, [("dataset", type(loader.dataset).__name__)], _LET_IT_FOLLOW)
         self.feed = feed = feed_of(loader, seed, shard, on_mismatch=on_mismatch)
         if not feed.shard.already_sharded:  # each rank's part may have other contents
             feed.note_contents(contents_of(loader.dataset))

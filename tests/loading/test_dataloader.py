@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import warnings
 from itertools import islice
 from typing import Any, cast
 
@@ -13,7 +14,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from resumable import ConfigurationError, MismatchError, ResumptionError
+from resumable import ConfigurationError, MismatchError, ResumptionError, ResumptionWarning
+from resumable.feeds.feed import Shard
+from resumable.loading.map_loader import MapLoader
+from resumable.loading.trainers import hand_over
 from tests.support.loader_runs import EPOCHS, SIZE, WITH_WORKERS, N, cut, expected, loader_of, restarted
 from tests.support.reference import Loader, Reference, batches_of, order_of, whole
 from tests.support.users_own import Backwards
@@ -148,3 +152,25 @@ def test_torchs_random_stream_decides_nothing() -> None:
     one = list(batches_of(loader_of(), 1))
     torch.manual_seed(2)
     assert one == list(batches_of(loader_of(), 1)) == expected()[:3]
+
+
+class Counting(Marked):
+    """A dataset that says what it has counted, as torchdata's loader saves it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mark": self.mark}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mark = state["mark"]
+
+
+@pytest.mark.parametrize("dataset", [Marked, Counting])
+def test_a_map_style_datasets_own_state_is_warned_of(dataset: Any) -> None:
+    """Torchdata's loader would save it, and a decorated datamodule's does not."""
+    torchdata: Any = pytest.importorskip("torchdata.stateful_dataloader")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MapLoader(torchdata.StatefulDataLoader(dataset()), 0, Shard(), hand_over)
+    ours = [str(each.message) for each in caught if each.category is ResumptionWarning]
+    assert [dataset is Counting] * len(ours) == ["StatefulDataLoader would save" in each for each in ours]
+    assert len(ours) == (dataset is Counting)

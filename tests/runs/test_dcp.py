@@ -57,3 +57,36 @@ def test_any_state_loads_what_any_other_saved(tmp_path: Path) -> None:
                 dcp.load({"data": state}, checkpoint_id=tmp_path / name)  # type: ignore[attr-defined]
             actual[f"{name} into {kind}"] = state.position, state.ledger
     assert expected == actual
+
+
+def test_a_state_that_is_written_while_the_training_goes_on_is_that_of_the_call(tmp_path: Path) -> None:
+    """By `async_save`, and for a loader as well as for its state; a bare state carries it on, and into a loader again."""
+    for name in ("state", "loader"):
+        one = going_on(None, loader(), 3)
+        batches = one.forever()
+        expected = one.state_dict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            saving: Any = dcp.async_save(  # type: ignore[attr-defined]
+                {"data": one if name == "loader" else one.state}, checkpoint_id=tmp_path / name, no_dist=True
+            )
+            for _ in range(9):  # over the end of an epoch
+                next(batches)
+                one.commit()
+            saving.result()
+            bare, again = ResumptionState(), loader(2)
+            dcp.load({"data": bare}, checkpoint_id=tmp_path / name, no_dist=True)  # type: ignore[attr-defined]
+            assert expected == bare.state_dict()
+            dcp.save({"data": bare}, checkpoint_id=tmp_path / f"{name}-bare", no_dist=True)  # type: ignore[attr-defined]
+            dcp.load({"data": again}, checkpoint_id=tmp_path / f"{name}-bare", no_dist=True)  # type: ignore[attr-defined]
+        assert expected == again.state_dict()
+        assert [index for batch in whole_from(expected) for index in batch] == [
+            index for _, batch in zip(range(14), again.forever(), strict=False) for index in batch.tolist()
+        ]
+
+
+def whole_from(state: Any) -> list[list[int]]:
+    """The batches that follow *state* in the run's own batch size, up to the epoch's end."""
+    one = loader()
+    one.load_state_dict(state)
+    return [batch.tolist() for batch in one]

@@ -1,5 +1,7 @@
-"""The command `resumable`: each subcommand is a file.
+"""The command `resumable`: each subcommand is a file, with an `add_to`.
 
-main    the command line: adds each command of the other files
-demo    `resumable demo`
+main       the command line: adds each command of the other files, and says its errors in one line
+command    what all commands share: exit codes, how one is declared
+output     what a command prints: facts, tables, JSON
+demo       `resumable demo`
 """

@@ -1,29 +1,38 @@
-"""The command line of `resumable`."""
+"""The command line of `resumable`: which commands there are, and what an error of any of them ends with."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
 import resumable
 from resumable.cli import demo
+from resumable.cli.command import INTERRUPTED, UNREADABLE, WRONG_USE, WrongUseError, in_one_line
+from resumable.errors import MissingExtraError, ResumptionError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "parser"]
 
-_COMMANDS: Final = (demo,)
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell returns
+COMMANDS: Final = (demo,)
+"""The commands, in the order in which help lists them."""
+
+_PIPE_CLOSED: Final = 141  # 128 + SIGPIPE, as a shell returns where `head` has read enough
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resumable", description="Any training run, killed anywhere, goes on with the exact next sample."
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="resumable",
+        description="Any training run, killed anywhere, goes on with the exact next sample.",
+        epilog="`resumable COMMAND --help` has examples.",
     )
-    parser.add_argument("--version", action="version", version=f"resumable {resumable.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="")
-    for command in _COMMANDS:
+    made.add_argument("--version", action="version", version=f"resumable {resumable.__version__}")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
         command.add_to(commands)
-    return parser
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,13 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["demo", "--kills", "-1"])
     2
     """
-    parser = _parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     if not hasattr(parsed, "run"):
-        parser.print_help()
+        parser().print_help()
         return 0
     try:
         code: int = parsed.run(parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return _say("Interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+        return _PIPE_CLOSED
+    except (WrongUseError, MissingExtraError) as error:
+        return _say(in_one_line(error), WRONG_USE)
+    except (ResumptionError, OSError) as error:
+        return _say(in_one_line(error), UNREADABLE)
+    return code
+
+
+def _say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
     return code

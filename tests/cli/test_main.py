@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -11,6 +12,9 @@ import pytest
 
 import resumable
 from resumable.cli import main as cli
+from resumable.cli.command import WrongUseError
+from resumable.cli.main import COMMANDS
+from resumable.errors import StateError
 
 
 def test_without_arguments_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,14 +120,63 @@ def test_a_folder_is_no_package(capsys: pytest.CaptureFixture[str], monkeypatch:
     )
 
 
-def test_an_interrupt_ends_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C gives the exit code that a shell gives, and no traceback."""
+ENDS: list[tuple[BaseException, tuple[int, str]]] = [
+    (KeyboardInterrupt(), (130, "Interrupted.")),
+    (WrongUseError("There is no such class."), (2, "There is no such class.")),
+    (
+        StateError("The file is torn.", [("bytes", 3)], "Load another."),
+        (3, "The file is torn. (bytes: 3) Load another."),
+    ),
+    (PermissionError(13, "Permission denied", "a.json"), (3, "[Errno 13] Permission denied: 'a.json'")),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), ENDS, ids=lambda each: type(each).__name__)
+def test_each_end_is_one_line(
+    error: BaseException,
+    expected: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C, wrong use and what cannot be read end with a line on the error stream and a code, and no traceback."""
 
     def run_demo(*_: object) -> int:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("resumable.demo.main.run_demo", run_demo)
-    assert cli.main(["demo", "--out", str(tmp_path)]) == 130
+    code = cli.main(["demo", "--out", str(tmp_path)])
+    said = capsys.readouterr()
+    assert (expected, "") == ((code, said.err.removesuffix("\n")), said.out)
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    """`resumable ... | head -0` says nothing, whatever the command still had to print."""
+    code = (
+        "import sys, resumable.demo.main as demo; from resumable.cli.main import main\n"
+        "demo.run_demo = lambda *_: print('x' * 1_000_000) or 0\n"
+        "sys.exit(main(['demo', '--out', sys.argv[1]]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, "."], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (141, b"") == (process.returncode, said)
+
+
+def test_each_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help ends with examples that its own parser understands."""
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        _, _, examples = capsys.readouterr().out.partition("\nexamples:\n")
+        lines = [shlex.split(line) for line in examples.splitlines()]
+        assert lines
+        for program, *arguments in lines:
+            parsed = cli.parser().parse_args(arguments)
+            assert ("resumable", True) == (program, hasattr(parsed, "run"))
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -25,8 +25,8 @@ _EXTRA: Final = {
 
 
 @contextmanager
-def naming_the_extra() -> Generator[None, None, None]:
-    """Name the extra to install if an import inside the block lacks an optional package.
+def naming_the_extra(extra: str | None = None, /) -> Generator[None, None, None]:
+    """Name the extra to install, *extra* or the package's own, if an import inside the block lacks an optional package.
 
     Raises `MissingExtraError` for a package that an extra installs; other errors are left as they are.
 
@@ -42,7 +42,7 @@ def naming_the_extra() -> Generator[None, None, None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        extra = _EXTRA.get(package)
+        extra = _EXTRA.get(package) and (extra or _EXTRA[package])
         if extra is None:
             raise
         message = explain(

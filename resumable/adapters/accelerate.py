@@ -14,20 +14,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
 
-from accelerate.utils import operations
 from typing_extensions import override
 
 from resumable.errors import ConfigurationError, warn
+from resumable.extras import naming_the_extra
 from resumable.loading.cursor import Pass
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import Counted, LoopProgress
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 from resumable.position import Position
 from resumable.steps.step_plan import StepPlan
+
+with naming_the_extra():
+    import accelerate
+    from accelerate.utils import operations
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,7 +87,17 @@ def prepare(accelerator: Accelerator, loader: L, /) -> L:
             "Give the loader the batch size of one process, and leave split_batches out.",
         )
     if not hasattr(accelerator, "_do_sync"):
-        raise ConfigurationError("This accelerate is too old or too new: accumulate() cannot be followed.")
+        raise ConfigurationError(
+            "With this release of accelerate, accumulate() cannot be followed.",
+            [("accelerate", accelerate.__version__), ("tested", "1.15")],
+            'Run: pip install "resumable-training[accelerate]"',
+        )
+    if _LOADED in vars(accelerator):
+        warn(
+            "This accelerator has loaded a checkpoint before the loader was prepared, so nothing of it has reached the loader.",
+            [("checkpoint", vars(accelerator)[_LOADED]), ("position", passes.tracker.position)],
+            "Call prepare(accelerator, loader) before accelerator.load_state(...).",
+        )
     windows = _Windows(accelerator, loader, passes)
     _follow(accelerator).add(windows)
     return prepared(
@@ -96,6 +110,7 @@ def prepare(accelerator: Accelerator, loader: L, /) -> L:
         end_of_dataloader=False,
         remainder=-1,
         set_epoch=_leave_epoch,
+        state_dict=windows.state_dict,
     )
 
 
@@ -110,7 +125,23 @@ def _follow(accelerator: Any) -> WeakSet[_Windows]:
     return followed
 
 
+def _note_loads() -> None:
+    """Let each accelerator remember which checkpoint it has loaded: nothing in it shows that afterwards."""
+    cls = cast("Any", accelerate.Accelerator)
+    own = cls.load_state
+
+    @wraps(own)
+    def load_state(self: Any, *args: Any, **options: Any) -> Any:
+        result = own(self, *args, **options)
+        vars(self)[_LOADED] = args[0] if args else options.get("input_dir")
+        return result
+
+    cls.load_state = load_state
+
+
 _FOLLOWED = "_resumable_followed"
+_LOADED = "_resumable_loaded"
+_note_loads()
 
 
 def _sync(own: Callable[..., None], accelerator: Any, followed: WeakSet[_Windows], *args: Any, **options: Any) -> None:
@@ -151,6 +182,8 @@ class _Windows:
         self._is_open = False
         self._stands: Position | None = None
         self._guess: Pass | None = None
+        self._is_guessed = False
+        self._is_told = False
         self.accumulates = False
         self._list_loader()
 
@@ -218,14 +251,27 @@ class _Windows:
     def _forget_guess(self, this: Pass) -> None:
         if self._guess is this and not self._progress.is_committed_by_loop:
             self._progress.forget_windows()
+            self._is_guessed = True
         self._guess = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's state, with a warning where the loop accumulates by itself and has not stepped yet."""
+        if self._is_guessed and not self._progress.is_committed_by_loop:
+            self._is_guessed = False
+            warn(
+                "A state is saved, and no prepared optimizer has stepped since the loop began. All batches that it was given "
+                "count as trained; if it accumulates, their gradients are not in the checkpoint.",
+                [("position", self._passes.tracker.position)],
+                "Train within accelerator.accumulate(model), or call loader.commit() before the loop and after each step.",
+            )
+        return cast("dict[str, Any]", type(self._loader).state_dict(self._loader))
 
     def note(self, *, is_trained: bool) -> None:
         """The loop is in a window, which ends with the present batch if that *is_trained*."""
         progress = self._progress
         if progress is not self._passes.tracker.progress or not progress.is_in_pass:
             return
-        self._guess = None
+        self._guess, self._is_guessed = None, False
         progress.note_window(is_trained=is_trained)
         self._is_open, self._stands = not is_trained, progress.read_position
 
@@ -237,7 +283,15 @@ class _Windows:
         self._forget_guess(this)
         progress = self._progress
         if progress.in_window is not None and not (self.accumulates or progress.is_committed_by_loop):
-            progress.note_window(is_trained=True)  # the loop leaves the last batches without a step
+            if self._stands != progress.read_position and not self._is_told:
+                self._is_told = True
+                warn(
+                    "An epoch has ended while the loop accumulates by itself. Its last batches count as trained; where the loop "
+                    "carries their gradients into the next epoch, a checkpoint that is saved in between lacks them.",
+                    [("batches of the epoch", this.taken)],
+                    "Train within accelerator.accumulate(model), which steps at an epoch's end.",
+                )
+            progress.note_window(is_trained=True)
         if this.taken and not self._loader.end_of_dataloader:
             warn(
                 "An epoch has ended before its last batch, and accelerate's window with it was not closed: the gradients of "

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning.fabric.utilities import move_data_to_device
-
+from resumable.extras import naming_the_extra
 from resumable.loading.loop_progress import Counted
 from resumable.loading.prepared import MovedPass, passes_of, prepared
+
+with naming_the_extra("fabric"):
+    from lightning.fabric.utilities import move_data_to_device
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

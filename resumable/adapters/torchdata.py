@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchdata.stateful_dataloader import StatefulDataLoader
+from resumable.extras import naming_the_extra
+
+with naming_the_extra():
+    from torchdata.stateful_dataloader import StatefulDataLoader
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

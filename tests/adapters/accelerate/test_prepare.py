@@ -59,3 +59,47 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.warns(ResumptionWarning, match="no position for a loader"):
         accelerator.load_state(str(tmp_path))
     prepare(new_accelerator(), copy.deepcopy(loader))  # a copy is prepared for nothing
+
+
+def test_a_checkpoint_that_was_loaded_before_is_told_of(tmp_path: Path) -> None:
+    """Nothing of it has reached the loader, and nothing else would show that."""
+    accelerator = new_accelerator()
+    prepare(accelerator, ResumableLoader(NUMBERS, 2))
+    accelerator.save_state(str(tmp_path))
+    later = new_accelerator()
+    later.load_state(str(tmp_path))
+    with pytest.warns(ResumptionWarning, match="before the loader was prepared"):
+        prepare(later, ResumableLoader(NUMBERS, 2))
+
+
+def by_itself(*, save_after: int, counts_on: bool = False, commits: bool = False) -> None:
+    """A loop that accumulates three batches of an epoch's six, or *counts_on* into the next one, without `accumulate`."""
+    accelerator = new_accelerator()
+    model = torch.nn.Linear(1, 1)
+    loader: Any = prepare(accelerator, ResumableLoader(NUMBERS, 2))
+    optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.1))
+    if commits:
+        loader.commit()
+    done = 0
+    for _ in range(2):
+        for batch in loader:
+            accelerator.backward(model(batch[:, None].float()).mean())
+            done += 1
+            if done % (4 if counts_on else 3) == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+                if commits:
+                    loader.commit()
+            if done == save_after:
+                loader.state_dict()
+
+
+def test_a_loop_that_accumulates_by_itself_is_told_where_its_window_is_lost() -> None:
+    """Before its first step, and at an epoch's end; elsewhere its steps are seen, and its commits always are."""
+    with pytest.warns(ResumptionWarning, match="no prepared optimizer has stepped since the loop began"):
+        by_itself(save_after=2)
+    with pytest.warns(ResumptionWarning, match="An epoch has ended while the loop accumulates by itself") as caught:
+        by_itself(save_after=7, counts_on=True)
+    assert len(caught) == 1
+    by_itself(save_after=7)
+    by_itself(save_after=2, commits=True)

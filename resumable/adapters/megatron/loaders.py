@@ -118,7 +118,7 @@ def build_pretraining_data_loader(  # noqa: PLR0917  # the parameters of Bridge'
     if isinstance(consumed_samples, Mapping):
         saved = parse(consumed_samples)
         begun_with = begun_with or (None if saved.order is None else sizes_of(saved.order))
-    sizes = begun_with or now
+    sizes = now if begun_with is None else _checked(begun_with, dataloader_type)
     batch_size, tail, order = (
         now.micro_batch_size,
         cast("DropLast", bool(drop_last)),
@@ -130,8 +130,7 @@ def build_pretraining_data_loader(  # noqa: PLR0917  # the parameters of Bridge'
         order = CyclicOrder(samples, sizes, data_sharding=bool(data_sharding))
     if dataloader_type == "batch":
         batch_size = _share_of(now)
-        begun_batch = sizes.global_batch_size or cast("int", now.global_batch_size)
-        order = GlobalBatchOrder(samples, begun_batch, _seed_of(seed), pads=not drop_last)
+        order = GlobalBatchOrder(samples, sizes.global_batch_size or 0, _seed_of(seed), pads=not drop_last)
     loader: ResumableLoader[Any] = ResumableLoader(
         EpochOf.of(dataset, len(order)),
         batch_size,
@@ -177,8 +176,10 @@ def prepare(owner: object, loader: L, /) -> L:
             "Load the loader's state, or let it go on from the counters, but not from two checkpoints.",
         )
     if at != consumed:
-        has_tail = passes.progress.feed.plan.drop_last is True  # whose size depends on that of the batches
-        _go_to(cast("ResumableLoader[Any]", loader), consumed, is_of_these_sizes=has_tail)
+        feed = passes.progress.feed
+        sizes = sizes_of(feed.identity)  # a tail that is left out depends on them as well
+        is_of_these = feed.plan.drop_last is True if sizes is None else feed.plan.batch_size in _rounds_of(sizes)
+        _go_to(cast("ResumableLoader[Any]", loader), consumed, is_of_these_sizes=is_of_these)
     passes.tracker.asked()
     return prepared(loader, passes, "megatron", lambda batches: batches)
 
@@ -233,6 +234,26 @@ def _begin_at(loader: ResumableLoader[Any], at: Position) -> None:
         tracker_of(loader.state).load_snapshot(Snapshot(at.consumed_samples, at.epoch, at.offset), is_resume=True)
 
 
+def _checked(begun_with: Sizes, dataloader_type: str) -> Sizes:
+    if not isinstance(cast("object", begun_with), Sizes):
+        raise ConfigurationError(
+            "begun_with= must be Sizes.",
+            [("begun_with", begun_with)],
+            "Pass Sizes(micro_batch_size, data_parallel_size, global_batch_size), of resumable.adapters.megatron.",
+        )
+    if dataloader_type == "batch" and begun_with.global_batch_size is None:
+        raise ConfigurationError(
+            "The type 'batch' needs the global batch size that the run began with.",
+            [("begun_with", begun_with)],
+            "Pass begun_with=Sizes(..., global_batch_size=...).",
+        )
+    return begun_with
+
+
+def _rounds_of(sizes: Sizes) -> tuple[int | None, ...]:
+    return (sizes.per_round, sizes.global_batch_size)
+
+
 def _share_of(sizes: Sizes) -> int:
     """Samples that a rank takes of a global batch at once."""
     whole = sizes.global_batch_size
@@ -247,7 +268,10 @@ def _share_of(sizes: Sizes) -> int:
 
 def _seed_of(seed: int | None) -> int:
     if seed is not None:
-        return whole_number("seed", seed, least=None)
+        given = whole_number("seed", seed, least=-(2**63))
+        if given >= 2**64:
+            raise ConfigurationError("seed is too large.", [("seed", given)], "Pass a seed below 2**64.")
+        return given
     found = int(torch.initial_seed())
     warn(
         "The type 'batch' has no seed, so it is shuffled by torch's global one. A resumed run must have set the same.",

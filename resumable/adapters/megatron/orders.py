@@ -126,7 +126,9 @@ class GlobalBatchOrder:
         self._length *= global_batch_size
         if not self._length:
             raise _no_round("global batch", samples, global_batch_size)
-        self._shuffles = _Permutations(samples, lambda epoch: seed + epoch)
+        self._shuffles = _Permutations(
+            samples, lambda epoch: seed + epoch if seed + epoch < 2**64 else seed + epoch - 2**64
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -171,7 +173,7 @@ class EpochOf(Dataset[Any]):
         return dataset if len(dataset) == length else cls(dataset, length)
 
     def __len__(self) -> int:
-        return self.length
+        return self.length + len(self.dataset) - self.samples  # another length than the order's, once it has changed
 
     @override
     def __getitem__(self, index: int) -> Any:

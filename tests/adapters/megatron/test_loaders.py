@@ -171,6 +171,19 @@ def test_what_is_refused() -> None:
     for kind in ("cyclic", "batch"):
         with pytest.raises(ConfigurationError, match="does not fill one"):
             build(kind, samples=1, global_batch_size=4, seed=0)
+    sizes: Any
+    for sizes, complaint in (((2, 4), "must be Sizes"), (Sizes(2, 4), "needs the global batch size")):
+        with pytest.raises(ConfigurationError, match=complaint):
+            build("batch", global_batch_size=4, seed=0, begun_with=sizes)
+    with pytest.raises(ConfigurationError, match="seed is too large"):
+        build("batch", global_batch_size=4, seed=2**64)
+    with pytest.raises(ConfigurationError, match="the run had other sizes"):
+        prepare(TrainState(1, 9), build("cyclic"))
+    changes = Numbers(37)
+    loader = build_pretraining_data_loader(changes, 0, "cyclic", 2, pin_memory=False)
+    changes.length = 50
+    with pytest.raises(ConfigurationError, match="different lengths"):
+        iter(loader)
     with pytest.raises(ConfigurationError, match="no such type"):
         build("other")
     for consumed in (-1, 2.0, None):

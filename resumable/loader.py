@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
 from typing_extensions import Self, TypedDict, TypeVar, Unpack
 
 from resumable.checks import flag_of, seed_of, whole_number
+from resumable.errors import ConfigurationError
 from resumable.feeds.feed import RebuiltSampler, ResumableSampler, Shard
 from resumable.feeds.order_feed import OrderFeed
 from resumable.feeds.rank_sampler import RankSampler, SequentialRankSampler
@@ -25,7 +26,7 @@ from resumable.loading.arguments import (
 )
 from resumable.loading.contents import contents_of
 from resumable.loading.dataloader import SeekableLoader, install
-from resumable.loading.endless import EndlessBatches, Windows
+from resumable.loading.endless import WINDOW, EndlessBatches, Windows
 from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.trainers import hand_over
@@ -276,12 +277,22 @@ class ResumableLoader(SeekableLoader[T]):
         """An iterable of *batches* batches that goes on where its last pass ended: for validations of a part of the data.
 
         Return it from Lightning's `val_dataloader`, or iterate it in a loop, and save its `state_dict()` with the rest. It
-        goes over the ends of epochs. What a pass yields counts, also where the loop leaves it early.
+        goes over the ends of epochs. What a pass yields counts, also where the loop leaves it early. A pass that begins ends
+        the one before it.
+
+        Raises:
+            ConfigurationError: for *batches* below 1, and with a schedule, whose steps a window could cut.
 
         >>> valid = ResumableLoader(range(5), batch_size=1).windows(3)
         >>> [[int(batch) for batch in valid] for _ in range(3)], valid.state.consumed_samples
         ([[0, 1, 2], [3, 4, 0], [1, 2, 3]], 9)
         """
+        if self.stretch.schedule is not None:
+            raise ConfigurationError(
+                "A window of batches could end within a step of the schedule.",
+                [("batches", batches), ("schedule", self.stretch.schedule)],
+                "Validate with a loader that has no schedule.",
+            )
         return Windows(self, whole_number("batches", batches, least=1), self._next_in_window)
 
     def _next_in_window(self, is_first: bool, /) -> Iterator[T]:
@@ -329,6 +340,6 @@ class ResumableLoader(SeekableLoader[T]):
 _OPTIONS: Final = tuple(signature(ResumableLoader.__init__).parameters)[1:]
 """The loader's own options, read here because Lightning wraps `__init__` while a loader hook runs."""
 
-_INSTALLED: Final = ("_resumable_pass", "_resumable_sampler", "_resumable_schedule")
+_INSTALLED: Final = ("_resumable_pass", "_resumable_sampler", "_resumable_schedule", WINDOW)
 
 _REBUILT_WITH: Final = ("dataset", "batch_size", "sampler", "batch_sampler", *LoaderOptions.__annotations__)

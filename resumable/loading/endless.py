@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, Protocol
+from weakref import ReferenceType, ref
 
 from resumable.checks import whole_number
 from resumable.errors import ConfigurationError
@@ -13,7 +14,10 @@ from resumable.loading.trainer_loops import is_sanity_check
 from resumable.protocols import SavesState
 from resumable.state import ResumptionState
 
-__all__ = ["EndlessBatches", "HasPosition", "Windows"]
+__all__ = ["EndlessBatches", "WINDOW", "HasPosition", "Windows"]
+
+WINDOW: Final = "_resumable_window"
+"""The attribute of a loader that refers to the last pass of its windows."""
 
 _END: Final = object()
 
@@ -76,7 +80,7 @@ class HasPosition(SavesState, Protocol[T_co]):
 class Windows(Iterable[T]):
     """An iterable of *batches* batches of *loader*, which are other ones each time: those that come next, as *begin* begins it.
 
-    A pass that begins ends the one before it. A validation of Lightning counts like a loop's, except for the sanity check
+    A pass that begins ends the one before it, of any windows of the loader, and so does a load. A validation of Lightning counts like a loop's, except for the sanity check
     before the first step, which moves nothing.
     """
 
@@ -84,7 +88,6 @@ class Windows(Iterable[T]):
         self.loader = loader
         self._begin = begin
         self.batches = whole_number("batches", batches, least=1)
-        self._pass: EndlessBatches[T] | None = None
 
     def __len__(self) -> int:
         return self.batches
@@ -92,13 +95,16 @@ class Windows(Iterable[T]):
     def __iter__(self) -> Iterator[T]:
         if is_sanity_check():
             return islice(iter(self.loader), self.batches)
-        if self._pass is not None:
-            self._pass.close()
-        self._pass = EndlessBatches(self._begin)
-        return _Window(self._pass, self.batches)
+        self._end_pass()
+        batches = EndlessBatches(self._begin)
+        vars(self.loader)[WINDOW] = ref(batches)
+        return _Window(batches, self.batches)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_pass": None}
+    def _end_pass(self) -> None:
+        last: ReferenceType[EndlessBatches[T]] | None = vars(self.loader).get(WINDOW)
+        batches = None if last is None else last()
+        if batches is not None:
+            batches.close()
 
     @property
     def state(self) -> ResumptionState:
@@ -111,6 +117,7 @@ class Windows(Iterable[T]):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Go on from a saved position; see `ResumptionState.load_state_dict`."""
+        self._end_pass()
         self.loader.load_state_dict(state_dict)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable import ConfigurationError, ResumableLoader
+from resumable import ConfigurationError, ConstantBatchSize, ResumableLoader
 from resumable.loading.endless import Windows
 from tests.support.loader_runs import WITH_WORKERS
 
@@ -44,6 +44,24 @@ def test_each_window_goes_on(options: dict[str, Any]) -> None:
         assert again.state.position == windows.state.position
         assert whole[len(seen) : len(seen) + 5] == [batch.tolist() for batch in again]
     assert [] == [batch for iterator in held for batch in iterator]
+
+
+def test_a_pass_that_begins_ends_the_one_before_it() -> None:
+    """Of any windows of the loader, and a load ends it too, so no two count at once."""
+    loader = ResumableLoader(range(20), 2)
+    first, second = loader.windows(2), loader.windows(3)
+    held = iter(first)
+    assert [0, 1] == next(held).tolist()
+    assert [[2, 3], [4, 5], [6, 7]] == [batch.tolist() for batch in second]
+    assert [] == list(held)
+    assert 8 == loader.state.consumed_samples
+    held = iter(first)
+    next(held)
+    first.load_state_dict({"consumed_samples": 4})
+    assert [] == list(held)
+    assert [[4, 5], [6, 7]] == [batch.tolist() for batch in first]
+    with pytest.raises(ConfigurationError, match="within a step"):
+        ResumableLoader(range(20), 2, schedule=ConstantBatchSize(4)).windows(3)
 
 
 def test_a_copy_goes_on_by_itself() -> None:

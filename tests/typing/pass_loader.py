@@ -196,6 +196,9 @@ endless = loader.forever()
 steps = [next(endless)]
 endless.close()
 
+validation = loader.windows(3)
+steps = [list(validation), len(validation), validation.state.consumed_samples]
+
 
 def save(model: torch.nn.Module, loader: ResumableLoader[Any]) -> dict[str, Any]:
     return {"model": model.state_dict(), "data": loader.state_dict()}

@@ -79,6 +79,8 @@ class ParallelAwareDataloader:
         streams: str = "by_state",
         **options: Any,
     ) -> None:
+        self.dp_rank: int
+        self.dp_world_size: int
         self.dp_rank, self.dp_world_size = rank_of(dp_rank, dp_world_size, None)
         self.dataset = dataset
         self.batch_size = batch_size

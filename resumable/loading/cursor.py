@@ -114,7 +114,7 @@ class Cursor:
         """Stand at *position*, with nothing read beyond it."""
         self.commits: bool = commits
         self.in_window: bool | None = None
-        self.is_committed_by_loop = False
+        self.is_committed_by_loop: bool = False
         for each in (*self._others, self.current):
             each.counts = each.may_count = False
         self.current = Pass(self.plan.canonical(position))

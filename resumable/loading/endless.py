@@ -78,16 +78,16 @@ class HasPosition(SavesState, Protocol[T_co]):
 
 
 class Windows(Iterable[T]):
-    """An iterable of *batches* batches of *loader*, which are other ones each time: those that come next, as *begin* begins it.
+    """An iterable of *batches* batches of *loader*, each time those that come next, as *begin* begins it.
 
-    A pass that begins ends the one before it, of any windows of the loader, and so does a load. A validation of Lightning counts like a loop's, except for the sanity check
-    before the first step, which moves nothing.
+    A pass that begins ends the one before it, of any windows of the loader, and so does a load. A validation of Lightning
+    counts like a loop's, except for the sanity check before the first step, which moves nothing.
     """
 
     def __init__(self, loader: HasPosition[T], batches: int, begin: Callable[[bool], Iterator[T]]) -> None:
         self.loader = loader
         self._begin = begin
-        self.batches = whole_number("batches", batches, least=1)
+        self.batches: int = whole_number("batches", batches, least=1)
 
     def __len__(self) -> int:
         return self.batches

@@ -87,8 +87,8 @@ class CyclicOrder:
     def __init__(self, samples: int, sizes: Sizes, *, data_sharding: bool) -> None:
         micro, ranks = sizes.micro_batch_size, sizes.data_parallel_size
         self.sizes = sizes
-        self.kind = f"{CYCLIC}, {micro} x {ranks}{' sharded' if data_sharding else ''}"
-        self.interleaves = not data_sharding
+        self.kind: str = f"{CYCLIC}, {micro} x {ranks}{' sharded' if data_sharding else ''}"
+        self.interleaves: bool = not data_sharding
         self._rounds = samples // sizes.per_round
         if not self._rounds:
             raise _no_round("round", samples, sizes.per_round)
@@ -119,7 +119,7 @@ class GlobalBatchOrder:
     interleaves: ClassVar[bool] = True
 
     def __init__(self, samples: int, global_batch_size: int, seed: int, *, pads: bool) -> None:
-        self.kind = f"global batches, {global_batch_size}{' padded' if pads else ''}"
+        self.kind: str = f"global batches, {global_batch_size}{' padded' if pads else ''}"
         self.seed: int = seed % 2**64
         self._samples = samples
         self._length = -(-samples // global_batch_size) if pads else samples // global_batch_size

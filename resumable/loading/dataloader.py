@@ -18,7 +18,7 @@ from resumable.feeds.rank_sampler import RankSampler
 from resumable.loading.epochs import FollowEpoch, tell_epoch
 from resumable.loading.own_batches import OwnBatches, has_own_batches, note_given
 from resumable.loading.rebuilds import RebuildNotice
-from resumable.loading.reseeding import reseeded, take_draws
+from resumable.loading.reseeding import Reseeded, take_draws
 from resumable.loading.trainer_loops import evaluation
 from resumable.saved.snapshot import save_nothing
 from resumable.stopping.workers import ShieldLoader, mix_in
@@ -97,7 +97,7 @@ class PlacedLoader(DrawnLoader[T]):
         if sampler is None or sampler.reseed is None:
             return batches
         epoch, offset = sampler.begun
-        return reseeded(batches, sampler.reseed, epoch, offset + sampler.rank_offset, sampler.samples_per_batch)
+        return Reseeded(batches, sampler.reseed, epoch, offset + sampler.rank_offset, sampler.samples_per_batch)
 
 
 class SeekableLoader(DrawnLoader[T]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import Any, Final
 
 from torch.utils.data.dataloader import _BaseDataLoaderIter  # pyright: ignore[reportPrivateUsage]
@@ -18,12 +19,16 @@ from typing_extensions import Self
 
 from resumable.errors import warn
 from resumable.feeds.feed import ResumableSampler
+from resumable.loading.reseeding import GIVEN, passed, reseed
+from resumable.position import Position
 from resumable.stopping.workers import mix_in
 
 __all__ = ["OwnBatches", "has_own_batches", "note_given"]
 
 _GIVEN: Final = "_resumable_given"
+_FAILED: Final = object()
 _TOLD: Final = "_resumable_is_told"
+_TOLD_OF_THREAD: Final = "_resumable_is_told_of_thread"
 _HOOKS: Final = frozenset({"__iter__", "_get_iterator"})
 
 
@@ -47,7 +52,15 @@ class _Given:
         self.is_over = False
         self.is_read = False
         self.has_begun = False
-        self.reader: Callable[[], object] = _nobody
+        self.reader: Callable[[], OwnBatches | None] = _nobody
+
+    def forget_failed(self) -> int:
+        """Of what torch gave, leave out the batches that failed before the next one; how many they are."""
+        failed = 0
+        while self.batches and self.batches[0] is _FAILED:
+            self.batches.popleft()
+            failed += 1
+        return failed
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Given, ()  # a copy of the loader is not in the middle of a pass
@@ -66,6 +79,7 @@ class OwnBatches(Iterator[Any]):
     def __init__(self, loader: Any, sampler: ResumableSampler | None, iterate: Callable[[], Iterator[Any]]) -> None:
         self.passed: int = 0
         self.may_leave_out: bool = False
+        self._thread = get_ident()
         self._loader = weakref.ref(loader)
         self._sampler = sampler
         self._is_counted = sampler is None or not sampler.evaluates
@@ -83,7 +97,7 @@ class OwnBatches(Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        loader = self._loader()
+        loader, self._thread = self._loader(), get_ident()
         if not self._given.has_begun and loader is not None:
             # only now a generator asks torch for its batches, and other passes may have begun since `iter()`
             vars(loader)[_GIVEN], self._given.has_begun = self._given, True
@@ -94,8 +108,24 @@ class OwnBatches(Iterator[Any]):
         except StopIteration:
             self._end()
             raise
+        except BaseException:
+            self._given.forget_failed()  # whoever counts the pass sees the error, and counts it by itself
+            raise
         self._compare(batch)
         return batch
+
+    def note(self, batch: Any, number: int) -> None:
+        """*batch* was given, the *number*-th of the sampler's: what the class then draws follows from its place."""
+        self._given.batches.append(batch)
+        sampler = self._sampler
+        if sampler is None or sampler.reseed is None:
+            return
+        if get_ident() != self._thread:
+            self._tell_of_thread()
+            return
+        feed, (epoch, offset) = self._start["feed"], self._start["start"]
+        at = feed.plan.advance(Position(0, epoch, 0 if self._start["evaluates"] else offset), number)
+        reseed(GIVEN, sampler.reseed, at.epoch, feed.place(at.epoch, at.offset))
 
     @property
     def is_over(self) -> bool:
@@ -103,6 +133,7 @@ class OwnBatches(Iterator[Any]):
         return self._given.is_over or self._total == self._left
 
     def _compare(self, batch: Any) -> None:
+        failed = self._given.forget_failed()  # the class has gone on after their errors
         given = list(self._given.batches)  # a thread may be adding to it
         at = next((number for number, each in enumerate(given, start=1) if each is batch), None)
         if at is None:  # it was changed: the first of them, if as many are read ahead as before the first batch
@@ -113,14 +144,14 @@ class OwnBatches(Iterator[Any]):
             is_known = at == 1
         for _ in range(at):
             self._given.batches.popleft()
-        self.passed, self._given.is_read = at, True
-        self._total += at
+        self.passed, self._given.is_read = at + failed, True
+        self._total += self.passed
         if self._sampler is None:
             if not self._total:
                 self._tell("It yields batches that it has not read in this pass")
         elif not at or (self._left is not None and self._total > self._left):
             self._tell("It yields more batches than its sampler has")
-        elif not is_known:
+        elif not is_known or (failed and not self.may_leave_out):
             self._tell("It leaves batches out, merges them or changes their order; or it reads ahead and changes them")
 
     def _end(self) -> None:
@@ -132,6 +163,18 @@ class OwnBatches(Iterator[Any]):
         leaves = (self.passed > 0, not self.is_over)
         if self._sampler is not None and (all(leaves) if self.may_leave_out else any(leaves)):
             self._tell("It ends its pass before its sampler's end")
+
+    def _tell_of_thread(self) -> None:
+        loader = self._loader()
+        if loader is None or loader.num_workers or getattr(loader, _TOLD_OF_THREAD, False):
+            return  # workers have generators of their own
+        vars(loader)[_TOLD_OF_THREAD] = True
+        warn(
+            f"{type(loader).__qualname__} reads ahead in a thread, whose samples move the generators that the training draws from at the "
+            "same time: a resumed run will draw other random numbers.",
+            [("class", f"{type(loader).__module__}.{type(loader).__qualname__}"), ("num_workers", 0)],
+            "Take the samples in workers: num_workers=1 or more.",
+        )
 
     def _tell(self, what: str) -> None:
         loader = self._loader()
@@ -158,10 +201,11 @@ class _Noting:
 
     _resumable_given: _Given
     _resumable_loader: Callable[[], Any]
+    _resumable_asked = 0
 
     def note_in(self, loader: Any) -> None:
         """Belong to the present pass of *loader*."""
-        self._resumable_given = getattr(loader, _GIVEN)
+        self._resumable_given, self._resumable_asked = getattr(loader, _GIVEN), 0
         if not self._resumable_given.is_read:  # an iterator before this one was a look at the data
             self._resumable_given.batches.clear()
         self._resumable_loader = weakref.ref(loader)
@@ -177,14 +221,25 @@ class _Noting:
             if loader is not None:
                 _tell(loader, "Its batches are taken from it past the iterator that `iter()` of it returns")
         iterator: Any = super()
+        reader, before = given.reader(), self._resumable_passed
+        self._resumable_asked += 1
         try:
             batch: Any = iterator.__next__()
         except StopIteration:
             given.is_over = True
             raise
-        if given.reader() is not None:
-            given.batches.append(batch)
+        except BaseException:
+            if reader is not None:
+                given.batches.extend([_FAILED] * (self._resumable_passed - before))
+            raise
+        if reader is not None:
+            reader.note(batch, self._resumable_passed - 1)
         return batch
+
+    @property
+    def _resumable_passed(self) -> int:
+        """Batches that it has given, or tried to."""
+        return passed(self, self._resumable_asked)
 
 
 def _nobody() -> None:

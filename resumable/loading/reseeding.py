@@ -23,7 +23,7 @@ from resumable.orders.splitmix import GAMMA, mixed
 from resumable.randomness import seed_of_step
 from resumable.stopping.workers import mix_in
 
-__all__ = ["STEP_BEGINS", "YIELDED", "reseed", "reseeded", "seed_generators", "take_draws"]
+__all__ = ["GIVEN", "Reseeded", "STEP_BEGINS", "YIELDED", "passed", "reseed", "seed_generators", "take_draws"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ YIELDED: Final = 0
 """The moment at which a loader yields a micro batch."""
 STEP_BEGINS: Final = 1
 """The moment at which a trainer's step begins with it."""
+GIVEN: Final = 2
+"""The moment at which torch gives it to a loader class with an `__iter__` of its own, which may draw too."""
 
 _NUMPY_BITS: Final = 32
 _OF_ACCELERATOR: Final = 4 * GAMMA
@@ -70,11 +72,30 @@ def reseed(moment: int, seed: int, epoch: int, offset: int, /) -> None:
     seed_trackers(word)
 
 
-def reseeded(batches: Iterator[T], seed: int, epoch: int, offset: int, samples: int, /) -> Iterator[T]:
-    """*batches* of *samples* samples over all ranks, from *offset* of *epoch* on, each yielded behind a `reseed`."""
-    for number, batch in enumerate(batches):
-        reseed(YIELDED, seed, epoch, offset + number * samples)
-        yield batch
+class Reseeded(Iterator[T]):
+    """*batches* of *samples* samples over all ranks, from *offset* of *epoch* on, each yielded behind a `reseed`.
+
+    It goes on after the error of a sample, as torch's iterator does.
+    """
+
+    def __init__(self, batches: Iterator[T], seed: int, epoch: int, offset: int, samples: int) -> None:
+        self._batches = batches
+        self._of = seed, epoch
+        self._offset, self._samples = offset, samples
+        self._asked = 0
+
+    def __next__(self) -> T:
+        self._asked += 1
+        batch = next(self._batches)
+        number = passed(self._batches, self._asked) - 1
+        reseed(YIELDED, *self._of, self._offset + number * self._samples)
+        return batch
+
+
+def passed(batches: Any, asked: int, /) -> int:
+    """How many batches torch's iterator *batches*, *asked* so often for the next one, has given or failed to give."""
+    known: int = getattr(batches, "_rcvd_idx", asked)  # workers may have been waited for in vain
+    return known
 
 
 def _seed_accelerator(accelerator: torch.device, word: int) -> None:

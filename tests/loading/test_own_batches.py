@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from resumable import ConfigurationError, ResumableLoader, ResumptionWarning, resumable, resumption_of
 from tests.support.datamodules import Plain
 from tests.support.loader_classes import EXACT, LEFT_OUT, OTHERS, SHAPES, Batches, class_of, the_first_two
+from tests.support.random_samples import Augmented, disturb
 from tests.support.samplers import SET_VITAL
 
 N, SIZE, TRAINED = 13, 2, 18
@@ -205,3 +207,58 @@ def test_passes_of_a_class_that_begins_them_late() -> None:
     del first
     with pytest.raises(ConfigurationError, match="outside of that loader"):
         list(loader.batch_sampler)
+
+
+class Noisy:
+    """Goes on after errors, and draws as it does."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        with suppress(ZeroDivisionError):
+            return next(self.batches) + torch.rand(())
+        return next(self)
+
+
+def noisy(loader: Any, batches: Batches) -> Any:
+    """What draws as it goes on, and leaves out what cannot be loaded."""
+    return Noisy(batches())
+
+
+class Broken(Augmented):
+    """A sample of it fails."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return super().__getitem__(index // (index != 3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_class_draws_follows_the_position(workers: int) -> None:
+    """And what its own `__iter__` has left out after an error is counted, whether workers took it or not."""
+    cls = class_of(ResumableLoader, noisy)
+
+    def loader_of(num_workers: int) -> Any:
+        disturb()
+        return cls(Broken(N), SIZE, shuffle=True, seed=1, reseed=True, num_workers=num_workers)
+
+    loader, found = loader_of(workers), list[tuple[Any, Any]]()
+    for _ in range(2):
+        found += [(batch.tolist(), loader.state_dict()) for batch in loader]
+    assert 12 == len(found)
+    for at in (0, 4, 5, 6, 10):
+        following = loader_of(0)
+        following.load_state_dict(found[at][1])
+        resumed = [batch.tolist() for _ in range(following.epoch, 2) for batch in following]
+        assert [batch for batch, _ in found[at + 1 :]] == resumed
+
+
+def test_a_thread_that_takes_samples_while_the_training_draws() -> None:
+    """With `reseed` they would race for the global generators; workers have their own."""
+    cls = class_of(ResumableLoader, SHAPES["in_a_thread"])
+    with pytest.warns(ResumptionWarning, match=r"in_a_thread reads ahead in a thread.*\n  class: .*\n  num_workers: 0"):
+        list(cls(Augmented(N), SIZE, reseed=True))
+    list(cls(Augmented(N), SIZE, reseed=True, num_workers=1))

@@ -24,7 +24,7 @@ from resumable import (
     sample_seed,
 )
 from resumable.errors import ConfigurationError
-from resumable.loading.reseeding import YIELDED, reseed, seed_generators
+from resumable.loading.reseeding import YIELDED, Reseeded, reseed, seed_generators
 from tests.support.random_samples import Augmented, AugmentedBatches, drawn_now
 
 Batch = tuple[Any, tuple[float, float, float]]
@@ -377,3 +377,20 @@ def test_a_sample_has_its_numbers_in_a_batch_of_any_size(size: int) -> None:
         seed_generators(sample_seed(index, 0, 3))
         expected.append(drawn_now())
     assert expected == given
+
+
+def test_a_pass_goes_on_after_an_error() -> None:
+    """As torch's does; later steps draw what follows from their places."""
+
+    class Broken(Augmented):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return super().__getitem__(index // (index != 3))
+
+    batches = Reseeded(iter(DataLoader(Broken(6), batch_size=2)), 5, 0, 0, 2)
+    next(batches)
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+    next(batches)
+    drawn = drawn_now()
+    reseed(YIELDED, 5, 0, 4)
+    assert drawn == drawn_now()

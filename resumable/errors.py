@@ -8,7 +8,7 @@
       ├── MismatchError        saved and current differ      (carries the verdict)
       ├── AgreementError       ranks are at different positions
       ├── ReplayError          a sampler does not repeat itself
-      └── MissingExtraError    a package is not installed   (also an ImportError)
+      └── MissingExtraError    a package is missing or old   (also an ImportError)
     ResumptionWarning          a limitation, reported when it applies
 
 All of them survive pickling, since DataLoader workers send their errors to the parent.
@@ -100,7 +100,7 @@ class ReplayError(ResumptionError):
 
 
 class MissingExtraError(ResumptionError, ImportError):
-    """An optional package is not installed. The message names the extra to install."""
+    """An optional package is not installed, or too old. The message names the extra to install."""
 
     def __init__(
         self, what: str, values: Iterable[tuple[str, object]] = (), advice: str = "", /, *, name: str | None = None

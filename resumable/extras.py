@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,11 +12,12 @@ from typing import Final
 
 from resumable.errors import MissingExtraError, explain
 
-__all__ = ["naming_the_extra", "quietly"]
+__all__ = ["check_release", "naming_the_extra", "quietly"]
 
 # Import name of what is optional -> the extra of this package that installs it.
 _EXTRA: Final = {
     "lightning": "lightning",
+    "pytorch_lightning": "lightning",
     "tqdm": "lightning",
     "torchdata": "torchdata",
     "accelerate": "accelerate",
@@ -22,6 +25,9 @@ _EXTRA: Final = {
     "matplotlib": "demo",
     "rich": "demo",
 }
+
+# Import name -> the first release that was tested, as pyproject.toml has it.
+_LOWEST: Final = {"lightning": (2, 4), "pytorch_lightning": (2, 4)}
 
 
 @contextmanager
@@ -51,6 +57,23 @@ def naming_the_extra(extra: str | None = None, /) -> Generator[None, None, None]
             f'Run: pip install "resumable-training[{extra}]"',
         )
         raise MissingExtraError(message, name=error.name) from error
+
+
+def check_release(package: str, extra: str | None = None, /) -> None:
+    """Raise `MissingExtraError`, naming *extra* or the package's own, if *package* is older than what was tested.
+
+    >>> check_release("lightning")
+    """
+    release = str(getattr(sys.modules.get(package), "__version__", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is not None and tuple(map(int, numbers.groups())) < _LOWEST[package]:
+        extra = extra or _EXTRA[package]
+        message = explain(
+            f"This release of {package} is too old.",
+            [("installed", release), ("needed", f"{'.'.join(map(str, _LOWEST[package]))} or newer"), ("extra", extra)],
+            f'Run: pip install --upgrade "resumable-training[{extra}]"',
+        )
+        raise MissingExtraError(message, name=package)
 
 
 @contextmanager

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resumable.extras import naming_the_extra
+from resumable.extras import check_release, naming_the_extra
 from resumable.loading.loop_progress import Counted
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 
 with naming_the_extra("fabric"):
     from lightning.fabric.utilities import move_data_to_device
+
+    check_release("lightning", "fabric")
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

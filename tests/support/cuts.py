@@ -14,6 +14,7 @@ A place is an (epoch, batch_idx). Where training goes on behind a checkpoint, wh
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -133,6 +134,19 @@ def _checkpoint(**options: Any) -> Callable[[Path], L.Callback]:
     return lambda folder: ModelCheckpoint(folder, filename=_FILE, enable_version_counter=False, **options)
 
 
+def _on_exception(folder: Path) -> L.Callback:
+    """`ModelCheckpoint(save_on_exception=True)`, or what saves as it does in Lightning before 2.5.3, which has no such option."""
+    if "save_on_exception" in inspect.signature(ModelCheckpoint).parameters:
+        return _checkpoint(save_on_exception=True, every_n_train_steps=0)(folder)
+    return _SavesOnException(folder, filename=_FILE, enable_version_counter=False, every_n_train_steps=0)
+
+
+class _SavesOnException(ModelCheckpoint):
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_checkpoint(trainer, self.format_checkpoint_name(self._monitor_candidates(trainer)))
+
+
 def on_any_exception(folder: Path) -> L.Callback:
     """Saves on exceptions also before the first step, and where a step is saved already; ModelCheckpoint does not."""
     return _InHook("on_exception", lambda _: True, lambda trainer: trainer.save_checkpoint(checkpoint_in(folder)))
@@ -163,7 +177,7 @@ def saved_at_validation(before: LoaderPosition) -> Cut:
 
 def raised_in(hook: str, place: LoaderPosition, saver: Callable[[Path], L.Callback] | None = None) -> Cut:
     """Saved on the way out of an exception in *hook* at *place*."""
-    saver = saver or _checkpoint(save_on_exception=True, every_n_train_steps=0)
+    saver = saver or _on_exception
     return Cut(f"raised_in_{hook}_{place}", saver, hook, at(place), _kill)
 
 
@@ -204,8 +218,7 @@ def raised_after(batches: int) -> Cut:
     It counts the session's batches itself, so it ends one session only.
     """
     numbers = count()
-    saver = _checkpoint(save_on_exception=True, every_n_train_steps=0)
-    return Cut(f"raised_after_{batches}", saver, "training_step", lambda _: next(numbers) == batches, _kill)
+    return Cut(f"raised_after_{batches}", _on_exception, "training_step", lambda _: next(numbers) == batches, _kill)
 
 
 def saved_in(hook: str, place: LoaderPosition) -> Cut:

@@ -17,6 +17,7 @@ Callback class is imported from Lightning, from the package that the trainer com
     hooks                    the callback that hears of the trainer's doings
     reseeding                random numbers seeded as a batch leaves a fetcher
     placement, restart       the loops set to the position, and their saved counters rewritten
+    versions                 the loops of older releases made to go on as those of newer ones
     samplers, ranks          what Lightning looks for in a loader, and this process's rank
     stopping                 a fit that saves and ends at a step boundary, once it was asked to stop
 """
@@ -36,6 +37,7 @@ from resumable.adapters.lightning.progress import LightningProgress
 from resumable.adapters.lightning.ranks import Ranks, shard_of
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.schedule_progress import LightningScheduleProgress
+from resumable.adapters.lightning.versions import adapt
 from resumable.data_sampler.options import SamplerOptions
 from resumable.errors import DecorationError
 from resumable.feeds.feed import Shard
@@ -58,6 +60,9 @@ class Adapter:
     trainer: Any
 
     follows_at_once: ClassVar[bool] = False  # an evaluation looks at the state too
+
+    def __post_init__(self) -> None:
+        adapt(self.trainer)
 
     @property
     def shard(self) -> Shard:

@@ -8,11 +8,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
-from resumable.adapters import framework_of
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
 from resumable.adapters.lightning.reseeding import reseed_from
 from resumable.adapters.lightning.restart import SavedLoops
 from resumable.adapters.lightning.stopping import FitStop
+from resumable.adapters.lightning.versions import package_of
 from resumable.loading.dataloader import is_dataloader
 from resumable.loading.reseeding import STEP_BEGINS
 from resumable.progress import Tracker
@@ -89,8 +89,8 @@ class Hooks:
             reseed_from(trainer.fit_loop, progress.reseed_at)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """A new epoch, or the first one of a trainer without restored counters."""
-        if self.progress is not None:
+        """A new epoch, or the first one of a trainer without restored counters; Lightning 2.4 begins each one anew."""
+        if self.progress is not None and not self.placement.goes_on():
             self.progress.epoch_starts()
             self.placement.epoch_starts(trainer.fit_loop, self.progress)
             self._reseed_from(trainer, self.progress)
@@ -172,7 +172,7 @@ def hooks_of(trainer: Any, tracker: Tracker) -> Hooks:
     for callback in trainer.callbacks:
         if isinstance(callback, Hooks) and tracker in (callback.tracker, callback.tried_for):
             return callback
-    package = next(base.__module__.partition(".")[0] for base in type(trainer).__mro__ if framework_of(base))
+    package = package_of(trainer)
     if tracker.progress is not None and tracker.progress.is_running:
         hooks = _hooks(package, Tracker())
         hooks.tried_for = tracker

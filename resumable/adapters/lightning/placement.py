@@ -137,6 +137,11 @@ class Placement:
             fit.max_batches = fit._data_fetcher.length = self.first_epoch_batches
             self._validate_in(progress.trainer, fit.max_batches)
 
+    def goes_on(self) -> bool:
+        """Whether the epoch that a trainer tells its callbacks of goes on; they are then told of it."""
+        told, self.form = self.form, None if self.form == "middle" else self.form
+        return told in ("middle", "end")
+
     def epoch_starts(self, fit: Any, progress: TrainerProgress) -> None:
         """Give the epochs after a shorter first one their whole length again."""
         if (self.first_epoch_batches is not None or progress.epochs_vary) and progress.is_at_epochs_start:

@@ -22,6 +22,8 @@ _EXTRA: Final = {
     "torchdata": "torchdata",
     "accelerate": "accelerate",
     "megatron": "megatron",
+    "transformers": "transformers",
+    "ray": "ray",
     "matplotlib": "demo",
     "rich": "demo",
 }

@@ -5,8 +5,8 @@
 All files export the same few names, so that the next adapter is written by copying the smallest:
 
     Ranks         which part of the data this process loads     distributed  device_mesh  megatron  lightning
-                                                                accelerate  fabric
-    prepare       the same loader, for a framework's own loop   accelerate  fabric  megatron
+                                                                accelerate  fabric  transformers  ray
+    prepare       the same loader, for a framework's own loop   accelerate  fabric  transformers  ray  megatron
     AllGather     the records of all ranks                       distributed
     Calculator    how many micro batches a step takes            megatron  apex
     ParallelAwareDataloader    a loader with torchtitan's arguments  torchtitan

@@ -59,6 +59,7 @@ ONLY_IN = {
     "lightning": {"adapters.fabric", "adapters.lightning", "demo"},
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
+    "ray": {"adapters.ray"},
     "rich": {"cli", "demo", "report"},
     "torch": {
         "adapters",
@@ -72,6 +73,7 @@ ONLY_IN = {
     },
     "torchdata": {"adapters.torchdata"},
     "tqdm": {"loading.stream_loader"},
+    "transformers": {"adapters.transformers"},
 }
 
 

@@ -29,6 +29,8 @@ ELSEWHERE = {
     "adapters/lightning/test_stream_states.py": "loading/stream_state",
     "adapters/torchtitan/test_runs.py": "adapters/torchtitan loading/loop_stream",
     "adapters/megatron/test_loaders.py": "adapters/megatron/orders",
+    "adapters/ray/test_workers.py": "adapters/ray",
+    "adapters/transformers/test_runs.py": "adapters/transformers loading/prepared",
     "cli/test_main.py": "cli/demo extras",
     "test_history_of_trainers.py": "data_sampler/cyclic_order",
     "data_sampler/test_progress.py": "data_sampler/options",

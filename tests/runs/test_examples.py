@@ -61,6 +61,8 @@ RESUMES = {
 NEED_MEGATRON = ("megatron_bridge.py", "megatron_gpt.py", "migration.py")
 PARTS = ("data_sampler.py", "migration_after.py", "migration_before.py")
 """What migration.py runs."""
+OF_ADAPTERS = ("hf_trainer.py", "ray_train.py")
+"""Run in tests/adapters/transformers/ and tests/adapters/ray/, where their frameworks are installed."""
 UNDER_TORCHRUN = ("ddp_torchrun.py", "fsdp_dcp.py")
 """Run in tests/adapters/distributed/test_torchrun.py."""
 
@@ -81,7 +83,9 @@ def run(script: Path) -> tuple[int, str]:
 
 def test_every_example_is_run() -> None:
     """The lists above name what lies in the folder."""
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted([*PRINTS, *PARTS, *UNDER_TORCHRUN])
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(
+        [*PRINTS, *PARTS, *OF_ADAPTERS, *UNDER_TORCHRUN]
+    )
 
 
 def test_the_readme_shows_the_examples_before_and_after() -> None:

@@ -1,0 +1,1 @@
+"""The adapter of Ray Train, against the real one."""

@@ -1,0 +1,1 @@
+"""The adapter of Hugging Face's Trainer, against the real one."""

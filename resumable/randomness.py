@@ -22,7 +22,7 @@ from resumable.orders.splitmix import WORD, mixed
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-__all__ = ["MANY", "sample_rng", "sample_seed", "seed_of_draw", "seed_of_step", "seeds_of_first_draws", "unusable"]
+__all__ = ["MANY", "sample_rng", "sample_seed", "seed_of_draw", "seed_of_step", "seeds_of_first_draws", "text_of"]
 
 MANY: Final = 8
 """For fewer samples, Python mixes their words faster than NumPy."""
@@ -35,7 +35,7 @@ def sample_seed(index: Any, epoch: int, seed: int = 0, *, draw: int = 0) -> int:
     """The seed of a sample's random numbers, 0 to 2**64 - 1: another one for each index, epoch, seed and draw.
 
     Args:
-        index: what `dataset[index]` takes: a whole number (modulo 2**64), a string, or a tuple of these.
+        index: what `dataset[index]` takes: a whole number (modulo 2**64), a string, or a tuple, list or array of these.
         epoch: 0 for the first pass. Above 2**64 - 1 epochs begin again.
         seed: of the run, 0 to 2**64 - 1.
         draw: how often this index came earlier in the epoch, where a sampler repeats indices.
@@ -101,25 +101,25 @@ def _word(index: Any) -> int:
     number = as_int(index)
     if number is not None:
         return number & WORD
-    return int.from_bytes(blake2b(_text(index).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(text_of(index).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def unusable(index: object) -> ConfigurationError:
-    """The error for an index from which no random numbers can follow."""
-    return ConfigurationError(
-        "Random numbers cannot follow from this index.",
-        [("index", index), ("type", type(index).__name__)],
-        "Use whole numbers, strings or tuples of them as indices, or leave out reseed=True.",
-    )
+def text_of(index: Any, /) -> str:
+    """*index*, of a kind that `sample_seed` takes, as text that no other index has.
 
-
-def _text(index: Any) -> str:
-    """*index* as text that no other index has."""
+    >>> text_of(("a", [1, 2]))
+    '(1:a(1,2,))'
+    """
     if isinstance(index, str):
         return f"{len(index)}:{index}"
-    if isinstance(cast("object", index), tuple):
-        return f"({''.join(map(_text, index))})"
     number = as_int(index)
-    if number is None:
-        raise unusable(index)
-    return f"{number},"
+    if number is not None:
+        return f"{number},"
+    parts: Any = index.tolist() if hasattr(index, "tolist") else index  # an array, or a tensor
+    if isinstance(parts, (list, tuple)):
+        return f"({''.join(map(text_of, cast('list[Any]', parts)))})"
+    raise ConfigurationError(
+        "Random numbers cannot follow from this index.",
+        [("index", index), ("type", type(index).__name__)],
+        "Use whole numbers, strings, or tuples, lists or arrays of them as indices, or leave out reseed=True.",
+    )

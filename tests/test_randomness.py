@@ -90,14 +90,16 @@ def test_the_four_parts_of_a_seed(index: int, epoch: int, seed: int, draw: int) 
 
 
 def test_indices_of_every_kind() -> None:
-    """NumPy's and torch's whole numbers are those that they hold; strings and tuples are told apart."""
+    """NumPy's and torch's whole numbers are those that they hold; strings and sequences are told apart."""
     assert sample_seed(7, 0) == sample_seed(np.int32(7), 0) == sample_seed(torch.tensor(7), 0)
     kinds = ["a", "b", ("a",), ("a", "b"), ("ab",), ("a", ("b",)), (1, 2), (12,), "1", ("1", 2), (), ""]
     assert len(kinds) == len({sample_seed(index, 0) for index in kinds})
-    assert sample_seed((1, 2), 0) == sample_seed((np.int64(1), 2), 0)
+    for index in ((np.int64(1), 2), [1, 2], np.array([1, 2]), torch.tensor([1, 2])):
+        assert sample_seed((1, 2), 0) == sample_seed(index, 0)
+    assert sample_seed(((1, 2), (3, 4)), 0) == sample_seed(torch.tensor([[1, 2], [3, 4]]), 0)
 
 
-@pytest.mark.parametrize("index", [1.5, None, [1], {"a": 1}, (1, 2.0), torch.tensor([1, 2])])
+@pytest.mark.parametrize("index", [1.5, None, [1.5], {"a": 1}, (1, 2.0), torch.tensor([0.5]), np.float64(1), b"a"])
 def test_an_index_without_a_number(index: Any) -> None:
     """What it is, and what would do."""
     with pytest.raises(ConfigurationError, match="Random numbers cannot follow from this index"):

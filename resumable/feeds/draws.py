@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from resumable.checks import as_int
 from resumable.errors import ConfigurationError
-from resumable.randomness import MANY, seed_of_draw, seeds_of_first_draws, unusable
+from resumable.randomness import MANY, seed_of_draw, seeds_of_first_draws, text_of
 
 __all__ = ["Draw", "Draws", "DrawsSampler", "SampleIndex", "Tally"]
 
@@ -147,18 +147,15 @@ class Tally:
         """Count *indices* of *epoch*, in order; the draw of each.
 
         Raises:
-            ConfigurationError: where an index cannot be told from others.
+            ConfigurationError: for an index of a kind that random numbers cannot follow from.
         """
         if epoch != self._epoch:
             self._epoch, self._seen = epoch, Counter()
         seen, draws = self._seen, list[Draw]()
-        try:
-            for index in indices:
-                number = index if type(index) is int else as_int(index)  # a tensor's hash is not its number's
-                key = index if number is None else number
-                earlier = seen[key]
-                draws.append((epoch, earlier))
-                seen[key] = earlier + 1
-        except TypeError as error:
-            raise unusable(indices) from error
+        for index in indices:
+            number = index if type(index) is int else as_int(index)  # a tensor's hash is not its number's
+            key = text_of(index) if number is None else number
+            earlier = seen[key]
+            draws.append((epoch, earlier))
+            seen[key] = earlier + 1
         return draws

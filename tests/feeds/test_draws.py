@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -132,7 +133,9 @@ def test_only_whole_numbers_know_their_epoch(index: Any) -> None:
         SampleIndex.of(index, 0, 0)
 
 
-def test_indices_that_cannot_be_told_apart() -> None:
-    """A list as an index is refused, and no draw is made up."""
+def test_indices_that_are_sequences() -> None:
+    """They are told apart by what they hold; where they hold nothing of a known kind, no draw is made up."""
+    tensors = [torch.tensor(each) for each in ([1, 2], [1, 2], [2, 1])]
+    assert [(0, 0), (0, 1), (0, 0)] == Tally().note(0, tensors) == Tally().note(0, [each.tolist() for each in tensors])
     with pytest.raises(ConfigurationError, match="Random numbers cannot follow"):
-        Tally().note(0, [[1], [2]])
+        Tally().note(0, [{"a": 1}])

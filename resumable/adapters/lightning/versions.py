@@ -122,16 +122,16 @@ class _FitLoop24(_Loop):
         self.is_resuming = True
 
     def reset(self) -> None:
-        """It counts the epoch that goes on once more, in its start: so its first start is taken back."""
         fit: Any = super()
-        total = self.epoch_progress.total
-        if self.restarting and total.started == total.ready == total.processed + 1:
-            total.ready = total.started = total.processed
         val_loop = self.epoch_loop.val_loop
         val_loop.restarted_mid_evaluation = self.restarting and _is_within(val_loop.batch_progress.total)
         fit.reset()
 
     def on_advance_start(self) -> None:
+        """It counts the epoch that goes on once more, so the first start is taken back; loaders may have restored it late."""
+        for counters in (self.epoch_progress.current, self.epoch_progress.total):
+            if self.is_resuming and counters.started == counters.ready == counters.processed + 1:
+                counters.ready = counters.started = counters.processed
         with self._forgetting_restarts():
             fit: Any = super()
             fit.on_advance_start()

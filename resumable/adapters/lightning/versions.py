@@ -35,8 +35,8 @@ def adapt(trainer: Any, /) -> None:
     Raises:
         MissingExtraError: if the release is older than those that were tested.
     """
-    fit = trainer.fit_loop
-    if hasattr(fit, "is_resuming"):
+    fit = getattr(trainer, "fit_loop", None)
+    if fit is None or hasattr(fit, "is_resuming"):  # without loops, nothing of it has begun
         return
     check_release(package_of(trainer))
     has_stages = hasattr(fit, "update_restart_stage")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .decorator import resumption_of as resumption_of
     from .errors import AgreementError as AgreementError
     from .errors import ConfigurationError as ConfigurationError
+    from .errors import ConformanceError as ConformanceError
     from .errors import DecorationError as DecorationError
     from .errors import MismatchError as MismatchError
     from .errors import MissingExtraError as MissingExtraError
@@ -67,8 +68,8 @@ else:  # a type checker that saw __getattr__ would take every misspelt name for 
     _NAMES: Final = {
         "adapters.distributed": "agree_to_stop",
         "decorator": "is_resumable resumable resumption_of",
-        "errors": "AgreementError ConfigurationError DecorationError MismatchError MissingExtraError MissingStateError "
-        "ReplayError ResumptionError ResumptionWarning StateError",
+        "errors": "AgreementError ConfigurationError ConformanceError DecorationError MismatchError MissingExtraError "
+        "MissingStateError ReplayError ResumptionError ResumptionWarning StateError",
         "feeds.draws": "SampleIndex",
         "loader": "ResumableLoader",
         "orders.orders": "Sequential Shuffled",

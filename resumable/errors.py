@@ -8,6 +8,7 @@
       ├── MismatchError        saved and current differ      (carries the verdict)
       ├── AgreementError       ranks are at different positions
       ├── ReplayError          a sampler does not repeat itself
+      ├── ConformanceError     a check of `resumable.testing` failed   (also an AssertionError)
       └── MissingExtraError    a package is missing or old   (also an ImportError)
     ResumptionWarning          a limitation, reported when it applies
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgreementError",
     "ConfigurationError",
+    "ConformanceError",
     "DecorationError",
     "MismatchError",
     "MissingExtraError",
@@ -97,6 +99,10 @@ class AgreementError(ResumptionError):
 
 class ReplayError(ResumptionError):
     """A sampler returned different indices when it was iterated again for the same epoch."""
+
+
+class ConformanceError(ResumptionError, AssertionError):
+    """What the user gave to a check of `resumable.testing` does not keep its promise."""
 
 
 class MissingExtraError(ResumptionError, ImportError):

@@ -11,6 +11,7 @@ No other method is wrapped and no hook is added: Lightning looks at which hooks 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
@@ -28,6 +29,7 @@ from resumable.protocols import (
     SupportsSampling,
     SupportsTraining,
 )
+from resumable.saved.audit_log import AuditLog
 from resumable.saved.resolve import Policy
 from resumable.verdict import OnMismatch
 
@@ -55,6 +57,7 @@ def resumable(  # type: ignore[overload-overlap]  # with this name the class nee
     agreement: AllGather | None = ...,
     reseed: bool = ...,
     pass_epoch: bool = ...,
+    audit: str | os.PathLike[str] | None = ...,
 ) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
 
 
@@ -70,6 +73,7 @@ def resumable(
     agreement: AllGather | None = ...,
     reseed: bool = ...,
     pass_epoch: bool = ...,
+    audit: str | os.PathLike[str] | None = ...,
     decrease_batch_size_if_needed: bool = ...,
     streams: Streams = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
@@ -90,6 +94,7 @@ def resumable(
     streams: Streams = "by_state",
     reseed: bool = False,
     pass_epoch: bool = False,
+    audit: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -119,6 +124,8 @@ def resumable(
             generators are seeded from the seed and the position; the accelerator's as well, for a step.
         pass_epoch: give `dataset[index]` an int that knows its `.epoch`, and its `.draw`: how often this index came
             earlier in the epoch.
+        audit: a folder to which each rank appends what it really trained, for `resumable audit` and `resumable report`; one
+            folder for each run.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -144,6 +151,7 @@ def resumable(
         streams=streams,
         reseed=reseed,
         pass_epoch=pass_epoch,
+        audit=None if audit is None else AuditLog(audit),
     )
 
     def decorate(decorated: type[Any]) -> type[Any]:

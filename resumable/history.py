@@ -29,7 +29,7 @@ from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import Snapshot
 from resumable.steps.batch_plan import UNBOUNDED
 
-__all__ = ["History", "TrainedStep"]
+__all__ = ["History", "TrainedStep", "known_order"]
 
 _MOST_PASSES: Final = 1_000
 """Epochs in a row that may leave a sample out, before no later one is looked for."""
@@ -222,12 +222,9 @@ class History:
 
     def _order_of(self, stretch: Stretch) -> Order:
         identity = replace(stretch.order or self._identity, length=self._length_of(stretch))
-        if identity.kind == Sequential.kind:
-            return Sequential(identity.length)
-        if identity.kind == Shuffled.kind:
-            return Shuffled(identity.length, identity.seed or 0)
-        if CyclicOrder.knows(identity):
-            return CyclicOrder(identity, stretch.micro_batch_size, stretch.data_parallel_size)
+        order = known_order(identity, stretch)
+        if order is not None:
+            return order
         if self._given is not None and stretch.order is None and len(self._given) == identity.length:
             return self._given
         raise _untold(f"only {identity.kind!r}, which is the user's, knows its order", ("order", identity))
@@ -256,6 +253,21 @@ class History:
         return replace(
             stretch, epoch=epoch, offset=offset, length=length, micro_batch_size=micro, data_parallel_size=ranks
         )
+
+
+def known_order(identity: Identity, stretch: Stretch, /) -> Order | None:
+    """The order that *identity* names, in the sizes of *stretch*; None where only the user's code knows it.
+
+    >>> known_order(Identity("sequential", 3), Stretch()).indices(0, 1, 3).tolist()
+    [1, 2]
+    """
+    if identity.kind == Sequential.kind:
+        return Sequential(identity.length)
+    if identity.kind == Shuffled.kind:
+        return Shuffled(identity.length, identity.seed or 0)
+    if CyclicOrder.knows(identity):
+        return CyclicOrder(identity, stretch.micro_batch_size, stretch.data_parallel_size)
+    return None
 
 
 def _place_of(order: Order, epoch: int, sample: int) -> int | None:

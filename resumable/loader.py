@@ -31,6 +31,7 @@ from resumable.loading.loop_passes import LoopPasses
 from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.trainers import hand_over
 from resumable.protocols import AllGather, BatchSchedule, Order, Ranks
+from resumable.saved.audit_log import AuditLog
 from resumable.saved.file import read
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy
@@ -101,6 +102,8 @@ class ResumableLoader(SeekableLoader[T]):
             global generators are seeded from *seed* and the position; the accelerator's as well, for a batch.
         pass_epoch: give `dataset[index]` an int that knows its `.epoch`, and its `.draw`: how often this index came
             earlier in the epoch. It is the same after any resume.
+        audit: a folder to which each rank appends what it really trained, for `resumable audit` and `resumable report`; one
+            folder for each run.
         options: DataLoader's own: workers, collate_fn, pinning, and so on.
 
     Raises:
@@ -132,6 +135,7 @@ class ResumableLoader(SeekableLoader[T]):
         agreement: AllGather | None = None,
         reseed: bool = False,
         pass_epoch: bool = False,
+        audit: str | os.PathLike[str] | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
         reseeds, passes_epoch = flag_of("reseed", reseed), flag_of("pass_epoch", pass_epoch)
@@ -162,7 +166,9 @@ class ResumableLoader(SeekableLoader[T]):
         self._state = ResumptionState(agreement=agreement)
         self._is_alone = data_parallel_size is None and ranks is None
         self.passes_epoch = passes_epoch
-        tracker_of(self._state).follow(self._progress)
+        tracker = tracker_of(self._state)
+        tracker.audit = None if audit is None else AuditLog(audit)
+        tracker.follow(self._progress)
         self._install()
 
     def __new__(cls, *args: Any, **options: Any) -> Self:

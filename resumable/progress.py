@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -21,6 +22,7 @@ from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.protocols import AllGather, Order
 from resumable.saved.agreement import Part, agreed
+from resumable.saved.audit_log import AuditLog
 from resumable.saved.ledger import Ledger, Stretch
 from resumable.saved.snapshot import Snapshot, dump, parse
 from resumable.verdict import Verdict
@@ -41,6 +43,9 @@ class Progress(Protocol):
 
     must_tell: bool = False
     """Whether the next pass must tell the user which epoch it is."""
+
+    audit: AuditLog | None = None
+    """What writes down what is trained; None where nobody asks for it."""
 
     @property
     def is_running(self) -> bool:
@@ -87,6 +92,11 @@ class Progress(Protocol):
     def rebase(self) -> None:
         """Count from the present position on, without moving it."""
         return
+
+    @property
+    def present_stretch(self) -> Stretch | None:
+        """The present configuration, from the place on where it began or was loaded; None before it is known."""
+        return None
 
     @property
     def part(self) -> Part | None:
@@ -144,6 +154,8 @@ class Tracker:
         self.agreement = agreement
         self.verdict: Verdict = Verdict()
         """How exactly the last state goes on that was loaded, or refused."""
+        self.audit: AuditLog | None = None
+        """What writes down what is trained here; None where nobody asks for it."""
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None
         self._is_resume = False
@@ -197,7 +209,13 @@ class Tracker:
         """A new dict of JSON types; no part of it is shared with another."""
         if self.progress is not None:
             self.progress.note_saved()
+        self.note_trained()
         return dump(self.snapshot())
+
+    def note_trained(self) -> None:
+        """Write down how far the training has come, where there is an audit."""
+        if self.audit is not None and self.progress is not None:
+            self.audit.note(self.progress)
 
     def _outcome(self) -> tuple[dict[str, Any], Part | None]:
         """What all ranks compare: the state, and which part of the data is this rank's."""
@@ -349,7 +367,8 @@ class Tracker:
         self._take(self.snapshot())
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_saved": self.snapshot(), "verdict": self.verdict}
+        audit = None if self.audit is None else copy(self.audit)  # with a file of its own
+        return {"_saved": self.snapshot(), "verdict": self.verdict, "audit": audit}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]  # a copy is connected to nothing, and asks no other rank
@@ -357,6 +376,10 @@ class Tracker:
 
     def _take(self, saved: Snapshot, progress: Progress | None = None) -> None:
         self._saved, self.progress, self._noted = saved, progress, None
+        if self.audit is not None:
+            self.audit.moved = True
+        if progress is not None:
+            progress.audit = self.audit
 
     def _log_resume(self) -> None:
         """Log a resume once, when there is a progress and no rank can refuse it any more."""

@@ -3,5 +3,7 @@
 main       the command line: adds each command of the other files, and says its errors in one line
 command    what all commands share: exit codes, how one is declared
 output     what a command prints: facts, tables, JSON
+plan       `resumable plan`
+audit      `resumable audit`
 demo       `resumable demo`
 """

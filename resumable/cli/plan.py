@@ -121,16 +121,17 @@ def _count(text: str) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> PiecewiseSchedule | None:
-    size, rampup, text = arguments.global_batch_size, arguments.rampup, arguments.schedule
+    rampup, text = arguments.rampup, arguments.schedule
+    size: int | None = arguments.global_batch_size
     if text is not None and (size is not None or rampup is not None):
         raise WrongUseError("--schedule says all batch sizes: leave --global-batch-size and --rampup out.")
-    if rampup is not None and size is None:
-        raise WrongUseError("--rampup leads up to a batch size: add --global-batch-size.")
     if arguments.seq_length is not None and text is None:
         raise WrongUseError("--seq-length is for the thresholds of --schedule: add it, or leave --seq-length out.")
     if text is not None:
         return StepSchedule.parse(text, arguments.seq_length)
     if rampup is not None:
+        if size is None:
+            raise WrongUseError("--rampup leads up to a batch size: add --global-batch-size.")
         return LinearRampup.from_megatron(rampup, size)
     return None if size is None else ConstantBatchSize(size)
 

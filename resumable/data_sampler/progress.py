@@ -12,8 +12,8 @@ moved together: consumed samples are the sampler's count of the steps since the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from resumable.checks import as_int, whole_count
 from resumable.data_sampler.calculators import calculator_in_use
 from resumable.data_sampler.options import SamplerOptions
 from resumable.data_sampler.placed_loader import SeekableSampler, check_begins
+from resumable.data_sampler.written import unchanged_on_error, undo_of_load
 from resumable.errors import StateError, warn
 from resumable.orders.identity import CYCLIC, Identity
 from resumable.position import Position
@@ -36,11 +37,9 @@ from resumable.steps.batch_plan import UNBOUNDED
 from resumable.steps.schedules import ConstantBatchSize, LinearRampup, in_whole_rounds
 from resumable.verdict import Verdict
 
-__all__ = ["ATTRIBUTES", "DataSamplerProgress", "unchanged_on_error"]
+__all__ = ["DataSamplerProgress"]
 
 _COUNT = "compute_consumed_samples()"
-ATTRIBUTES = ("init_global_step", "init_consumed_samples", "prev_consumed_samples", "if_first_step")
-"""What is written into a data sampler."""
 
 
 class DataSamplerProgress(Progress):
@@ -122,10 +121,15 @@ class DataSamplerProgress(Progress):
         # the saved step count, where nothing was trained since, shows a trainer that is restored after the load
         at_saved = saved.global_step is not None and saved.consumed_samples == consumed
         step = saved.global_step if at_saved else self._trainer_step()
-        if self._stretch is None and consumed > self._start[0]:
-            self._stretch = self._stretch_from_start()
-        ledger = ledger_at(self._stretch, consumed)
+        ledger = ledger_at(self.present_stretch, consumed)
         return Snapshot(consumed, epoch, offset, self.order, ledger=ledger, global_step=step)
+
+    @property
+    @override
+    def present_stretch(self) -> Stretch | None:
+        if self._stretch is None and self.consumed_samples > self._start[0]:
+            self._stretch = self._stretch_from_start()
+        return self._stretch
 
     def _trainer_step(self) -> int | None:
         trainer = self._trainer()
@@ -142,7 +146,7 @@ class DataSamplerProgress(Progress):
     def restore_point(self) -> Callable[[], object]:
         undo = ExitStack()
         undo.callback(self._tell, self._last[0])
-        undo.callback(_undo_of_load(self.sampler))
+        undo.callback(undo_of_load(self.sampler))
         undo.callback(undo_of(self))  # it comes first
         return undo.close
 
@@ -376,25 +380,3 @@ def _size(source: object, name: str) -> int | None:
     """The attribute *name* of *source*, if it is a number of samples or ranks."""
     size = as_int(getattr(source, name, None))
     return size if size is not None and size > 0 else None
-
-
-@contextmanager
-def unchanged_on_error(sampler: object) -> Generator[None, None, None]:
-    """Give *sampler* back what a load has written, if an error comes out of the block."""
-    undo = _undo_of_load(sampler)
-    try:
-        yield
-    except BaseException:
-        undo()
-        raise
-
-
-def _undo_of_load(sampler: object) -> Callable[[], None]:
-    """What gives *sampler* back the values that it has now where a load writes."""
-    before = {name: getattr(sampler, name) for name in ATTRIBUTES if hasattr(sampler, name)}
-
-    def undo() -> None:
-        for name, value in before.items():
-            setattr(sampler, name, value)
-
-    return undo

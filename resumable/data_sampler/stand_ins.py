@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from resumable.data_sampler.calculators import FRAMEWORKS, GLOBAL
-from resumable.data_sampler.progress import ATTRIBUTES
+from resumable.data_sampler.written import ATTRIBUTES
 
 __all__ = ["run"]
 

@@ -24,6 +24,7 @@ from resumable.loading.map_loader import MapLoader, TrainLoader, seed_of_loader
 from resumable.progress import Tracker
 from resumable.protocols import DataSampler, Ranks
 from resumable.saved.schedule_format import LedgerSchedule
+from resumable.state import tracker_of
 from resumable.stopping.workers import keep_apart
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def attach(returned: Any, trainer: TrainerAdapter, tracker: Tracker, options: Op
 
     returned, mode = _replaced(returned, replace)
     if loaders:
+        _let_audit(loaders, tracker)
         trainer.connect(tracker, loaders, mode, _schedule_of(loaders, options), options.policy)
     return returned
 
@@ -123,6 +125,19 @@ def _schedule_of(loaders: list[TrainLoader], options: Options) -> LedgerSchedule
             "Pass it to one of them.",
         )
     return schedule
+
+
+def _let_audit(loaders: list[TrainLoader], tracker: Tracker) -> None:
+    """Let *tracker* keep the audit that a ResumableLoader among *loaders* was given."""
+    for each in loaders:
+        audit = tracker_of(each.loader.state).audit if isinstance(each.loader, ResumableLoader) else None
+        if audit is not None and tracker.audit is not None and tracker.audit.folder != audit.folder:
+            raise DecorationError(
+                "The audit is kept in two folders.",
+                [("of the loader", audit.folder), ("of the decorator", tracker.audit.folder)],
+                "Pass it to one of them.",
+            )
+        tracker.audit = tracker.audit or audit
 
 
 def _shard_of(trainer: TrainerAdapter, ranks: Ranks | None) -> Shard:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 from typing_extensions import TypeIs
 
-from resumable.data_sampler.progress import ATTRIBUTES
+from resumable.data_sampler.written import ATTRIBUTES
 from resumable.datamodule.options import MARK, Options
 from resumable.datamodule.trainer import adapter_of
 from resumable.errors import DecorationError
@@ -93,6 +93,7 @@ def _state_in(datamodule: Resumable) -> ResumptionState:
         return held[0]
     # a copy of the instance goes on by itself, from the original's position
     state = ResumptionState() if held is None else copy(held[0])
-    tracker_of(state).agreement = datamodule.__resumable_options__.agreement
+    options, tracker = datamodule.__resumable_options__, tracker_of(state)
+    tracker.agreement, tracker.audit = options.agreement, copy(options.audit)  # each instance has a file of its own
     instance[_HELD] = (state, id(datamodule))
     return state

@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 from typing_extensions import override
 
-from resumable.data_sampler.progress import unchanged_on_error
 from resumable.data_sampler.stand_ins import run
+from resumable.data_sampler.written import unchanged_on_error
 from resumable.datamodule.instance import resumption_of, sampler_of
 from resumable.datamodule.options import Options
 from resumable.datamodule.trainer import adapter_of

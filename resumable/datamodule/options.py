@@ -11,6 +11,7 @@ from resumable.checks import check_members, check_schedule, flag_of
 from resumable.data_sampler.options import SamplerOptions
 from resumable.errors import ConfigurationError, DecorationError
 from resumable.protocols import AllGather, BatchSchedule, MicrobatchCalculator, Ranks
+from resumable.saved.audit_log import AuditLog
 from resumable.saved.resolve import Policy
 
 __all__ = ["MARK", "Options", "Streams", "check_class"]
@@ -46,6 +47,7 @@ class Options:
     streams: Streams = "by_state"
     reseed: bool = False
     pass_epoch: bool = False
+    audit: AuditLog | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.sampler), str | None):

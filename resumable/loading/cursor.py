@@ -59,6 +59,8 @@ class Pass:
     With a schedule, *step* is the step that the last batch belongs to, and what was taken before it. *trains*: it is known
     to be no look at the data, however few batches it yields.
 
+    *mark* is where an audit reads how many batches it has yielded, while it counts.
+
     *failed* is None except after a batch that could not be loaded: it is how many batches such errors have passed over
     since the last one that was yielded. They count as taken once the loop goes on to the next.
     """
@@ -73,9 +75,10 @@ class Pass:
         self.may_count: bool = True
         self.trains: bool = False
         self.iterator: Callable[[], object] = _nothing
+        self.mark: memoryview | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "iterator": _nothing}  # nobody iterates a copy
+        return {**vars(self), "iterator": _nothing, "mark": None}  # nobody iterates a copy
 
     def is_running(self) -> bool:
         """Whether somebody holds its iterator, which may yield more. A caught error may hold one that has failed."""

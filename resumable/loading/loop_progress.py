@@ -20,6 +20,7 @@ from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker, undo_of
 from resumable.saved.agreement import Part
+from resumable.saved.audit_log import BATCHES, COMMITTED
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_several, resolve, with_canary
 from resumable.saved.schedule_format import LedgerSchedule
@@ -71,6 +72,11 @@ class LoopProgress(Cursor, Progress):
     @override
     def is_running(self) -> bool:
         return any(each.is_running() for each in (self.current, *self._others) if each.counts or each.may_count)
+
+    @property
+    @override
+    def present_stretch(self) -> Stretch:
+        return self.stretch
 
     @property
     @override
@@ -175,6 +181,26 @@ class LoopProgress(Cursor, Progress):
             )
 
     @override
+    def _commit(self, batches: int | None = None) -> None:
+        super()._commit(batches)
+        this = self.current
+        if batches is None and this.mark is not None:
+            this.mark[COMMITTED] = this.taken
+        elif self.audit is not None:
+            self.audit.note(self)
+
+    @override
+    def _count_by(self, this: Pass) -> None:
+        self.current.mark = None
+        super()._count_by(this)
+        if this.taken:
+            self._let_mark(this)
+
+    def _let_mark(self, this: Pass) -> None:
+        if self.audit is not None:
+            this.mark = self.audit.begin_pass(self, this.begun_at, commits=self.commits)
+
+    @override
     def settle(self) -> None:
         self.leave()
 
@@ -194,6 +220,8 @@ class LoopProgress(Cursor, Progress):
         count = self.plan.batches_left(this.begun_at) if isinstance(self.plan, StepPlan) else None
         sampler.reseed = self.stretch.reseed
         sampler.begin(self.feed, (this.begun_at.epoch, this.begun_at.offset), count)
+        if this.counts:
+            self._let_mark(this)
         counted = Counted(iterate(beside=beside), this, self)
         this.iterator = weakref.ref(counted)
         return counted
@@ -226,7 +254,7 @@ class LoopProgress(Cursor, Progress):
 
     def wait(self, tracker: Tracker, loaded: Snapshot, /) -> None:
         """Count nothing while another progress of *tracker*'s counts, and go on from *loaded* where that gives way."""
-        self._waits, self.current.counts = (tracker, loaded), False
+        self._waits, self.current.counts, self.current.mark = (tracker, loaded), False, None
 
     @override
     def note_beside(self, this: Pass) -> None:
@@ -275,6 +303,8 @@ class Counted(Iterator[T]):
             self._take((this.failed or 0) + (1 if self._own is None else self._own.passed))
         if not this.counts:
             self._progress.note_beside(this)
+        if this.mark is not None:
+            this.mark[BATCHES] = this.taken
         if self._reseed is not None:
             at = self._feed.plan.advance(this.begun_at, this.taken - 1)
             reseed(YIELDED, self._reseed, at.epoch, self._feed.place(at.epoch, at.offset))
@@ -288,7 +318,9 @@ class Counted(Iterator[T]):
 
     def _take(self, batches: int) -> None:
         """Count *batches* more; one assignment leads to the next step, so that a signal finds nothing in between."""
-        this = self.this
+        this, audit = self.this, self._progress.audit
+        if this.failed and audit is not None:
+            audit.pass_over(self._feed.plan.advance(this.begun_at, this.taken), this.failed)
         this.failed = None
         for _ in range(batches):
             if self._steps is not None and not this.left_of_step:

@@ -4,6 +4,10 @@
     report.table      as_table                         needs rich
     report.picture    draw                             needs matplotlib
 
+A forecast of a run is drawn as well:
+
+    report.plan_picture    draw_plan                   needs matplotlib
+
 Nothing here knows a framework: fill `Run` from any log of the indices that each optimizer step trained.
 The extra `demo` brings rich and matplotlib.
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from resumable.forecast import Forecast
 
@@ -73,7 +73,7 @@ def _mark_epochs(axes: Axes, made: Forecast) -> None:
 
 
 def _tidy(axes: Axes) -> None:
-    thousands: Any = FuncFormatter(lambda value, _: f"{value:,.0f}")
+    thousands = StrMethodFormatter("{x:,.0f}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(thousands)
         axis.label.set_color(_INK)

@@ -26,6 +26,7 @@ LAYERS: list[str] = [
     "feeds progress",
     "data_sampler",
     "history forecast",
+    "audit",
     "state",
     "loading",
     "loader adapters",

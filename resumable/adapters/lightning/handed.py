@@ -27,6 +27,7 @@ from resumable.loading.map_loader import MapLoader
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker
+from resumable.saved.ledger import Stretch
 from resumable.saved.snapshot import LoaderPosition, Snapshot
 from resumable.verdict import Verdict
 
@@ -76,6 +77,11 @@ class LoaderPart(Progress):
     def position(self) -> Position:
         place = self._progress.places[self._number]
         return Position(self._before + self._progress.consumed[self._number], place.epoch, place.offset)
+
+    @property
+    @override
+    def present_stretch(self) -> Stretch:
+        return self._stretch
 
     @override
     def read(self, ledger_at: LedgerAt, /) -> Snapshot:
@@ -159,6 +165,8 @@ class HandedRun:
             own, before = each.passes.progress.feed.identity, tracker.position.consumed_samples
             is_whole = len(loaders) == 1 and own == each.feed.identity  # which it is not where Lightning overfits
             tracker.follow(progress if is_whole else LoaderPart(progress, number, before, own))
+            if is_whole:
+                self.tracker.audit = tracker.audit
             self.loaders[id(each.passes)] = each
             each.passes.is_handed = True
 

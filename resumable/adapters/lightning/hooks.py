@@ -98,14 +98,21 @@ class Hooks:
     @property
     def on_train_batch_start(self) -> Callable[..., None] | None:
         """Counting begins with the first batch."""
-        return self._batch_starts if self.progress is not None and self.progress.hears_batch_start else None
+        progress = self.progress
+        hears = progress is not None and (progress.hears_batch_start or progress.audit is not None)
+        return self._batch_starts if hears else None
 
     def _batch_starts(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
         if self.progress is not None:
             self.progress.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
+            self._note_trained(self.progress)
             if self.progress.reseeds:
                 self.progress.reseed_at(STEP_BEGINS)
+
+    def _note_trained(self, progress: TrainerProgress) -> None:
+        if progress.audit is not None:
+            progress.audit.note(progress)
 
     @property
     def on_train_batch_end(self) -> Callable[..., None] | None:
@@ -132,6 +139,7 @@ class Hooks:
         if self.progress is not None:
             self.progress.epoch_ends()
             self.placement.epoch_ends(trainer.fit_loop)
+            self._note_trained(self.progress)
             for loader in trainer.fit_loop._combined_loader.flattened:
                 if is_dataloader(loader):
                     pass_is_over(loader)
@@ -140,6 +148,7 @@ class Hooks:
         """A state may be loaded again."""
         if self.progress is not None:
             self.progress.train_ends()
+            self._note_trained(self.progress)
         self._release()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

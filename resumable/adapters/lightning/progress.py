@@ -115,6 +115,11 @@ class LightningProgress(TrainerProgress):
 
     @property
     @override
+    def present_stretch(self) -> Stretch | None:
+        return self.stretch
+
+    @property
+    @override
     def part(self) -> Part:
         return self.primary.shard.part
 
@@ -347,8 +352,7 @@ class LightningProgress(TrainerProgress):
     @override
     def epoch_ends(self) -> None:
         """Move the anchor to the trained position."""
-        done, ended = self._done()
-        # a resumed epoch may have nothing left, where no length says so
+        done, ended = self._done()  # a resumed epoch may have nothing left, where no length says so
         ended = ended or (not done and self.anchor.offset > 0 and self._count.has_read_all)
         if ended:  # or a checkpoint of the epoch's end would say that the epoch goes on
             self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
@@ -379,8 +383,7 @@ class LightningProgress(TrainerProgress):
         """The position by the trainer's restored counters, for a checkpoint from before the decoration.
 
         Raises:
-            MismatchError: unless the order is the dataset's own, the one that the old run certainly used, or the
-                policy lets the run go on.
+            MismatchError: unless the order is the dataset's own, which the old run certainly used, or the policy allows it.
         """
         now = self._count.restored
         position = self.primary.feed.plan.position_in(now.epoch + now.ended, 0 if now.ended else now.batches)

@@ -1,0 +1,1 @@
+"""Tests of the audit: what is written while a run trains, and the proof that is read off it."""

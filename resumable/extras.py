@@ -24,7 +24,8 @@ _EXTRA: Final = {
     "megatron": "megatron",
     "transformers": "transformers",
     "ray": "ray",
-    "matplotlib": "demo",
+    "matplotlib": "report",
+    "plotly": "report",
     "rich": "demo",
 }
 

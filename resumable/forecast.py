@@ -24,7 +24,7 @@ from resumable.steps.stages import DivisibleSchedule, PiecewiseSchedule
 from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Difference, Verdict
 
-__all__ = ["EpochRow", "Forecast", "Part", "Resize", "StageRow", "forecast"]
+__all__ = ["EpochRow", "Forecast", "Part", "Resize", "StageRow", "epochs_of", "forecast", "stages_of"]
 
 _MOST_ROWS: Final = 1_000
 """Unequal epochs that are listed one by one."""
@@ -109,7 +109,7 @@ class Forecast:
         """Where each batch size begins that a step takes."""
         rows = list[StageRow]()
         for part in self.parts:
-            for row in _stages(part) if part.steps else ():
+            for row in stages_of(part.stretch, part.steps):
                 if not rows or (rows[-1].batch_size, rows[-1].rounds) != (row.batch_size, row.rounds):
                     rows.append(row)
         return rows
@@ -132,7 +132,7 @@ class Forecast:
         """Epoch after epoch; of one that a resize cuts, both parts together."""
         begun: EpochRow | None = None
         for part in self.parts:
-            for row, is_whole in _epochs(part):
+            for row, is_whole in epochs_of(part.stretch, part.steps):
                 if begun is not None and begun.epoch != row.epoch:  # the other sizes leave no step in the rest of it
                     yield begun._replace(dropped=part.stretch.length - begun.samples)
                     begun = None
@@ -236,38 +236,46 @@ def _first(holds: Callable[[int], bool]) -> int:
     return number
 
 
-def _stages(part: Part) -> Iterator[StageRow]:
-    stretch = part.stretch
+def stages_of(stretch: Stretch, steps: int, /) -> Iterator[StageRow]:
+    """Where each batch size begins in the first *steps* steps of *stretch*; a user-defined schedule's is unknown.
+
+    >>> [row.batch_size for row in stages_of(Stretch(length=10, micro_batch_size=2), 3)]
+    [2]
+    """
     schedule, per_round = stretch.schedule, stretch.batching.batch_size
-    if not isinstance(schedule, PiecewiseSchedule):
+    if steps and not isinstance(schedule, PiecewiseSchedule):
         yield StageRow(stretch.step + 1, stretch.begins, stretch.global_batch_size, stretch.accumulation)
         return
-    steps = 0
-    while steps < part.steps:
-        at = stretch.position_after(steps) if steps else stretch.begins
+    done = 0
+    while isinstance(schedule, PiecewiseSchedule) and done < steps:
+        at = stretch.position_after(done) if done else stretch.begins
         size, stop = next(schedule.stages_from(at.consumed_samples))
-        yield StageRow(stretch.step + steps + 1, at, size, -(-size // per_round))
-        if stop is None or stop >= part.ends.consumed_samples:
-            return
-        steps = _first(partial(_is_past, stretch, stop))
+        yield StageRow(stretch.step + done + 1, at, size, -(-size // per_round))
+        done = steps if stop is None else _first(partial(_is_past, stretch, stop))
 
 
 def _is_past(stretch: Stretch, consumed_samples: int, steps: int) -> bool:
     return stretch.position_after(steps).consumed_samples >= consumed_samples
 
 
-def _epochs(part: Part) -> Iterator[tuple[EpochRow, bool]]:
-    """The epochs of *part*, and whether each comes to its end in it."""
-    stretch, done, at = part.stretch, 0, part.stretch.begins
-    while done < part.steps:
-        steps = min(part.steps, _first(partial(_is_after, stretch, at.epoch))) - done
+def epochs_of(stretch: Stretch, steps_in_all: int, /) -> Iterator[tuple[EpochRow, bool]]:
+    """The epochs of the first *steps_in_all* steps of *stretch*, and whether each comes to its end in them.
+
+    >>> list(epochs_of(Stretch(length=10, micro_batch_size=4), 4))
+    [(EpochRow(epoch=0, epochs=1, steps=3, samples=10, last_step=2, dropped=0, padded=0), True), \
+(EpochRow(epoch=1, epochs=1, steps=1, samples=4, last_step=4, dropped=0, padded=0), False)]
+    """
+    done, at = 0, stretch.begins
+    last_epoch = stretch.position_after(steps_in_all).epoch
+    while done < steps_in_all:
+        steps = min(steps_in_all, _first(partial(_is_after, stretch, at.epoch))) - done
         ends = stretch.position_after(done + steps)
         last = ends.consumed_samples - stretch.position_after(done + steps - 1).consumed_samples if steps > 1 else 0
         samples, is_whole = ends.consumed_samples - at.consumed_samples, ends.epoch > at.epoch
         left = stretch.length - at.offset
         row = EpochRow(
             at.epoch,
-            part.ends.epoch - at.epoch if is_whole and _are_equal_from(stretch, at) else 1,
+            last_epoch - at.epoch if is_whole and _are_equal_from(stretch, at) else 1,
             steps,
             samples,
             last or samples,

@@ -135,7 +135,7 @@ def _in_another_order(kept: Kept, following: Kept, number: int) -> Iterator[Faul
         first = int(again[0])
         place, index, samples = at.offset + first, int(rest[first]), int(again.size)
         yield Fault("repeated", at.consumed_samples + first, at.epoch, place, index, samples, why)
-    skipped = np.setdiff1d(np.arange(len(new)), np.concatenate([trained, rest]))
+    skipped = np.setdiff1d(np.setdiff1d(np.arange(len(new)), trained), rest)
     if skipped.size:
         index = int(skipped[0])
         place = _place_of(new, at.epoch, index)

@@ -5,5 +5,6 @@ command    what all commands share: exit codes, how one is declared
 output     what a command prints: facts, tables, JSON
 plan       `resumable plan`
 audit      `resumable audit`
+report     `resumable report`
 demo       `resumable demo`
 """

@@ -14,7 +14,7 @@ from resumable.extras import naming_the_extra
 
 __all__ = ["add_to"]
 
-_NEEDS: Final = ("lightning", "matplotlib", "rich")
+_NEEDS: Final = ("lightning", "matplotlib", "plotly", "rich")
 
 
 def add_to(commands: Any, /) -> None:
@@ -40,7 +40,7 @@ def add_to(commands: Any, /) -> None:
         type=Path,
         default=Path("resumable-demo"),
         metavar="DIR",
-        help="where demo.png and result.json go (default: ./resumable-demo)",
+        help="where demo.png, report.html and result.json go (default: ./resumable-demo)",
     )
 
 

@@ -12,8 +12,9 @@ from typing import Final
 from resumable.demo.settings import Settings
 from resumable.report import Run, Session, Step
 
-__all__ = ["CHECKPOINT", "Job", "differences", "read_run", "session_log"]
+__all__ = ["AUDIT", "CHECKPOINT", "Job", "differences", "read_run", "session_log"]
 
+AUDIT: Final = "audit"
 CHECKPOINT: Final = "last.ckpt"
 _SHOWN: Final = 3  # of a long list of differences
 

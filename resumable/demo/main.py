@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from resumable.audit import read_records, runs_of
 from resumable.demo.arms import Arm, DemoError, Progress, fork_server, run_arm
-from resumable.demo.history import differences
+from resumable.demo.history import AUDIT, differences
 from resumable.report import counts
+from resumable.report.page import page_of
 from resumable.report.picture import draw
 from resumable.report.table import as_table
+from resumable.report.timeline import timeline_of
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -113,8 +116,14 @@ def _write_result(path: Path, settings: Settings, runs: Sequence[Run], found: Se
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def _write_page(audit: Path, path: Path) -> None:
+    """What @resumable wrote of its run, as `resumable report` shows it."""
+    timelines = [timeline_of(run) for run in runs_of(read_records(audit))]
+    path.write_text(page_of(timelines, "resumable demo: the run with @resumable"), encoding="utf-8")
+
+
 def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, console: Console | None = None) -> int:
-    """Train, kill and resume as *settings* say; write `demo.png` and `result.json` to *out*; return the exit code.
+    """Train, kill and resume as *settings* say; write `demo.png`, `report.html` and `result.json` to *out*; return the exit code.
 
     It is 0 if the second of *arms* was exact, and 1 if it was not or a process failed. The console shows what differed.
     """
@@ -127,6 +136,8 @@ def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, co
         except DemoError as error:
             console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             return 1
+        if (audit := Path(folder) / "1" / AUDIT).exists():
+            _write_page(audit, out / "report.html")
     reference, exact = runs[:2]
     found = [f"{reference.name}: {line}" for line in differences(reference, reference, kills=0)]
     found += [f"{exact.name}: {line}" for line in differences(exact, reference, kills=settings.kills)]
@@ -145,6 +156,11 @@ def run_demo(settings: Settings, out: Path, /, *, arms: Sequence[Arm] = ARMS, co
             highlight=False,
         )
     console.print(
-        f"Picture: {out / 'demo.png'}", f"Figures: {out / 'result.json'}", sep="\n", markup=False, highlight=False
+        f"Picture: {out / 'demo.png'}",
+        f"Page: {out / 'report.html'}",
+        f"Figures: {out / 'result.json'}",
+        sep="\n",
+        markup=False,
+        highlight=False,
     )
     return 1 if found else 0

@@ -4,6 +4,7 @@ What it leaves in its folder survives a SIGKILL at any moment:
 
     last.ckpt            the newest checkpoint, put in place by a rename
     session-<n>.jsonl    a line when training starts, then one for each optimizer step, each in one write
+    audit/               what @resumable writes for the report
     result.json          the final loss and the digest of the weights, written by the session that reaches the end
 """
 
@@ -22,8 +23,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from resumable import resumable
 from resumable.demo import model as models
-from resumable.demo.history import CHECKPOINT, Job, session_log
+from resumable.demo.history import AUDIT, CHECKPOINT, Job, session_log
 
 __all__ = ["AtomicCheckpointIO", "StepLog", "train"]
 
@@ -77,6 +79,15 @@ def _digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _audited(cls: Any, folder: Path) -> Any:
+    """*cls*; where it is decorated, with an audit in *folder*, under the same name: a checkpoint is that of a name."""
+    if cls is not models.ResumableText:
+        return cls
+    audited = resumable(reseed=True, audit=folder / AUDIT)(type(cls.__name__, (models.PlainText,), {}))
+    audited.__qualname__ = cls.__qualname__
+    return audited
+
+
 def train(job: Job, /) -> None:
     """Train from the newest checkpoint in *job*'s folder, or from the start if there is none, to the end of the run."""
     # Workers are forked, as on every Python before 3.14: a fork server of their own would import torch again.
@@ -84,7 +95,7 @@ def train(job: Job, /) -> None:
     torch.set_num_threads(1)  # several of these processes share the machine
     L.seed_everything(job.settings.seed, workers=True, verbose=False)
     size, folder = job.settings, job.folder
-    datamodule = getattr(models, job.datamodule)(size.samples, size.batch_size, size.num_workers)
+    datamodule = _audited(getattr(models, job.datamodule), folder)(size.samples, size.batch_size, size.num_workers)
     model = models.ByteModel()
     trainer = L.Trainer(
         accelerator="cpu",

@@ -4,9 +4,12 @@
     report.table      as_table                         needs rich
     report.picture    draw                             needs matplotlib
 
-A forecast of a run is drawn as well:
+A forecast of a run is drawn as well, and one that wrote an audit:
 
-    report.plan_picture    draw_plan                   needs matplotlib
+    report.plan_picture        draw_plan               needs matplotlib
+    report.timeline            timeline_of             an audited run as what a picture of it shows
+    report.timeline_picture    draw_timelines          needs matplotlib
+    report.page                page_of                 needs plotly
 
 Nothing here knows a framework: fill `Run` from any log of the indices that each optimizer step trained.
 The extra `demo` brings rich and matplotlib.

@@ -47,10 +47,15 @@ INTO_EDGES = {
     ("cli.demo", "demo.main"),
     ("cli.demo", "demo.settings"),
     ("cli.plan", "report.plan_picture"),
+    ("cli.report", "report.page"),
+    ("cli.report", "report.timeline"),
+    ("cli.report", "report.timeline_picture"),
     ("datamodule.attach", "adapters.torchdata"),
     ("demo", "report"),
+    ("demo", "report.page"),
     ("demo", "report.picture"),
     ("demo", "report.table"),
+    ("demo", "report.timeline"),
 }
 
 # Who may import what is neither ours nor Python's: a layer and all above it, or files and folders by name.
@@ -61,6 +66,7 @@ ONLY_IN = {
     "lightning": {"adapters.fabric", "adapters.lightning", "demo"},
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
+    "plotly": {"report"},
     "ray": {"adapters.ray"},
     "rich": {"cli", "demo", "report"},
     "torch": {

@@ -150,7 +150,7 @@ def test_a_missing_framework_names_the_extra(tmp_path: Path, monkeypatch: pytest
     ("package", "module", "needed", "extra"),
     [
         ("lightning", "resumable.demo.session", "lightning.pytorch", "lightning"),
-        ("matplotlib", "resumable.report.picture", "matplotlib.colors", "demo"),
+        ("matplotlib", "resumable.report.picture", "matplotlib.colors", "report"),
         ("megatron", "resumable.adapters.megatron", "megatron.core.num_microbatches_calculator", "megatron"),
         ("rich", "resumable.report.table", "rich.box", "demo"),
     ],

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "orders/test_permutation.py": "orders/network orders/splitmix",
     "project/test_typing.py": "protocols",
     "testing/test_protocol_checks.py": "testing/seeds",
+    "cli/test_report.py": "report/timeline_picture",
     "report/test_report.py": "report/picture report/runs report/table",
     "runs/test_demo.py": "demo/arms demo/history demo/main demo/model demo/session demo/settings demo/text",
     "saved/test_file.py": "errors",

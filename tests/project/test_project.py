@@ -34,7 +34,9 @@ def test_each_named_python_is_tested() -> None:
 
 def test_the_lowest_versions_are_those_that_are_allowed() -> None:
     """`.ci/lowest.txt` holds the lower bound of each dependency that runs with the tests, and nothing else."""
-    declared = "\n".join([*PROJECT["dependencies"], *EXTRAS["lightning"], *EXTRAS["demo"], *EXTRAS["test"]])
+    declared = "\n".join(
+        [*PROJECT["dependencies"], *EXTRAS["lightning"], *EXTRAS["demo"], *EXTRAS["report"], *EXTRAS["test"]]
+    )
     bounds: dict[str, str] = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", declared, re.MULTILINE))
     lowest = pins_in(text_of(".ci/lowest.txt"))
     checkers = {"mypy", "pyright", "ruff", "tomli"}

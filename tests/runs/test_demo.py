@@ -199,6 +199,7 @@ def test_a_real_run_with_a_real_kill_is_exact(tmp_path: Path) -> None:
     assert ours["weights_sha256"] == reference["weights_sha256"] != plain["weights_sha256"]
     assert (plain["repeated"] > 0, plain["lost"] > 0) == (True, True)
     assert (tmp_path / "out" / "demo.png").stat().st_size > 0
+    assert "Exactly once" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_not_exact_fails(tmp_path: Path) -> None:

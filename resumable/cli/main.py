@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import resumable
-from resumable.cli import audit, demo, plan, report
+from resumable.cli import audit, demo, inspect, plan, report, verify, which
 from resumable.cli.command import INTERRUPTED, UNREADABLE, WRONG_USE, WrongUseError, in_one_line
 from resumable.errors import MissingExtraError, ResumptionError
 
 __all__ = ["COMMANDS", "main", "parser"]
 
-COMMANDS: Final = (plan, audit, report, demo)
+COMMANDS: Final = (inspect, verify, which, plan, audit, report, demo)
 """The commands, in the order in which help lists them."""
 
 _PIPE_CLOSED: Final = 141  # 128 + SIGPIPE, as a shell returns where `head` has read enough

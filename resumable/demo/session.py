@@ -83,7 +83,7 @@ def _audited(cls: Any, folder: Path) -> Any:
     """*cls*; where it is decorated, with an audit in *folder*, under the same name: a checkpoint is that of a name."""
     if cls is not models.ResumableText:
         return cls
-    audited = resumable(reseed=True, audit=folder / AUDIT)(type(cls.__name__, (models.PlainText,), {}))
+    audited: Any = resumable(reseed=True, audit=folder / AUDIT)(type(cls.__name__, (models.PlainText,), {}))
     audited.__qualname__ = cls.__qualname__
     return audited
 

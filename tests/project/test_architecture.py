@@ -26,7 +26,7 @@ LAYERS: list[str] = [
     "feeds progress",
     "data_sampler",
     "history forecast",
-    "audit",
+    "audit importers",
     "state",
     "loading",
     "loader adapters",

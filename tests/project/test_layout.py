@@ -32,6 +32,9 @@ ELSEWHERE = {
     "adapters/ray/test_workers.py": "adapters/ray",
     "adapters/transformers/test_runs.py": "adapters/transformers loading/prepared",
     "audit/test_records.py": "saved/audit_log",
+    "importers/test_read.py": "importers/accelerate importers/dcp importers/found importers/lightning "
+    "importers/megatron_bridge importers/megatron_lm importers/nemo importers/state_file importers/torch_file "
+    "importers/torchdata importers/transformers",
     "cli/test_main.py": "cli/demo extras",
     "cli/test_plan.py": "report/plan_picture",
     "test_history_of_trainers.py": "data_sampler/cyclic_order",
@@ -47,6 +50,7 @@ ELSEWHERE = {
     "orders/test_permutation.py": "orders/network orders/splitmix",
     "project/test_typing.py": "protocols",
     "testing/test_protocol_checks.py": "testing/seeds",
+    "cli/test_which.py": "cli/states",
     "cli/test_report.py": "report/timeline_picture",
     "report/test_report.py": "report/picture report/runs report/table",
     "runs/test_demo.py": "demo/arms demo/history demo/main demo/model demo/session demo/settings demo/text",

@@ -9,37 +9,13 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain
-from typing import Any, Final
+from typing import Any
+
+from resumable.tables import GAP, Facts, Part, Table, fitted, numeric_columns, plain
 
 __all__ = ["Facts", "Part", "Table", "show", "show_json"]
-
-_GAP: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Names with their values, one a line, below a *title*."""
-
-    rows: Sequence[tuple[str, str]]
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of cells below a *title*. Columns of numbers are aligned at the right."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-
-
-Part = Facts | Table | str
-"""A part of what a command prints; a string is a paragraph."""
 
 
 def show_json(value: object, /) -> None:
@@ -57,11 +33,11 @@ def show(*parts: Part) -> None:
     offset  2,800
     """
     width = _width()
-    fitted = list(chain.from_iterable(_fitted(_cleaned(part), width) for part in parts))
+    cleaned = [_cleaned(part) for part in parts]
     if sys.stdout.isatty() and find_spec("rich") is not None:
-        _show_styled(fitted, width)
+        _show_styled([each for part in cleaned for each in fitted(part, width)], width)
         return
-    print("\n\n".join("\n".join(_plain(part, width)) for part in fitted))
+    print("\n\n".join(plain(part, width) for part in cleaned))
 
 
 def _width() -> int | None:
@@ -84,50 +60,6 @@ def _clean(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
 
 
-def _fitted(part: Part, width: int | None) -> Sequence[Part]:
-    if isinstance(part, Table) and width is not None and sum(_widths(part)) + _GAP * (len(part.columns) - 1) > width:
-        blocks = [Facts(list(zip(part.columns, row, strict=True))) for row in part.rows]
-        return [*([part.title] if part.title else []), *blocks]
-    return [part]
-
-
-def _widths(table: Table) -> list[int]:
-    return [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
-
-
-def _is_numeric(cells: Sequence[str]) -> bool:
-    return all(cell[:1].isdigit() or cell in ("", "-") for cell in cells)
-
-
-def _numeric(table: Table) -> list[bool]:
-    return [_is_numeric([row[at] for row in table.rows]) for at in range(len(table.columns))]
-
-
-def _plain(part: Part, width: int | None) -> list[str]:
-    if isinstance(part, str):
-        return [part] if width is None else [textwrap.fill(line, width) for line in part.splitlines()]
-    title = [part.title] if part.title else []
-    if isinstance(part, Facts):
-        indent = max((len(name) for name, _ in part.rows), default=0) + _GAP
-        return title + [_fact(name, value, indent, width) for name, value in part.rows]
-    widths, numeric = _widths(part), _numeric(part)
-    aligned = [
-        [
-            cell.rjust(size) if right else cell.ljust(size)
-            for cell, size, right in zip(row, widths, numeric, strict=True)
-        ]
-        for row in (part.columns, *part.rows)
-    ]
-    return title + [(" " * _GAP).join(cells).rstrip() for cells in aligned]
-
-
-def _fact(name: str, value: str, indent: int, width: int | None) -> str:
-    line = f"{name:<{indent}}{value}"
-    if width is None or len(line) <= width:
-        return line.rstrip()
-    return textwrap.fill(line, width, subsequent_indent=" " * indent)
-
-
 def _show_styled(parts: Sequence[Part], width: int | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -145,12 +77,12 @@ def _show_styled(parts: Sequence[Part], width: int | None) -> None:
             console.print(Text(part.title, style="bold"))
         made: Any
         if isinstance(part, Facts):
-            made = RichTable.grid(padding=(0, _GAP, 0, 0))
+            made = RichTable.grid(padding=(0, GAP, 0, 0))
             made.add_column(style="cyan", no_wrap=True)
             made.add_column(overflow="fold")
         else:
-            made = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-            for column, right in zip(part.columns, _numeric(part), strict=True):
+            made = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+            for column, right in zip(part.columns, numeric_columns(part), strict=True):
                 made.add_column(column, justify="right" if right else "left", no_wrap=True, header_style="cyan")
         for row in part.rows:
             made.add_row(*map(Text, row))

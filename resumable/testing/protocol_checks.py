@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, pairwise
 from math import isnan
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 
@@ -307,7 +307,7 @@ def _check_json(value: object, path: str = "state") -> None:
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    pairs: Any = value.items() if isinstance(value, Mapping) else enumerate(value)
+    pairs = cast("Any", value.items() if isinstance(value, Mapping) else enumerate(value))
     return list(pairs)
 
 

@@ -20,7 +20,7 @@ MAX_LINES = 400
 
 # Bottom up, one line a layer: the files and folders that lie directly in the package.
 LAYERS: list[str] = [
-    "errors extras protocols position verdict checks",
+    "errors extras protocols position verdict checks tables",
     "orders steps stopping",
     "saved randomness",
     "feeds progress",
@@ -63,7 +63,7 @@ LOWEST = {"typing_extensions": "errors", "numpy": "orders"}
 ONLY_IN = {
     "accelerate": {"adapters.accelerate"},
     "apex": {"adapters.apex"},
-    "lightning": {"adapters.fabric", "adapters.lightning", "demo"},
+    "lightning": {"adapters.fabric", "adapters.lightning", "demo", "testing.with_lightning"},
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
     "plotly": {"report"},
@@ -78,6 +78,7 @@ ONLY_IN = {
         "loader",
         "loading",
         "stopping.workers",
+        "testing.with_lightning",
     },
     "torchdata": {"adapters.torchdata"},
     "tqdm": {"loading.stream_loader"},
@@ -281,7 +282,7 @@ def test_the_tables_name_no_module_that_is_gone() -> None:
         pytest.param({"errors": "import numpy"}, "errors imports numpy: only orders and what", id="NumPy too low"),
         pytest.param(
             {"loader": "import lightning"},
-            "loader imports lightning: only adapters.fabric and adapters.lightning and demo may",
+            "loader imports lightning: only adapters.fabric and adapters.lightning and demo and testing.with_lightning may",
             id="a framework outside its adapter",
         ),
         pytest.param(

@@ -58,6 +58,7 @@ def resumable(  # type: ignore[overload-overlap]  # with this name the class nee
     reseed: bool = ...,
     pass_epoch: bool = ...,
     audit: str | os.PathLike[str] | None = ...,
+    log: bool = ...,
 ) -> Callable[[type[ClassWithDataSamplerOfNeMosShape]], type[ClassWithDataSamplerOfNeMosShape]]: ...
 
 
@@ -74,6 +75,7 @@ def resumable(
     reseed: bool = ...,
     pass_epoch: bool = ...,
     audit: str | os.PathLike[str] | None = ...,
+    log: bool = ...,
     decrease_batch_size_if_needed: bool = ...,
     streams: Streams = ...,
 ) -> Callable[[type[ClassWithTrainDataloaderAndTrainer]], type[ClassWithTrainDataloaderAndTrainer]]: ...
@@ -95,6 +97,7 @@ def resumable(
     reseed: bool = False,
     pass_epoch: bool = False,
     audit: str | os.PathLike[str] | None = None,
+    log: bool = False,
 ) -> Any:
     """Make a datamodule go on with the exact next sample.
 
@@ -126,6 +129,8 @@ def resumable(
             earlier in the epoch.
         audit: a folder to which each rank appends what it really trained, for `resumable audit` and `resumable report`; one
             folder for each run.
+        log: write consumed samples, epoch and global batch size to Lightning's loggers with each step that Lightning logs, and
+            where a resumed session begins.
 
     Raises:
         DecorationError: if the class cannot be decorated (it has no `train_dataloader`, or no `__dict__`).
@@ -152,6 +157,7 @@ def resumable(
         reseed=reseed,
         pass_epoch=pass_epoch,
         audit=None if audit is None else AuditLog(audit),
+        log=log,
     )
 
     def decorate(decorated: type[Any]) -> type[Any]:

@@ -156,6 +156,7 @@ class Tracker:
         """How exactly the last state goes on that was loaded, or refused."""
         self.audit: AuditLog | None = None
         """What writes down what is trained here; None where nobody asks for it."""
+        self.logs: bool = False  # to a trainer's loggers
         self._saved = Snapshot()
         self._noted: tuple[Stretch, Ledger] | None = None
         self._is_resume = False

@@ -94,6 +94,7 @@ def _state_in(datamodule: Resumable) -> ResumptionState:
     # a copy of the instance goes on by itself, from the original's position
     state = ResumptionState() if held is None else copy(held[0])
     options, tracker = datamodule.__resumable_options__, tracker_of(state)
-    tracker.agreement, tracker.audit = options.agreement, copy(options.audit)  # each instance has a file of its own
+    tracker.agreement, tracker.logs = options.agreement, options.log
+    tracker.audit = copy(options.audit)  # each instance has a file of its own
     instance[_HELD] = (state, id(datamodule))
     return state

@@ -48,6 +48,7 @@ class Options:
     reseed: bool = False
     pass_epoch: bool = False
     audit: AuditLog | None = None
+    log: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.sampler), str | None):
@@ -64,6 +65,7 @@ class Options:
             )
         flag_of("reseed", self.reseed)
         flag_of("pass_epoch", self.pass_epoch)
+        flag_of("log", self.log)
         if self.schedule is not None:
             check_schedule(self.schedule)
         if self.calculator is not None:

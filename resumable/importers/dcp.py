@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from resumable.errors import StateError
 from resumable.importers.found import Found, items_of, nothing_in, number_of, states_in
@@ -91,9 +91,10 @@ def _nested(values: Mapping[str, object]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name, value in values.items():
         *parents, last = name.split(".")
-        at: Any = whole
+        at: dict[str, Any] | None = whole
         for part in parents:
-            at = at.setdefault(part, {}) if type(at) is dict else {}
-        if type(at) is dict:
+            below: object = {} if at is None else at.setdefault(part, {})
+            at = cast("dict[str, Any]", below) if isinstance(below, dict) else None  # a value has this name
+        if at is not None:
             at[last] = value
     return whole

@@ -15,6 +15,7 @@ Callback class is imported from Lightning, from the package that the trainer com
     handed                   loaders that were handed to `trainer.fit` without a decorated datamodule
     counters                 how many batches were trained
     hooks                    the callback that hears of the trainer's doings
+    logged                   the position in the trainer's loggers
     reseeding                random numbers seeded as a batch leaves a fetcher
     placement, restart       the loops set to the position, and their saved counters rewritten
     versions                 the loops of older releases made to go on as those of newer ones

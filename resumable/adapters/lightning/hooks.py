@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
+from resumable.adapters.lightning.logged import log_resume, log_step
 from resumable.adapters.lightning.placement import Placement, TrainerProgress
 from resumable.adapters.lightning.reseeding import reseed_from
 from resumable.adapters.lightning.restart import SavedLoops
@@ -82,6 +83,8 @@ class Hooks:
             self.progress.train_starts()
             self.placement.train_starts(trainer.fit_loop, self.progress)
             self.stopping.train_starts(trainer)
+            if self.tracker.logs:
+                log_resume(trainer, self.progress)
             self._reseed_from(trainer, self.progress)
 
     def _reseed_from(self, trainer: Any, progress: TrainerProgress) -> None:
@@ -116,11 +119,14 @@ class Hooks:
 
     @property
     def on_train_batch_end(self) -> Callable[..., None] | None:
-        """The fit may be asked to end here."""
-        return self._batch_ends if self.stopping.is_watching else None
+        """The fit may be asked to end here, and its position is logged."""
+        return self._batch_ends if self.stopping.is_watching or self.tracker.logs else None
 
     def _batch_ends(self, trainer: Any, pl_module: Any, *outputs_and_batch: Any) -> None:
-        self.stopping.batch_ends(trainer)
+        if self.tracker.logs and self.progress is not None:
+            log_step(trainer, self.progress)
+        if self.stopping.is_watching:
+            self.stopping.batch_ends(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """A validation of any length may be asked to end."""

@@ -38,6 +38,7 @@ class Hooks:
     stopping: FitStop
     loops: SavedLoops | None = None
     is_loaded = False
+    logs_resume = False
     run: Any = None
     """The loaders that were handed to the trainer's fits."""
     tried_for: Tracker | None = None
@@ -83,8 +84,7 @@ class Hooks:
             self.progress.train_starts()
             self.placement.train_starts(trainer.fit_loop, self.progress)
             self.stopping.train_starts(trainer)
-            if self.tracker.logs:
-                log_resume(trainer, self.progress)
+            self.logs_resume = self.tracker.logs
             self._reseed_from(trainer, self.progress)
 
     def _reseed_from(self, trainer: Any, progress: TrainerProgress) -> None:
@@ -110,6 +110,9 @@ class Hooks:
             self.progress.batch_starts()
             self.placement.batch_starts(trainer, pl_module)
             self._note_trained(self.progress)
+            if self.logs_resume:  # not before: only here Lightning's own count of steps is that of the next one
+                self.logs_resume = False
+                log_resume(trainer, self.progress)
             if self.progress.reseeds:
                 self.progress.reseed_at(STEP_BEGINS)
 

@@ -20,24 +20,47 @@ The checks of Protocols raise a `ConformanceError`, which pytest shows as a fail
 The package's own proofs are in its repository: `python -m tests.proofs simulate` and `python -m tests.proofs kill`.
 """
 
-from resumable.errors import ConformanceError
-from resumable.testing.comparison import Outcome
-from resumable.testing.grid import check_resume
-from resumable.testing.matrix import Cell, Matrix, Row
-from resumable.testing.protocol_checks import check_order, check_ranks, check_schedule, check_state
-from resumable.testing.sessions import Loop, Sizes
+from __future__ import annotations
 
-__all__ = [
-    "Cell",
-    "ConformanceError",
-    "Loop",
-    "Matrix",
-    "Outcome",
-    "Row",
-    "Sizes",
-    "check_order",
-    "check_ranks",
-    "check_resume",
-    "check_schedule",
-    "check_state",
-]
+from typing import TYPE_CHECKING, Final
+
+# As in the package's own __init__: each name is imported on its first use, so that pytest starts without them.
+if TYPE_CHECKING:
+    from resumable.errors import ConformanceError as ConformanceError
+    from resumable.testing.comparison import Outcome as Outcome
+    from resumable.testing.grid import check_resume as check_resume
+    from resumable.testing.matrix import Cell as Cell
+    from resumable.testing.matrix import Matrix as Matrix
+    from resumable.testing.matrix import Row as Row
+    from resumable.testing.protocol_checks import check_order as check_order
+    from resumable.testing.protocol_checks import check_ranks as check_ranks
+    from resumable.testing.protocol_checks import check_schedule as check_schedule
+    from resumable.testing.protocol_checks import check_state as check_state
+    from resumable.testing.sessions import Loop as Loop
+    from resumable.testing.sessions import Sizes as Sizes
+
+else:
+    from importlib import import_module
+
+    _HOME: Final = {
+        name: module
+        for module, names in {
+            "resumable.errors": "ConformanceError",
+            "resumable.testing.comparison": "Outcome",
+            "resumable.testing.grid": "check_resume",
+            "resumable.testing.matrix": "Cell Matrix Row",
+            "resumable.testing.protocol_checks": "check_order check_ranks check_schedule check_state",
+            "resumable.testing.sessions": "Loop Sizes",
+        }.items()
+        for name in names.split()
+    }
+    __all__ = list(_HOME)
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        globals()[name] = value = getattr(import_module(_HOME[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -67,6 +67,7 @@ ONLY_IN = {
     "matplotlib": {"demo", "report"},
     "megatron": {"adapters.megatron"},
     "plotly": {"report"},
+    "pytest": {"testing.plugin"},
     "ray": {"adapters.ray"},
     "rich": {"cli", "demo", "report"},
     "torch": {

@@ -68,12 +68,12 @@ def test_a_hang_is_found_and_ends_its_row() -> None:
 
 def test_the_first_difference_has_both_values() -> None:
     """The step, counted from 1, what it should have trained and what it did, and how many samples are wrong."""
-    matrix = check(lambda: Honest("starts the epoch again"))
+    matrix = check(lambda: Honest("starts the epoch again"), cuts=12)
     cell = next(cell for cell in matrix.cells if cell.cuts == (2,))
     order = Honest().order()
     assert (3, tuple(order[4:6]), tuple(order[:2])) == (cell.step, cell.expected, cell.actual)
     assert (4, 0) == (cell.repeated, cell.lost)
-    assert "first in     step 2" in str(matrix)  # of the first failure
+    assert "first in     step 2\n" in str(matrix)  # of the first failure
     assert "nothing: this is wrong in silence" in str(matrix)
 
 

@@ -13,6 +13,7 @@ import pytest
 import tomli
 
 import resumable
+from resumable.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,6 +86,16 @@ def test_code_runs_and_prints_what_it_says(
     printed = run(blocks)
     said = [line for block in blocks for line in block.printed]
     assert [line for line in printed if line in said] == said
+
+
+def test_the_commands_do_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of a command in a block of text runs after the Python block before it, and ends well."""
+    monkeypatch.chdir(tmp_path)
+    (commands,) = (block for block in blocks_of(README, "text") if block.text.startswith("resumable "))
+    run([block for block in blocks_of(README, "python") if block.line < commands.line][-1:])
+    lines = [re.split(r"  +", line)[0] for line in commands.text.splitlines()]
+    assert 6 == len(lines)
+    assert [0] * len(lines) == [main(line.split()[1:]) for line in lines]
 
 
 def test_the_first_code_is_eight_lines() -> None:

@@ -98,3 +98,17 @@ def test_two_processes_and_then_one() -> None:
             again = in_ranks(2, lambda folder=folder: two.session(folder, loads=True))  # type: ignore[misc]
             assert again is not None
             assert whole.steps == first.steps + again.steps
+
+
+def test_one_process_and_then_two() -> None:
+    """Two processes go on with the steps that one would have taken, the tail of an epoch filled up."""
+    one, two = Loop(samples=13, batch_size=4, accumulation=2), Loop(samples=13, batch_size=2, accumulation=2)
+    expected = one.session().steps
+    for stop in (1, 2, 4, 5):
+        with tempfile.TemporaryDirectory() as folder:
+            first = one.session(folder, stop=stop)
+            rest = in_ranks(2, lambda folder=folder: two.session(folder, loads=True))  # type: ignore[misc]
+            assert rest is not None
+            assert expected == first.steps + [
+                step[: len(of_one)] for step, of_one in zip(rest.steps, expected[len(first.steps) :], strict=True)
+            ]

@@ -12,7 +12,8 @@ the first pass after a load      begins there, and begins a window
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -86,7 +87,7 @@ def prepare(accelerator: Accelerator, loader: L, /) -> L:
             [("batch_size", passes.progress.feed.micro_batch_size), ("processes", accelerator.num_processes)],
             "Give the loader the batch size of one process, and leave split_batches out.",
         )
-    if not hasattr(accelerator, "_do_sync"):
+    if not hasattr(accelerator, "accumulate"):
         raise ConfigurationError(
             "With this release of accelerate, accumulate() cannot be followed.",
             [("accelerate", accelerate.__version__), ("tested", "1.15")],
@@ -120,7 +121,7 @@ def _follow(accelerator: Any) -> WeakSet[_Windows]:
     followed: WeakSet[_Windows] | None = kept.get(_FOLLOWED)
     if followed is None:
         followed = kept[_FOLLOWED] = WeakSet[_Windows]()
-        kept["_do_sync"] = partial(_sync, accelerator._do_sync, accelerator, followed)
+        kept["accumulate"] = partial(_accumulate, accelerator.accumulate, accelerator, followed)
         accelerator.register_load_state_pre_hook(partial(_tell_of_missing, followed))
     return followed
 
@@ -144,12 +145,23 @@ _LOADED = "_resumable_loaded"
 _note_loads()
 
 
-def _sync(own: Callable[..., None], accelerator: Any, followed: WeakSet[_Windows], *args: Any, **options: Any) -> None:
-    """What `accumulate` calls for each batch, and what follows for the loaders."""
-    own(*args, **options)
-    for windows in list(followed):
-        windows.accumulates = True
-        windows.note(is_trained=accelerator.sync_gradients)
+@contextmanager
+def _accumulate(
+    own: Callable[..., AbstractContextManager[None]],
+    accelerator: Any,
+    followed: WeakSet[_Windows],
+    *models: Any,
+    **options: Any,
+) -> Generator[None, None, None]:
+    """`accelerator.accumulate`, and what follows for the loaders: a window whose last batch fails is not trained."""
+    with own(*models, **options):
+        for windows in list(followed):
+            windows.accumulates = True
+            windows.note(is_trained=False)
+        yield
+    for windows in list(followed) if accelerator.sync_gradients else ():
+        if windows.is_open:
+            windows.note(is_trained=True)
 
 
 def _step(own: Callable[..., Any], accelerator: Any, followed: WeakSet[_Windows], *args: Any, **options: Any) -> Any:
@@ -179,7 +191,7 @@ class _Windows:
         self._passes = passes
         self._begun: Pass | None = None
         self._batches = 0
-        self._is_open = False
+        self.is_open = False
         self._stands: Position | None = None
         self._guess: Pass | None = None
         self._is_guessed = False
@@ -236,10 +248,10 @@ class _Windows:
         goes_on = progress.in_window is not None and at == self._stands
         if not goes_on and (active is None or active is self._loader):
             accelerator.step = 0  # load_state has set it to that of a window that is begun anew
-            if self._is_open:
+            if self.is_open:
                 for optimizer in accelerator._optimizers:
                     optimizer.optimizer.zero_grad()
-            self._is_open = False
+            self.is_open = False
         followed = _follow(accelerator)
         for optimizer in accelerator._optimizers:
             if _FOLLOWED not in vars(optimizer):
@@ -273,7 +285,7 @@ class _Windows:
             return
         self._guess, self._is_guessed = None, False
         progress.note_window(is_trained=is_trained)
-        self._is_open, self._stands = not is_trained, progress.read_position
+        self.is_open, self._stands = not is_trained, progress.read_position
 
     def end(self, this: Pass) -> None:
         """*this* has no further batch."""

@@ -25,6 +25,10 @@ from resumable.adapters.accelerate import Ranks, prepare
 EPOCHS = 3
 
 
+class Failed(Exception):
+    """What a batch fails of."""
+
+
 @dataclass
 class Trained:
     """What a session has trained: the ids of each optimizer step, over all ranks, and the weights at its end."""
@@ -38,7 +42,8 @@ class Trained:
 class Loop:
     """A training loop as accelerate's documentation shows it.
 
-    *saves*: "after" a batch was trained, or "before" it. *accumulates*: it trains within `accelerator.accumulate`.
+    *saves*: "after" a batch was trained, "before" it, or where it has failed, before the "backward" pass or after the "step".
+    *accumulates*: it trains within `accelerator.accumulate`.
     """
 
     samples: int = 11
@@ -67,17 +72,33 @@ class Loop:
         assert prepared[2] is loader
         if loads:
             accelerator.load_state(folder)
-        trained, window, batches = Trained(), list[list[int]](), 0
+        trained = Trained()
+        try:
+            self._train(accelerator, (model, dropout, optimizer, loader), folder, stop, trained)
+        except Failed:
+            accelerator.save_state(folder)
+        return trained
+
+    def _train(self, accelerator: Any, prepared: Any, folder: str, stop: int | None, trained: Trained) -> Trained:
+        """The loop itself."""
+        model, dropout, optimizer, loader = prepared
+        window, batches = list[list[int]](), 0
         for _ in range(loader.epoch, EPOCHS):
             for ids, x in loader:
                 if self.saves == "before" and batches == stop:
                     accelerator.save_state(folder)
                     return trained
                 with accelerator.accumulate(model) if self.accumulates else nullcontext():
+                    if self.saves == "backward" and batches == stop:
+                        raise Failed
                     output = model(dropout(x[:, None]) if self.is_noisy else x[:, None])
                     accelerator.backward((output - x[:, None] ** 2).square().mean())
                     optimizer.step()
                     optimizer.zero_grad()
+                    if self.saves == "step" and batches == stop:
+                        window.append(of_all(ids))
+                        trained.steps += [list(chain.from_iterable(window))] if accelerator.sync_gradients else []
+                        raise Failed
                 if self.commits:
                     loader.commit()
                 window.append(of_all(ids))

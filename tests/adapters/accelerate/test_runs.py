@@ -47,6 +47,15 @@ def test_each_stop_goes_on_with_the_exact_next_window(
     assert uninterrupted(accumulation, True, syncs_at_end) == loop.chain(stops)
 
 
+@pytest.mark.parametrize("saves", ["backward", "step"])
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+def test_a_batch_that_fails_in_its_window(saves: str, accumulation: int) -> None:
+    """Where an error is caught and the state saved, a window counts if its optimizer has stepped, and not otherwise."""
+    for stop in range(18):
+        loop = Loop(accumulation=accumulation, saves=saves)
+        assert uninterrupted(accumulation, True, True) == loop.chain([stop], replace(loop, saves="after"))
+
+
 @pytest.mark.parametrize("saves", ["after", "before"])
 def test_each_stop_of_a_loop_that_steps_by_itself(saves: str) -> None:
     """Without `accumulate`, the step of a prepared optimizer shows what is trained."""

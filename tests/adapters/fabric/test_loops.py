@@ -43,7 +43,7 @@ class Loop:
         torch.manual_seed(0)
         model: Any = torch.nn.Linear(1, 1)
         optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        model, optimizer = cast("Any", fabric.setup(model, optimizer))
+        model, optimizer = fabric.setup(model, optimizer)
         numbers: Any = torch.arange(self.samples)
         loader: Any = ResumableLoader(
             numbers, self.batch_size, shuffle=True, seed=3, ranks=Ranks(fabric), **self.options

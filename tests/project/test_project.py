@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +61,37 @@ def test_the_code_asks_for_no_extra_that_is_not_there() -> None:
     named = re.findall(r"pip install \\?\"([\w-]+)\[([^\]]*)\]", "".join(path.read_text("utf-8") for path in files))
     assert {name for name, _ in named} == {PROJECT["name"]}
     assert {extra for _, extra in named} - {"{extra}"} <= EXTRAS.keys()
+
+
+ADAPTERS = sorted(
+    path.stem for path in (ROOT / "resumable" / "adapters").iterdir() if not path.name.startswith("_") and path.stem
+)
+NO_EXTRA = {
+    "apex": "it has no wheel",
+    "bionemo": "its recipes are copied, not installed",
+    "device_mesh": "it is torch's",
+    "distributed": "it is torch's",
+    "torchtitan": "its loops need torch alone",
+}
+NO_EXAMPLE = {
+    "apex": "megatron_gpt.py asks whichever calculator is there",
+    "torchdata": "a StatefulDataLoader is a train loader as any other",
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_each_adapter_is_whole(name: str) -> None:
+    """An adapter has tests, an example, an extra and a place in the README, or a reason why not."""
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if _uses(name, path.read_text("utf-8"))]
+    examples = [path for path in (ROOT / "examples").glob("*.py") if _uses(name, path.read_text("utf-8"))]
+    assert [] != [path.name for path in tests if path.name.startswith("test_") or path.parent.name == "support"]
+    assert (name in NO_EXAMPLE) == (not examples)
+    assert (name in NO_EXTRA) == (name not in EXTRAS)
+    assert re.search(rf"\b{name}\b", text_of("README.md"), re.IGNORECASE)
+
+
+def _uses(name: str, text: str) -> bool:
+    """Whether *text* imports the adapter *name*, or a framework by which the package finds it."""
+    imported = rf"adapters\.{name}\b|adapters import [^\n]*\b{name}\b"
+    found = rf"^ *(import|from) {name}\b" if name in ("lightning", "torchdata") else imported
+    return re.search(rf"{imported}|{found}", text, re.MULTILINE) is not None

@@ -23,9 +23,10 @@ from typing_extensions import override
 
 from resumable.errors import ConfigurationError, warn
 from resumable.extras import naming_the_extra
+from resumable.loading.counted import Counted
 from resumable.loading.cursor import Pass
 from resumable.loading.loop_passes import LoopPasses
-from resumable.loading.loop_progress import Counted, LoopProgress
+from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 from resumable.position import Position
 from resumable.steps.step_plan import StepPlan

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resumable.extras import check_release, naming_the_extra
-from resumable.loading.loop_progress import Counted
+from resumable.loading.counted import Counted
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 
 with naming_the_extra("fabric"):

@@ -24,7 +24,7 @@ import torch
 from ray.train.torch import get_device
 
 from resumable.errors import ConfigurationError
-from resumable.loading.loop_progress import Counted
+from resumable.loading.counted import Counted
 from resumable.loading.prepared import MovedPass, passes_of, prepared
 
 __all__ = ["Ranks", "prepare"]

@@ -27,8 +27,8 @@ from weakref import WeakSet
 from transformers import Trainer, TrainerCallback, TrainerState
 
 from resumable.errors import ConfigurationError, warn
+from resumable.loading.counted import Counted
 from resumable.loading.loop_passes import LoopPasses
-from resumable.loading.loop_progress import Counted
 from resumable.loading.prepared import passes_of, prepared
 from resumable.position import Position
 

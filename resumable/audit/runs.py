@@ -143,7 +143,7 @@ def _sessions(records: Iterable[Record]) -> list[Session]:
 def _run_before(runs: Sequence[AuditedRun], session: Session) -> int | None:
     """The run that *session* goes on with: the last one that has come so far, or the last one; None if it begins one."""
     at = session.begins.consumed_samples
-    if not at or not runs:
+    if not runs or not (at or runs[-1].ends == runs[-1].begins):  # which has trained nothing that counts
         return None
     reached = [number for number, run in enumerate(runs) if run.ends.consumed_samples >= at]
     return reached[-1] if reached else len(runs) - 1

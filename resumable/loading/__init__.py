@@ -2,6 +2,7 @@
 
 dataloader         a DataLoader whose passes are started by a callback
 loop_progress      the progress of a loop: what was yielded, or committed
+counted            the batches of one pass, counted as they are yielded
 endless            the batches of one epoch after another, for loops that know no epochs; windows of them
 loop_passes        the passes of a loader in a loop, and where a trainer's loops take them over
 trainer_loops      which trainer's loop asks a loader for a pass

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, TypeAlias
 from resumable.errors import ConfigurationError
 from resumable.feeds.feed import ResumableSampler
 from resumable.feeds.order_feed import OrderFeed
+from resumable.loading.counted import Counted
 from resumable.loading.dataloader import Iterate, SeekableLoader, install
-from resumable.loading.loop_progress import Counted, LoopProgress
+from resumable.loading.loop_progress import LoopProgress
 from resumable.loading.trainer_loops import trainer_loop
 from resumable.progress import Tracker
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import cast
 
 from typing_extensions import override
 
 from resumable.errors import ConfigurationError, warn
 from resumable.feeds.feed import Feed, ResumableSampler
+from resumable.loading.counted import Counted
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.dataloader import Iterate, T
-from resumable.loading.own_batches import OwnBatches
-from resumable.loading.reseeding import YIELDED, reseed
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.progress import LedgerAt, Progress, Tracker, undo_of
 from resumable.saved.agreement import Part
-from resumable.saved.audit_log import BATCHES, COMMITTED
+from resumable.saved.audit_log import COMMITTED
 from resumable.saved.ledger import Stretch
 from resumable.saved.resolve import Policy, refuse_several, resolve, with_canary
 from resumable.saved.schedule_format import LedgerSchedule
@@ -29,7 +27,7 @@ from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import StepPlan
 from resumable.verdict import Verdict
 
-__all__ = ["Counted", "LoopProgress", "loop_progress_of"]
+__all__ = ["LoopProgress", "loop_progress_of"]
 
 _EPOCH_IS_OVER = "The loaded state is the start of an epoch: all epochs before it are trained."
 _OWN_NUMBER = (
@@ -190,6 +188,19 @@ class LoopProgress(Cursor, Progress):
             self.audit.note(self)
 
     @override
+    def note_window(self, *, is_trained: bool) -> None:
+        begins = not (self.commits or is_trained)
+        super().note_window(is_trained=is_trained)
+        if begins and self.current.mark is not None:
+            self.current.mark[COMMITTED] = self.current.taken - 1
+
+    @override
+    def forget_windows(self) -> None:
+        super().forget_windows()
+        if self.current.mark is not None:
+            self.current.mark[COMMITTED] = -1
+
+    @override
     def _count_by(self, this: Pass) -> None:
         self.current.mark = None
         super()._count_by(this)
@@ -269,97 +280,6 @@ class LoopProgress(Cursor, Progress):
                 other.wait(tracker, tracker.follow(self, loaded))
             else:
                 other.count_beside(this)
-
-
-class Counted(Iterator[T]):
-    """The batches of one pass, counted as they are yielded; it goes on after an error, as torch's iterator does."""
-
-    def __init__(self, batches: Iterator[T], this: Pass, progress: LoopProgress) -> None:
-        self._batches = batches
-        self._own = batches if isinstance(batches, OwnBatches) else None
-        if self._own is not None:
-            self._own.may_leave_out = True
-        self.this = this
-        self._progress = progress
-        self._steps = progress.plan.steps(this.begun_at) if isinstance(progress.plan, StepPlan) else None
-        self._reseed = progress.stretch.reseed
-        self._feed = progress.feed
-        self._has_failed = False
-
-    def __next__(self) -> T:
-        this = self.this
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            self._end(this)
-            raise
-        except BaseException:
-            self._fail(this)
-            del self, this  # what holds the error does not hold the iterator, and so a pass
-            raise
-        if self._steps is None and this.failed is None and self._own is None:
-            this.taken += 1
-        else:
-            self._take((this.failed or 0) + (1 if self._own is None else self._own.passed))
-        if not this.counts:
-            self._progress.note_beside(this)
-        if this.mark is not None:
-            this.mark[BATCHES] = this.taken
-        if self._reseed is not None:
-            at = self._feed.plan.advance(this.begun_at, this.taken - 1)
-            reseed(YIELDED, self._reseed, at.epoch, self._feed.place(at.epoch, at.offset))
-        return batch
-
-    def _fail(self, this: Pass) -> None:
-        self._has_failed = True
-        # with workers torch knows how many it has passed over: none where it waited in vain
-        received: int | None = getattr(self._batches, "_rcvd_idx", None)
-        this.failed = (this.failed or 0) + 1 if received is None else received - this.taken
-
-    def _take(self, batches: int) -> None:
-        """Count *batches* more; one assignment leads to the next step, so that a signal finds nothing in between."""
-        this, audit = self.this, self._progress.audit
-        if this.failed and audit is not None:
-            audit.pass_over(self._feed.plan.advance(this.begun_at, this.taken), this.failed)
-        this.failed = None
-        for _ in range(batches):
-            if self._steps is not None and not this.left_of_step:
-                step = next(self._steps, None)
-                if step is None:
-                    raise self._contradicted(this.taken)
-                this.step = step, this.taken
-            this.taken += 1
-
-    def _end(self, this: Pass) -> None:
-        self._batches = iter(())
-        if self._own is not None:  # it may have left out the last ones, or have ended before them
-            self._take(self._own.passed)
-            this.ended = self._own.is_over
-            return
-        begins, passed = this.begun_at, this.taken + (this.failed or 0)
-        if this.failed and self._progress.plan.advance(begins, passed).epoch > begins.epoch:
-            self._take(this.failed)  # they were the last of the epoch; draws that failed have passed over nothing
-        if self._steps is not None and not self._has_failed:
-            following = next(self._steps, None)
-            missing = this.left_of_step or (0 if following is None else following.batches)
-            if missing:
-                self._steps = None
-                raise self._contradicted(this.taken + missing)
-        this.ended = True
-
-    def _contradicted(self, taken: int) -> ConfigurationError:
-        plan, at = cast("StepPlan", self._progress.plan), self.this.begun_at
-        self._batches = iter(())
-        return ConfigurationError(
-            "The schedule contradicts itself: its steps one by one are not those that it counts.",
-            [
-                ("schedule", plan.schedule),
-                ("from", at),
-                ("micro batches by steps_between and samples_after", plan.batches_left(at)),
-                ("micro batches of the steps that came, by batch_size_at", taken),
-            ],
-            "Let samples_after and steps_between follow from batch_size_at.",
-        )
 
 
 def loop_progress_of(

@@ -12,8 +12,8 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from resumable.errors import ConfigurationError
+from resumable.loading.counted import Counted
 from resumable.loading.loop_passes import LoopPasses
-from resumable.loading.loop_progress import Counted
 from resumable.protocols import Ranks
 
 __all__ = ["MovedPass", "passes_of", "prepared"]

@@ -128,6 +128,18 @@ def test_a_fresh_start_is_another_run(tmp_path: Path) -> None:
     assert [[], []] == [faults_of(run) for run in runs]
 
 
+def test_a_session_that_trained_nothing_begins_no_run(tmp_path: Path) -> None:
+    """What was given to a loop that was stopped before its first step is undone by the next session."""
+    (first,) = loaders(tmp_path, (1, 5))
+    first.commit()
+    next(iter(first))
+    (second,) = loaders(tmp_path, (1, 5))
+    second.load_state_dict(first.state_dict())
+    step(second, None)
+    run = proven(tmp_path)
+    assert (2, 5) == (len(run.sessions), run.ends.consumed_samples)
+
+
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"limit_train_batches": 5}])
 def test_lightning(options: dict[str, Any], tmp_path: Path) -> None:
     """A decorated datamodule writes what its trainer trained, however the sessions end."""

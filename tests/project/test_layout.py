@@ -47,6 +47,7 @@ ELSEWHERE = {
     "feeds/test_drawn.py": "feeds/sampler_feeds",
     "feeds/test_order_feed.py": "feeds/feed",
     "loading/test_dataloader.py": "loading/map_loader",
+    "loading/test_loop_progress.py": "loading/counted",
     "orders/test_orders.py": "orders/identity",
     "orders/test_permutation.py": "orders/network orders/splitmix",
     "project/test_typing.py": "protocols",

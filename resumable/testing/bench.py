@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
+from typing_extensions import override
+
 from resumable.errors import ConfigurationError
 from resumable.testing.comparison import Difference, compare, compare_resized
-from resumable.testing.identities import Identify
+from resumable.testing.identities import Identify, UnidentifiedError
 from resumable.testing.loops import train_loader, train_loop
 from resumable.testing.matrix import Cell
 from resumable.testing.processes import Parent, in_process
@@ -35,7 +38,7 @@ _LIBRARIES: Final = (
 Kind: TypeAlias = Literal["datamodule", "loader", "loop"]
 """What is trained: a LightningDataModule by Lightning, a loader or any other datamodule by a loop, or a `Loop`."""
 
-_MOMENTS: Final[dict[str, Moment]] = {"exception": "exception", "between epochs": "between epochs"}
+_MOMENTS: Final[dict[str, Moment]] = {"exception": "exception", "epoch end": "epoch end"}
 _UNTOLD: Final = (DeprecationWarning, FutureWarning, PendingDeprecationWarning, ResourceWarning)
 
 
@@ -109,6 +112,12 @@ class Bench:
         for step in steps:
             epochs.setdefault(step.epoch, []).extend(step.samples)
         first, *others = epochs.values()
+        if (
+            len(others) + 1 < self.options.epochs
+            and self.options.kind != "loop"
+            and len(steps) < self.options.max_steps
+        ):
+            self.note(f"Of {self.options.epochs} epochs, {len(others) + 1} trained anything.")
         alike = len(first) - len({*first})
         if len(first) > 1 and alike == len(first) - 1:
             raise ConfigurationError(
@@ -193,6 +202,8 @@ class Bench:
         if wrong is not None:
             return _Session(wrong.end, text=wrong.text)
         ranks: list[dict[str, Any]] = [dict(result.sent) for result in results]
+        if any("unidentified" in rank for rank in ranks):
+            raise ConfigurationError(next(rank["unidentified"] for rank in ranks if "unidentified" in rank))
         numbers = [len(rank["steps"]) for rank in ranks]
         if len({*numbers}) > 1:
             self.note(f"The ranks trained different numbers of steps, {numbers}: in a real run, some wait for ever.")
@@ -207,13 +218,14 @@ class Bench:
         """A session on one rank, in its own process."""
         seed_all(start.seed)
         before = {*sys.modules}
+        logged = _listen()
         with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("always")
 
             def report() -> None:
                 parent.send(("steps", recorder.steps))
                 told = [str(each.message) for each in caught if not issubclass(each.category, _UNTOLD)]
-                parent.send(("warned", told))
+                parent.send(("warned", [*told, *logged]))
                 parent.send(("modules", [name for name in sys.modules if name not in before]))
 
             def die() -> NoReturn:
@@ -232,7 +244,22 @@ class Bench:
             except Kill:
                 if not recorder.saved:
                     raise
+            except UnidentifiedError as error:
+                parent.send(("unidentified", str(error)))
             report()
+
+
+def _listen() -> list[str]:
+    """What is logged from now on as a warning or worse; in this process, nothing is printed of it."""
+    logged: list[str] = []
+
+    class Listener(logging.Handler):
+        @override
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.append(record.getMessage())
+
+    logging.root.handlers = [Listener(logging.WARNING)]
+    return logged
 
 
 def import_libraries(modules: Iterable[str], /) -> None:

@@ -57,8 +57,9 @@ def check_resume(
     A run is stopped
 
         after a step      the state is saved after an optimizer step; two further batches are read, then comes SIGKILL
-        exception         raised in a step, with one or two of its batches read; the state is saved on the way out
-        between epochs    the state is saved at the end of an epoch, then as after a step
+        exception         raised in a step, with one or two of its batches read; the state is saved on the way out. A loader
+                          that counts what it yields loses them, unless the loop can tell it what is trained: `commit()`
+        epoch end         the state is saved at the end of an epoch, then as after a step
         twice             after a step, and after the next one again
         saved again       after a step; the resumed session saves before it trains, and ends
         resized           after a step, and goes on with other workers, batch size or ranks
@@ -150,12 +151,12 @@ def _stopped(bench: Bench, sizes: Sizes, cuts: int) -> Iterator[Cell]:
     places: dict[str, list[tuple[int, ...]]] = {
         "after a step": [(at,) for at in _spread([*range(total), *last], cuts, [*ends, *last])],
         "exception": [(at,) for at in _spread(range(total), cuts, ends)],
-        "between epochs": [(at,) for at in [*ends, *last]],
+        "epoch end": [(at,) for at in [*ends, *last]],
         "twice": [(at, at + 1) for at in few if at + 1 < total],
         "saved again": [(at, at) for at in few],
     }
     if bench.options.kind == "loop":
-        del places["exception"], places["between epochs"]
+        del places["exception"], places["epoch end"]
     for stopped, cut in places.items():
         yield from bench.row(stopped, sizes, sizes, cut)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from resumable.errors import ConfigurationError
 
-__all__ = ["Identify", "Identity", "identities_of"]
+__all__ = ["Identify", "Identity", "UnidentifiedError", "identities_of"]
 
 Identity: TypeAlias = "int | float | str"
 """What tells one sample from another, in memory, in messages and in JSON."""
@@ -29,11 +29,15 @@ Identify: TypeAlias = Callable[[Any], Iterable[Any]]
 """The samples of a batch, by the user: one number, string or tensor for each."""
 
 
+class UnidentifiedError(ConfigurationError):
+    """A batch holds what nothing is known of."""
+
+
 def identities_of(batch: Any, identify: Identify | None = None, /) -> tuple[Identity, ...]:
     """The identities of the samples in *batch*, by *identify* or as this module's table has them.
 
     Raises:
-        ConfigurationError: for a batch that holds something else than numbers, strings, tensors, arrays, and tuples,
+        UnidentifiedError: for a batch that holds something else than numbers, strings, tensors, arrays, and tuples,
             lists, mappings and dataclasses of them.
 
     >>> identities_of({"id": np.array([7, 3]), "text": ["a", "b"]})
@@ -105,7 +109,7 @@ def _identity(sample: Any) -> Identity:
         return _of_text(" ".join(parts))
     if isinstance(sample, (list, tuple)):
         return _of_text(" ".join(str(_identity(part)) for part in cast("Iterable[Any]", sample)))
-    raise ConfigurationError(
+    raise UnidentifiedError(
         "A batch holds something by which its samples cannot be told apart.",
         [("type", type(sample).__name__)],
         "Pass identify=, a function that returns a number or a string for each sample of a batch.",

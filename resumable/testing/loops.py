@@ -74,7 +74,7 @@ def _train_epoch(run: Run, loader: Any, epoch: int, commit: Callable[[], object]
         recorder.step(epoch)
         if recorder.is_due("after a step"):
             _save(run, epoch + 1)
-    if recorder.is_due("between epochs"):
+    if recorder.is_due("epoch end"):
         _save(run, epoch + 1)
 
 

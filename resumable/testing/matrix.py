@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from resumable.tables import Facts, Part, Table, plain
 from resumable.testing.comparison import Outcome
@@ -16,8 +16,11 @@ from resumable.testing.sessions import Sizes
 
 __all__ = ["Cell", "Matrix", "Row"]
 
-_SHOWN = 8
-"""Samples of a step that a table shows."""
+_SHOWN: Final = 8
+"""Samples of a step that are shown."""
+
+_WIDTH: Final = 60
+"""Columns of what is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class Matrix:
         return json.dumps({"is_exact": self.is_exact, "cells": cells, "notes": self.notes}, indent=2)
 
     def __str__(self) -> str:
-        return "\n\n".join(plain(part, None) for part in self._parts())
+        return "\n\n".join(plain(part, None if isinstance(part, Table) else _WIDTH) for part in self._parts())
 
     def __repr__(self) -> str:
         return str(self)
@@ -112,13 +115,14 @@ class Matrix:
         for cell in wrong:
             if (cell.stopped, cell.outcome) not in seen:
                 seen.add((cell.stopped, cell.outcome))
-                yield Facts(list(_facts(cell)), title=_title(cell))
+                yield Facts(list(_facts(cell)), title=f"{cell.outcome}: {cell.stopped}")
         yield from self.notes
 
 
 def _cells_of(row: Row) -> tuple[str, ...]:
-    counts = ", ".join(f"{outcome} {count}" for outcome, count in row.outcomes.items())
-    return (row.cells[0].stopped, *_sizes(row.cells[0]), "exact" if row.is_exact else counts)
+    wrong = Counter(cell.outcome for cell in row.cells if cell.outcome != "exact")
+    told = f"{wrong.most_common(1)[0][0]} {wrong.total()}/{len(row.cells)}" if wrong else "exact"
+    return (row.cells[0].stopped, *_sizes(row.cells[0]), told)
 
 
 def _sizes(cell: Cell) -> Iterator[str]:
@@ -128,12 +132,9 @@ def _sizes(cell: Cell) -> Iterator[str]:
         yield shown if first == then else f"{shown}>{then}"
 
 
-def _title(cell: Cell) -> str:
-    sizes = zip(("workers", "batch", "ranks", "accum"), _sizes(cell), strict=True)
-    return f"{cell.outcome}: {cell.stopped}, " + ", ".join(f"{name} {size}" for name, size in sizes if size != "-")
-
-
 def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
+    sizes = zip(("workers", "batch", "ranks", "accum"), _sizes(cell), strict=True)
+    yield "sizes", ", ".join(f"{name} {size}" for name, size in sizes if size != "-")
     if cell.cuts:
         yield "saved after", f"step {' and '.join(map(str, cell.cuts))}"
     if cell.step is not None:

@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Any, Final, Literal, NoReturn
 
+from resumable.testing.sessions import Kill
+
 __all__ = ["Parent", "Result", "in_process"]
 
 _LOOK: Final = 0.1
@@ -124,7 +126,7 @@ def _child(work: Callable[[Parent], object], there: Connection) -> None:
 def _told(error: BaseException) -> str:
     """What *error* says, after the error that led to it."""
     first = error
-    while (before := first.__cause__ or first.__context__) is not None:
+    while (before := first.__cause__ or first.__context__) is not None and not isinstance(before, Kill):
         first = before
     errors = [first] if first is error else [first, error]
     return ", then ".join("".join(traceback.format_exception_only(each)).strip() for each in errors)

@@ -10,7 +10,7 @@ from resumable.testing.identities import Identify, Identity, identities_of
 
 __all__ = ["Kill", "Loop", "Moment", "Recorder", "Run", "Sizes", "Step", "Stop"]
 
-Moment: TypeAlias = Literal["after a step", "exception", "between epochs"]
+Moment: TypeAlias = Literal["after a step", "exception", "epoch end"]
 """When the state is saved that a session leaves; see `check_resume`."""
 
 READ_AHEAD = 2

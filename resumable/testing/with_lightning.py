@@ -55,7 +55,7 @@ class _Saver(L.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._recorder.is_due("between epochs"):
+        if self._recorder.is_due("epoch end"):
             self._save(trainer)
 
     @override
@@ -70,7 +70,7 @@ class _Saver(L.Callback):
 
 def train_datamodule(run: Run, folder: Path) -> None:
     """Train a LightningDataModule until the run ends, or is to stop; checkpoints are written to *folder*."""
-    logging.disable(logging.WARNING)  # in this process, which ends with the session
+    logging.disable(logging.INFO)  # in this process, which ends with the session
     checkpoint = None
     if run.state is not None:
         checkpoint = folder / "resumed.ckpt"

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable import ConfigurationError, ResumableLoader
-from resumable.testing import Matrix, check_resume
+from resumable.testing import Cell, Matrix, Sizes, check_resume
 from tests.support.broken_loaders import FAULTS, Honest, Ranked
 from tests.support.reference import numbers
 
@@ -38,7 +41,7 @@ def test_an_honest_loader_is_exact() -> None:
     """Each way to stop it, at each place, in one step and in two accumulated ones."""
     matrix = check_resume(honest)
     assert str(matrix).startswith("All 48 runs"), matrix
-    ways = ["after a step", "exception", "between epochs", "twice", "saved again"]
+    ways = ["after a step", "exception", "epoch end", "twice", "saved again"]
     assert ways * 2 == [row.cells[0].stopped for row in matrix.rows]
     assert matrix.is_exact
 
@@ -79,11 +82,11 @@ def test_the_first_difference_has_both_values() -> None:
 
 def test_ranks_are_one_run() -> None:
     """What all ranks train in a step is compared together, also where their number changes."""
-    matrix = check_resume(partial(_ranked, ""), accumulation=[1], cuts=5)
+    matrix = check_resume(partial(_ranked, ""), accumulation=[1], cuts=3)
     found = outcomes(matrix)
     assert {"exact"} == {outcome for way, each in found.items() if way != "resized" for outcome in each}
     assert "repeated" in found["resized"]  # its state counts batches of one rank
-    assert "repeated" in outcomes(check(partial(_ranked, "rank 0 for all")))["after a step"]
+    assert "repeated" in outcomes(check(partial(_ranked, "rank 0 for all"), cuts=3))["after a step"]
 
 
 def _ranked(fault: str, data_parallel_rank: int, data_parallel_size: int) -> Ranked:
@@ -126,18 +129,18 @@ def test_what_each_session_inherits_is_what_a_new_process_has() -> None:
 
 
 def test_our_loader_is_exact() -> None:
-    """A `ResumableLoader` on ranks, in two batch sizes, with accumulation, resized."""
+    """A `ResumableLoader` on one and two ranks, with accumulation, resized."""
 
-    def make(batch_size: int, data_parallel_rank: int, data_parallel_size: int) -> Any:
+    def make(data_parallel_rank: int, data_parallel_size: int) -> Any:
         return ResumableLoader(
             numbers(21),
-            batch_size=batch_size,
+            batch_size=4,
             shuffle=True,
             data_parallel_rank=data_parallel_rank,
             data_parallel_size=data_parallel_size,
         )
 
-    matrix = check_resume(make, cuts=2)
+    matrix = check_resume(make, accumulation=[2], cuts=3)
     assert matrix.is_exact, matrix
 
 
@@ -157,7 +160,7 @@ def test_a_plain_dataloader_is_not_exact() -> None:
     matrix = check(_data_loader, batch_sizes=[4])
     found = outcomes(matrix)
     assert "repeated" in found["after a step"]
-    assert "draws random numbers that nothing seeds" in str(matrix)
+    assert "it draws random numbers that nothing seeds" in matrix.notes[0]
 
 
 def test_a_stateful_dataloader_fails_where_it_is_known_to() -> None:
@@ -231,6 +234,53 @@ def test_the_matrix_in_json() -> None:
     assert {"stopped": "after a step", "outcome": "exact"}.items() <= read["cells"][0].items()
 
 
+def test_a_warning_is_told_in_the_cell() -> None:
+    """What is warned or logged in a resumed session is no longer wrong in silence."""
+
+    class Tells(Honest):
+        def __init__(self, by_log: bool) -> None:
+            super().__init__("starts the epoch again")
+            self.by_log = by_log
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            super().load_state_dict(state)
+            if self.by_log:
+                logging.getLogger("mine").warning("the epoch begins again")
+            else:
+                warnings.warn("the epoch begins again", stacklevel=2)
+
+    for by_log in (True, False):
+        matrix = check(lambda: Tells(by_log), cuts=1)  # noqa: B023  # called in this turn
+        assert "said         the epoch begins again" in str(matrix)
+        assert "in silence" not in str(matrix).partition("exception")[0]
+
+
+def test_an_epoch_that_trains_nothing_is_noted() -> None:
+    """Epochs that are empty in the uninterrupted run too, as a generator's second one."""
+    assert "Of 2 epochs, 1 trained anything." in check(lambda: iter([[1], [2], [3]]), cuts=2).notes
+
+
+def test_the_table_is_readable_from_60_columns() -> None:
+    """With all columns filled, in sizes that change, no line is longer."""
+    cells = [
+        Cell(
+            stopped="after a step",
+            sizes=Sizes(0, 16, 1, 1),
+            then=Sizes(2, 32, 1, 1),
+            cuts=(number,),
+            outcome="reordered",
+            step=3,
+            expected=tuple(range(100_000, 100_032)),
+            actual=tuple(range(32)),
+            text="a long warning " * 20,
+        )
+        for number in range(12)
+    ]
+    text = str(Matrix((*cells, replace(cells[0], stopped="saved again", outcome="hang")), ("a note " * 20,)))
+    assert max(map(len, text.splitlines())) <= 60
+    assert "after a step      0>2  16>32      1      1  reordered 12/12" in text
+
+
 def test_an_order_that_never_changes_is_noted() -> None:
     """A shuffle that is the same in each epoch is exact, and said."""
 
@@ -251,6 +301,7 @@ def test_an_order_that_never_changes_is_noted() -> None:
     [
         pytest.param(lambda: 7, "make made something that cannot be trained.\n  type: 'int'", id="a number"),
         pytest.param(lambda: [[0, 0], [0, 0]], "cannot be told apart", id="all the same"),
+        pytest.param(lambda: [[object()]], "Pass identify=", id="an unknown thing"),
         pytest.param(lambda: 1 // 0, "ZeroDivisionError", id="an error"),
         pytest.param(lambda: os._exit(3), "the process ended with exit code 3", id="an exit"),
     ],

@@ -136,6 +136,7 @@ def test_a_session_that_trained_nothing_begins_no_run(tmp_path: Path) -> None:
     (second,) = loaders(tmp_path, (1, 5))
     second.load_state_dict(first.state_dict())
     step(second, None)
+    second.commit()
     run = proven(tmp_path)
     assert (2, 5) == (len(run.sessions), run.ends.consumed_samples)
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from resumable.feeds.order_feed import OrderFeed
 from resumable.loading import loop_progress as resuming
+from resumable.loading.counted import Counted
 from resumable.loading.cursor import Cursor, Pass
 from resumable.loading.loop_progress import LoopProgress
 from resumable.orders.identity import Identity
@@ -45,7 +46,7 @@ def failures(chains: int = CHAINS) -> Iterator[str]:
 # Broken parts.
 
 
-class Drawn(resuming.Counted[Any]):
+class Drawn(Counted[Any]):
     """A pass that counts a batch when it is prefetched."""
 
     ahead: deque[Any] | None = None

@@ -37,7 +37,8 @@ class Fault:
     """The first sample of a stretch of samples that were *lost* or *repeated*, or of which that is *unknown*.
 
     *sample* counts the run's samples from 0; *place* is its place in the order of *epoch*, and *index* what it is in the
-    dataset, None where only the user's code knows that. *samples* is how many there are, None where that is unknown.
+    dataset, None where only the user's code knows that. *samples* is how many there are, None where that is unknown; they
+    follow each other unless they are *scattered* over the epoch.
     """
 
     kind: Literal["lost", "repeated", "unknown"]
@@ -47,6 +48,7 @@ class Fault:
     index: int | None
     samples: int | None
     why: str
+    is_scattered: bool = False
 
     def __str__(self) -> str:
         what = {"lost": "was never trained", "repeated": "was trained twice", "unknown": "is not accounted for"}[
@@ -134,12 +136,21 @@ def _in_another_order(kept: Kept, following: Kept, number: int) -> Iterator[Faul
     if again.size:
         first = int(again[0])
         place, index, samples = at.offset + first, int(rest[first]), int(again.size)
-        yield Fault("repeated", at.consumed_samples + first, at.epoch, place, index, samples, why)
+        yield Fault("repeated", at.consumed_samples + first, at.epoch, place, index, samples, why, is_scattered=True)
     skipped = np.setdiff1d(np.setdiff1d(np.arange(len(new)), trained), rest)
     if skipped.size:
         index = int(skipped[0])
         place = _place_of(new, at.epoch, index)
-        yield Fault("lost", at.consumed_samples - at.offset + place, at.epoch, place, index, int(skipped.size), why)
+        yield Fault(
+            "lost",
+            at.consumed_samples - at.offset + place,
+            at.epoch,
+            place,
+            index,
+            int(skipped.size),
+            why,
+            is_scattered=True,
+        )
 
 
 def _same(one: Identity, other: Identity) -> bool:

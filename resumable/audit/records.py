@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any, Final, cast
 
 from resumable.errors import ResumptionError, StateError
@@ -28,7 +29,8 @@ class Record:
 
     *read* is the position after the last batch that it was given: what lies between may have been trained when it was killed.
     *passed_over* are batches that could not be loaded: the position before them, and how many. *process* is the number of
-    the process among all of the run, with those that load the same part of the data. *has_ended*: not by a kill.
+    the process among all of the run, with those that load the same part of the data. *has_ended*: not by a kill; *is_running*:
+    its process is there, on this host.
     """
 
     file: str
@@ -43,6 +45,7 @@ class Record:
     read: Position
     passed_over: tuple[tuple[Position, int], ...]
     has_ended: bool
+    is_running: bool = False
 
     @property
     def begins(self) -> Position:
@@ -118,7 +121,20 @@ def _parsed(name: str, marks: Sequence[int], lines: Sequence[dict[str, Any]]) ->
                 if each["part"] == number and "passed_over" in each
             ),
             has_ended=bool(closed or marks[ENDED]),
+            is_running=not (closed or marks[ENDED]) and _is_running(head),
         )
+
+
+def _is_running(head: dict[str, Any]) -> bool:
+    if head["host"] != gethostname():
+        return False
+    try:
+        os.kill(int(head["process"]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _reached(stretch: Stretch, marks: Sequence[int], number: int) -> tuple[Position, Position]:

@@ -54,8 +54,13 @@ class Session:
 
     @property
     def was_killed(self) -> bool:
-        """Whether a rank did not end by itself."""
-        return not all(record.has_ended for record in self.records)
+        """Whether a rank did not end by itself, and is no longer there."""
+        return not all(record.has_ended or record.is_running for record in self.records)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process of a rank is there, and has not ended the session."""
+        return any(record.is_running for record in self.records)
 
     @property
     def missing_ranks(self) -> list[int]:

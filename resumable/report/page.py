@@ -286,5 +286,5 @@ def _cells(bar: Bar) -> str:
         bar.micro_batch_size,
     )
     cells = "".join(f"<td>{number:,}</td>" for number in numbers)
-    ended = "killed" if bar.was_killed else "by itself"
+    ended = "killed" if bar.was_killed else "not yet" if bar.is_running else "by itself"
     return f"<td>{bar.number}</td><td>{bar.began:%Y-%m-%d %H:%M:%S}</td>{cells}<td class=words>{ended}</td>"

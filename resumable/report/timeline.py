@@ -39,6 +39,7 @@ class Bar:
     begins: Position
     ends: Position
     was_killed: bool
+    is_running: bool
     curve: tuple[tuple[int, int], ...]
     stages: tuple[StageRow, ...]
 
@@ -145,6 +146,7 @@ def _bar(number: int, session: Session, stretch: Stretch, ends: Position) -> Bar
         begins=begins,
         ends=ends,
         was_killed=session.was_killed,
+        is_running=session.is_running,
         curve=_curve(stretch, kept),
         stages=tuple(stages_of(stretch, kept)),
     )
@@ -169,13 +171,24 @@ def _covers(run: AuditedRun, faults: Sequence[Fault]) -> list[EpochCover]:
             joined = cover if before is None else replace(before, pieces=(*before.pieces, *cover.pieces))
             found[cover.epoch] = joined
     for fault in faults:
-        for cover in found.values():
-            if cover.epoch <= fault.epoch < cover.epoch + cover.epochs:
-                stop = min(cover.length, fault.place + (fault.samples or 1))
-                piece = Piece(min(fault.place, cover.length - 1), stop, None, fault.kind)
-                found[cover.epoch] = replace(cover, pieces=(*cover.pieces, piece))
-                break
+        _add_fault(found, fault)
     return [found[epoch] for epoch in sorted(found)]
+
+
+def _add_fault(found: dict[int, EpochCover], fault: Fault) -> None:
+    """Mark *fault* in its epochs; of scattered samples the first."""
+    length = max((cover.length for cover in found.values()), default=1)
+    epoch, place, left = fault.epoch, fault.place, 1 if fault.is_scattered else fault.samples or 1
+    for _ in range(_MOST_EPOCHS):
+        at = next((each for each in found.values() if each.epoch <= epoch < each.epoch + each.epochs), None)
+        cover = EpochCover(epoch, 1, length, ()) if at is None else at
+        stop = min(cover.length, place + left)
+        piece = Piece(min(place, cover.length - 1), max(stop, place + 1), None, fault.kind)
+        found[cover.epoch] = replace(cover, pieces=(*cover.pieces, piece))
+        left -= stop - place
+        if left <= 0:
+            return
+        epoch, place = epoch + 1, 0
 
 
 def _cover(kept: Kept, number: int) -> Iterator[EpochCover]:

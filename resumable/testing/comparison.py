@@ -61,7 +61,8 @@ def compare_resized(
 
     *before* has the first sizes, *after* the others. Steps then hold other samples; their order must be equal: sample by
     sample on one rank, and on several in what was trained wherever both come to the same count. Each epoch may end as it
-    does in either sizes, whose tails are padded or dropped differently.
+    does in either sizes, whose tails are padded or dropped differently. That a tail is dropped is seen where the two have
+    different numbers of samples; so take a number that no batch size divides.
 
     >>> one, two = [Step(0, ((1, 2, 3),)), Step(0, ((4,),))], [Step(0, ((1, 2),)), Step(0, ((3, 4),))]
     >>> compare_resized(one, two, [Step(0, ((1, 2, 3),)), Step(0, ((4,),))], 1, ranks=1) is None
@@ -69,17 +70,16 @@ def compare_resized(
     """
     if ranks > 1:
         before, after, actual = _without_padding(before), _without_padding(after), _without_padding(actual)
-    turn = actual[min(cut, len(actual) - 1)].epoch if actual else 0
-    if cut < len(before):
-        turn = before[cut].epoch
+    begun = before[cut].epoch if cut < len(before) else before[-1].epoch + 1
+    is_cut = 0 < cut < len(before) and before[cut - 1].epoch == begun  # both sizes train a part of it
     expected: list[Step] = []
     for epoch in sorted({step.epoch for step in (*before, *after, *actual)}):
         either = [[step for step in run if step.epoch == epoch] for run in (before, after)]
         longer = max(either, key=lambda steps: len(_flat(steps)))
-        wanted = either[0] if epoch < turn else either[1] if epoch > turn else longer
+        is_turn = is_cut and epoch == begun
+        wanted = longer if is_turn else either[epoch >= begun]
         got = [step for step in actual if step.epoch == epoch]
-        shortest = min(len(_flat(steps)) for steps in either)
-        if epoch == turn and shortest <= len(_flat(got)):
+        if is_turn and _shortest(*either) <= len(_flat(got)):
             wanted = _cut_to(wanted, len(_flat(got)))
         expected += got if _agree(wanted, got, ranks) else wanted
     wanted_flat, got_flat = _flat(expected), _flat(actual)
@@ -95,6 +95,13 @@ def compare_resized(
     return _difference(
         expected, actual, first, tuple(wanted_flat[ends[first] : ends[first] + size]), _samples(actual, first)
     )
+
+
+def _shortest(before: Sequence[Step], after: Sequence[Step]) -> int:
+    """The samples that an epoch of both sizes has at least: where one drops a tail, this one may drop its own."""
+    lengths = [len(_flat(steps)) for steps in (before, after)]
+    tail = max((len(step.samples) for step in after), default=1) - 1 if lengths[0] != lengths[1] else 0
+    return min(lengths) - tail
 
 
 def _agree(wanted: Sequence[Step], got: Sequence[Step], ranks: int) -> bool:

@@ -52,7 +52,7 @@ def check_resume(
     or an object with a `train_dataloader`, which a plain loop trains; or a `Loop` of your own. With `state_dict` and
     `load_state_dict`, these are saved and loaded; without them, a loop saves its epoch alone. *make* is called with those of
     the keywords `num_workers`, `batch_size`, `data_parallel_rank` and `data_parallel_size` that it accepts; what it does not
-    accept is not varied. Let it make the data too, some 20 samples of them.
+    accept is not varied. Let it make the data too: some 20 samples, a number that no batch size divides.
 
     A run is stopped
 

@@ -82,6 +82,9 @@ def test_a_dropped_tail_may_differ() -> None:
     """The epoch of the turn ends as it does in either sizes."""
     short, long = steps("0: 1234", "1: 1234"), steps("0: 123", "0: 456", "1: 123", "1: 456")
     assert compare_resized(short, long, steps("0: 1234", "1: 123", "1: 456"), 1, ranks=1) is None
-    found = compare_resized(long, short, steps("0: 123", "1: 1234"), 1, ranks=1)
+    assert compare_resized(short, long, steps("0: 1234", "1: 1234"), 1, ranks=1) is not None  # its own epochs are whole
+    two, three = steps("0: 12", "0: 34", "0: 56", "0: 78", "0: 9a"), steps("0: 123", "0: 456", "0: 789")
+    assert compare_resized(two, three, steps("0: 12", "0: 345", "0: 678"), 1, ranks=1) is None  # two are left of ten
+    found = compare_resized(two, three, steps("0: 12", "0: 345"), 1, ranks=1)
     assert found is not None
     assert "lost" == found.outcome

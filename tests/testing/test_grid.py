@@ -24,7 +24,7 @@ from resumable.testing import Cell, Matrix, Sizes, check_resume
 from tests.support.broken_loaders import FAULTS, Honest, Ranked
 from tests.support.reference import numbers
 
-check = partial(check_resume, accumulation=[1], resizes=False, cuts=5)
+check = partial(check_resume, accumulation=[1], resizes=False, cuts=4)
 
 
 def honest(fault: str = "") -> Honest:

@@ -191,8 +191,9 @@ def _first_of_rank(order: Order, stretch: Stretch, epoch: int, offset: int, rank
     if rank is None or stretch.length >= UNBOUNDED:
         return offset
     feed = OrderFeed(order, stretch.batching, Shard(rank, stretch.data_parallel_size))
-    batch = next(feed.batches(epoch, offset, 1), [])
-    return _place_of(order, epoch, int(batch[0])) if batch else offset
+    for batch in feed.batches(epoch, offset, 1):
+        return _place_of(order, epoch, int(batch[0]))
+    return offset
 
 
 def _place_of(order: Order, epoch: int, index: int) -> int:

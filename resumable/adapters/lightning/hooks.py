@@ -38,7 +38,7 @@ class Hooks:
     stopping: FitStop
     loops: SavedLoops | None = None
     is_loaded = False
-    logs_resume = False
+    logs_resume: bool = False
     run: Any = None
     """The loaders that were handed to the trainer's fits."""
     tried_for: Tracker | None = None

@@ -42,7 +42,8 @@ def adapt(trainer: Any, /) -> None:
     has_stages = hasattr(fit, "update_restart_stage")
     mix_in(_EpochLoop if has_stages else _EpochLoop24, fit.epoch_loop)
     mix_in(_FitLoop if has_stages else _FitLoop24, fit)
-    fit.is_resuming = fit.restarting
+    # a loader that was handed to the fit comes here once the loops are restored, and have forgotten that
+    fit.is_resuming = fit.restarting or bool(trainer.ckpt_path and fit.epoch_loop.batch_progress.total.ready)
 
 
 class _Loop:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 from resumable.adapters import framework_of
 from resumable.extras import check_release
@@ -62,11 +62,18 @@ class _FitLoop(_Loop):
     """A fit loop of 2.5.0 to 2.5.2: says whether the fit goes on from a checkpoint, until its first epoch has ended."""
 
     is_resuming: bool
+    _loads = 0
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         fit: Any = super()
         fit.load_state_dict(state_dict, prefix)
-        self.is_resuming = True
+        self.is_resuming, self._loads = True, self._loads + 1
+
+    def on_advance_start(self) -> None:
+        """What a callback tries out and restores here is no resume, and has used up the pass that was begun."""
+        loads, fit = self._loads, super()
+        cast("Any", fit).on_advance_start()
+        self.is_resuming = self.is_resuming and loads == self._loads
 
     def on_iteration_done(self) -> None:
         fit: Any = super()
@@ -116,11 +123,12 @@ class _FitLoop24(_Loop):
     restarting: bool
     epoch_loop: Any
     epoch_progress: Any
+    _loads = 0
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         fit: Any = super()
         fit.load_state_dict(state_dict, prefix)
-        self.is_resuming = True
+        self.is_resuming, self._loads = True, self._loads + 1
 
     def reset(self) -> None:
         fit: Any = super()
@@ -133,9 +141,11 @@ class _FitLoop24(_Loop):
         for counters in (self.epoch_progress.current, self.epoch_progress.total):
             if self.is_resuming and counters.started == counters.ready == counters.processed + 1:
                 counters.ready = counters.started = counters.processed
+        loads = self._loads
         with self._forgetting_restarts():
             fit: Any = super()
             fit.on_advance_start()
+        self.is_resuming = self.is_resuming and loads == self._loads  # as in newer ones
 
     def advance(self) -> None:
         with self._forgetting_restarts():

@@ -20,6 +20,7 @@ from resumable.stopping.signals import request_stop, watched
 from tests.support.cuts import Cut, Killed, LoaderPosition, at
 from tests.support.lightning_runs import Scenario, check, run_of, train, trainer_of, uninterrupted
 from tests.support.recording import Recording, StepPlan, TwoOptimizers
+from tests.support.releases import needs_lightning
 from tests.support.stops import TERM, USR1, Counting, asked
 
 CUTS = [
@@ -120,6 +121,7 @@ def test_a_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None
     assert [f"epoch=0-step={step}.ckpt" for step in (1, 2, 3)] == names_in(tmp_path)
 
 
+@needs_lightning(2, 5, 6, reason="ModelCheckpoint has no save_on_exception")
 @pytest.mark.filterwarnings("ignore:`?.fit.ckpt_path=")
 def test_a_callback_that_saves_on_exceptions_does_so_once(tmp_path: Path) -> None:
     """The fit ends by an exception."""

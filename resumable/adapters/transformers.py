@@ -272,11 +272,12 @@ class _Run:
                 [("global_step", steps), ("position", tracker.position)],
             )
         elif tracker.position != Position():
-            warn(
-                "The Trainer begins a new run, and the loader with it: it goes back to the start of its order.",
-                [("position before", tracker.position)],
-                "To go on with a run, call train(resume_from_checkpoint=True).",
-            )
+            if passes.progress.next_start != Position():  # it was no look at the data
+                warn(
+                    "The Trainer begins a new run, and the loader with it: it goes back to the start of its order.",
+                    [("position before", tracker.position)],
+                    "To go on with a run, call train(resume_from_checkpoint=True).",
+                )
             tracker.load({"consumed_samples": 0})
 
     def _epoch(self, own: Callable[..., None], **options: Any) -> None:

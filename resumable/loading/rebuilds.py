@@ -26,6 +26,19 @@ _TOLD: Final = "_resumable_rebuild_is_told"
 _WHAT: Final = "the order and the position of a resumable loader are not in its dataset and its options."
 
 
+_FOR_A_TRAINER: Final = (
+    "Return it from get_train_dataloader as resumable.adapters.transformers.prepare(self, loader): the Trainer then trains with "
+    "it as it is, and carries its position."
+)
+
+
+def _is_called_by(package: str) -> bool:
+    frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] != package:
+        frame = frame.f_back  # type: ignore[assignment]  # None is the outermost one's
+    return frame is not None
+
+
 class RebuildNotice:
     """The option *name* of a loader, which is read by whoever builds the loader anew."""
 
@@ -41,7 +54,8 @@ class RebuildNotice:
         package = reader.partition(".")[0]
         found = [("loader", type(loader).__qualname__), ("read by", reader)]
         if package in _REBUILDS:
-            raise ConfigurationError(f"{package} would build this train loader anew: {_WHAT}", found, ITERATE_IT)
+            advice = _FOR_A_TRAINER if _is_called_by("transformers") else ITERATE_IT
+            raise ConfigurationError(f"{package} would build this train loader anew: {_WHAT}", found, advice)
         if package not in _FOLLOWED and _TOLD not in kept:
             kept[_TOLD] = True
             warn(

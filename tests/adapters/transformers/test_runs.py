@@ -219,3 +219,24 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
     wrong: Any = loader
     with pytest.raises(ConfigurationError, match="takes the Trainer first"):
         prepare(wrong, one)
+
+
+def test_a_look_before_the_run_moves_nothing(tmp_path: Path) -> None:
+    """One batch of the loader, as people look at: the run has its first step, and nothing is said."""
+    run, trained = Run(), Trained()
+    trainer = run.trainer(str(tmp_path), trained)
+    loader = trainer.get_train_dataloader()
+    trainer.get_train_dataloader = lambda: prepare(trainer, loader)
+    next(iter(loader))
+    trainer.train()
+    assert run.session(str(tmp_path / "whole")).steps == trained.steps
+
+
+def test_a_loader_that_is_not_prepared_is_refused(tmp_path: Path) -> None:
+    """The Trainer would let accelerate build it anew; the error names what to return in place of it."""
+    run = Run()
+    trainer = run.trainer(str(tmp_path), Trained())
+    loader = ResumableLoader(Numbers(run.samples), 2, shuffle=True)
+    trainer.get_train_dataloader = lambda: trainer.accelerator.prepare(loader)
+    with pytest.raises(ConfigurationError, match=r"resumable\.adapters\.transformers\.prepare\(self, loader\)"):
+        trainer.train()

@@ -7,7 +7,9 @@ any that is not a DistributedSampler.
 
 from __future__ import annotations
 
+import inspect
 import sys
+from types import FrameType
 from typing import Any, Final
 
 from resumable.errors import ConfigurationError, warn
@@ -33,9 +35,9 @@ _FOR_A_TRAINER: Final = (
 
 
 def _is_called_by(package: str) -> bool:
-    frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] != package:
-        frame = frame.f_back  # type: ignore[assignment]  # None is the outermost one's
+        frame = frame.f_back
     return frame is not None
 
 

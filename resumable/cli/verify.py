@@ -29,6 +29,10 @@ _NOT_SEEN: Final = ("Another number of data-parallel ranks.", "Another number of
 """Differences that come of this command, which runs in one process and without a trainer."""
 
 
+_ENTRIES: Final = ("loops", "callbacks", "datamodule_hyper_parameters", "hyper_parameters", "lr_schedulers")
+"""Entries of a checkpoint of Lightning that are no datamodule's: a handed loader's state lies in the first."""
+
+
 def add_to(commands: Any, /) -> None:
     """Add the command to *commands*, argparse's subparsers."""
     parser = new_command(
@@ -214,7 +218,10 @@ def _name(made: Any) -> str:
 
 
 def _is_loader(made: Any) -> bool:
-    return all(callable(getattr(made, name, None)) for name in ("load_state_dict", "state_dict", "__iter__"))
+    """Whether it counts by itself: of another loader that takes a state, nothing would be compared."""
+    from resumable.state import ResumptionState
+
+    return isinstance(getattr(made, "state", None), ResumptionState)
 
 
 def _state_for(made: Any, found: Found, arguments: argparse.Namespace) -> FoundState | _Answer:
@@ -231,7 +238,8 @@ def _state_for(made: Any, found: Found, arguments: argparse.Namespace) -> FoundS
     if not is_resumable(made):
         what, advice = "The class is not decorated, so it would be given no position.", "Put @resumable above it."
         return _Answer(Verdict("refused", (Difference(what, saved.name, _name(made), advice),)), saved, _name(made))
-    if keeps_by_name and not by_name and arguments.state is None and "." not in saved.name:
+    is_of_a_class = saved.name.partition(".")[0] not in _ENTRIES
+    if keeps_by_name and not by_name and arguments.state is None and is_of_a_class:
         what = "Lightning gives a datamodule its state by the name of its class, and this name has another one."
         advice = "Give the class its old name, or move the state to the new key of the checkpoint."
         return _Answer(Verdict("refused", (Difference(what, saved.name, _name(made), advice),)), saved, _name(made))
@@ -244,7 +252,7 @@ def _verdict(made: Any, saved: FoundState) -> Verdict:
     state = saved.state
     if _is_loader(made):
         made.load_state_dict(state)
-        verdict: Verdict = made.state.verdict if hasattr(made, "state") else Verdict()
+        verdict: Verdict = made.state.verdict
         return verdict
     for name, arguments in (("prepare_data", ()), ("setup", ("fit",))):
         if callable(getattr(made, name, None)):

@@ -8,6 +8,7 @@ no function is called. So the weights of a large checkpoint are never read, and 
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -34,6 +35,8 @@ class Inert:
     """An object of a pickle that was not built: *args* are those of its call, its attributes those of its state."""
 
     args: tuple[Any, ...] = ()
+    order: object = "<"
+    """Of the bytes of a NumPy type's values."""
 
     def __new__(cls, *args: Any, **_: Any) -> Self:
         """An object, whatever it is called with."""
@@ -47,6 +50,7 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None:
         parts = cast("tuple[object, ...]", state if isinstance(state, tuple) else (state,))
+        self.order = next((part for part in parts if part in ("<", ">")), self.order)
         for part in parts:
             if isinstance(part, dict):
                 named = cast("Mapping[object, object]", part)
@@ -112,8 +116,8 @@ def _number(kind: object = None, data: object = b"", *_: object) -> object:
     """A NumPy scalar: its whole number, or nothing."""
     args: tuple[Any, ...] = kind.args if isinstance(kind, Inert) else ()
     code = str(args[0]) if args else ""
-    if isinstance(data, bytes) and code[:1] in ("i", "u") and len(data) <= 8:
-        return int.from_bytes(data, "little", signed=code[0] == "i")
+    if isinstance(kind, Inert) and isinstance(data, bytes) and code[:1] in ("i", "u") and len(data) <= 8:
+        return int.from_bytes(data, "big" if kind.order == ">" else "little", signed=code[0] == "i")
     return TensorRef()
 
 
@@ -126,21 +130,41 @@ def _encode(text: object = "", encoding: object = "latin1", *_: object) -> bytes
     return text.encode("latin1") if isinstance(text, str) and encoding == "latin1" else b""
 
 
+class _Call:
+    """A function of this module, as a pickle is given it: nothing in it can be set."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., object]
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: object) -> object:
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        return
+
+    def __setstate__(self, state: object) -> None:
+        return
+
+
 _HARMLESS: Final[Mapping[tuple[str, str], Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _Call(lambda *_: {}),
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
-    ("builtins", "bytearray"): _bytes,
+    ("builtins", "bytearray"): _Call(_bytes),
     ("builtins", "complex"): complex,
     ("builtins", "slice"): slice,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Call(_encode),
     ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _typed_tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("numpy.core.multiarray", "scalar"): _number,
-    ("numpy._core.multiarray", "scalar"): _number,
+    ("torch._utils", "_rebuild_tensor"): _Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): _Call(_typed_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Call(_first),
+    ("numpy.core.multiarray", "scalar"): _Call(_number),
+    ("numpy._core.multiarray", "scalar"): _Call(_number),
 }
 
 
@@ -157,8 +181,6 @@ class _Unpickler(pickle.Unpickler):
         known = _HARMLESS.get((module.replace("__builtin__", "builtins"), name))
         if known is not None:
             return known
-        if (module, name) == ("collections", "defaultdict"):
-            return _default_dict
         if (module, name) not in self._names:
             self._names[module, name] = type(name.rpartition(".")[2] or "_", (Inert,), {"__module__": module})
         return self._names[module, name]
@@ -172,10 +194,6 @@ class _Unpickler(pickle.Unpickler):
         read = self._read
         length = size if isinstance(size, int) else _LARGEST
         return _Storage(getattr(kind, "__name__", ""), length, None if read is None else lambda: read(str(key)))
-
-
-def _default_dict(*_: object) -> dict[Any, Any]:
-    return {}
 
 
 def load_file(path: Path) -> object:
@@ -226,13 +244,25 @@ def _load_archive(archive: zipfile.ZipFile, size: int) -> object:
         info = archive.getinfo(f"{folder}data/{key}")
         return archive.read(info) if info.file_size <= 1024 else b""
 
-    return _Unpickler(BytesIO(archive.read(entry)), read).load()
+    return _unpickle(BytesIO(archive.read(entry)), read)
 
 
 def _load_pickles(file: BinaryIO) -> object:
-    first = _Unpickler(file).load()
+    first = _unpickle(file)
     if first != _LEGACY_MAGIC:
         return first
     for _ in range(2):  # the protocol and the machine
-        _Unpickler(file).load()
-    return _Unpickler(file).load()
+        _unpickle(file)
+    return _unpickle(file)
+
+
+def _unpickle(file: BinaryIO, read: Callable[[str], bytes] | None = None) -> object:
+    """The next pickle of *file*, once it is seen that it takes no more memory than its own size: a memo grows to its largest index."""
+    begins, operations = file.tell(), 0
+    for operations, (code, argument, at) in enumerate(pickletools.genops(file)):
+        if "PUT" in code.name and isinstance(argument, int) and argument > operations:
+            raise ValueError("it names a place that it has no value for")
+        if at is not None and at - begins > _LARGEST:
+            raise ValueError("it is larger than a gigabyte")
+    file.seek(begins)
+    return _Unpickler(file, read).load()

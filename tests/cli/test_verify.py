@@ -44,6 +44,15 @@ def loader(samples=100, batch_size=5, **options):
 def fails():
     raise OSError("no such disk")
 
+def foreign():
+    from torchdata.stateful_dataloader import StatefulDataLoader
+    return StatefulDataLoader(range(100), batch_size=5)
+
+class Outer:
+    @resumable
+    class Renamed(Numbers):
+        pass
+
 ready = loader()
 number = 7
 """
@@ -88,6 +97,7 @@ def state(tmp_path: Path) -> str:
         (["users_module:Renamed"], 1, "refused"),
         (["users_module:Renamed", "--state", "Numbers"], 0, "exact"),
         (["users_module:Plain"], 1, "refused"),
+        (["users_module:Outer.Renamed"], 1, "refused"),
     ],
 )
 def test_datamodules(
@@ -138,6 +148,7 @@ def test_the_verdict_in_words(state: str, capsys: pytest.CaptureFixture[str]) ->
         ("nowhere.py:Data", "there is no file nowhere.py"),
         ("users_module:Nothing", "users_module has no Nothing"),
         ("users_module:fails", "OSError: no such disk"),
+        ("users_module:foreign", "it must be a datamodule or a ResumableLoader"),
         ("users_module:number", "it must be a datamodule or a ResumableLoader"),
     ],
 )

@@ -7,9 +7,11 @@ import pickle
 import pickletools
 import subprocess
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -66,6 +68,31 @@ def test_hand_written_pickles_do_not_run(code: bytes, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     assert isinstance(load_bytes(code.replace(b"MARKER", str(marker).encode()), "a"), Inert)
     assert not marker.exists()
+
+
+def test_a_pickle_cannot_take_more_memory_than_it_has_bytes() -> None:
+    """A memo that would grow to a place far off is refused before it does."""
+    for code in (b"\x80\x02Nr\xff\xff\xff\x7f.", b"Np2147483647\n."):
+        with pytest.raises(StateError, match="names a place"):
+            load_bytes(code, "a")
+
+
+def test_a_pickle_cannot_change_what_reads_the_next_one() -> None:
+    """What stands in for a function takes no attributes."""
+    hostile = b"\x80\x02ctorch._utils\n_rebuild_parameter\nN}X\x0c\x00\x00\x00__defaults__K\x07\x85s\x86b."
+    load_bytes(hostile, "a")
+    content = {"a": torch.nn.Parameter(torch.tensor(7.0))}
+    file = BytesIO()
+    torch.save(content, file)
+    loaded: Any = load_bytes(file.getvalue(), "a")
+    assert isinstance(loaded["a"], TensorRef)
+
+
+@pytest.mark.parametrize("kind", ["<i8", ">i8", "<u2", ">i4", "int8"])
+def test_numpy_numbers(kind: str) -> None:
+    """Whole numbers of every size and byte order come out as they are."""
+    number = np.array([100], kind)[0]
+    assert 100 == load_bytes(pickle.dumps(number), "a")
 
 
 def test_tensors_of_one_element_are_numbers(tmp_path: Path) -> None:

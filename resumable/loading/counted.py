@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from resumable.errors import ConfigurationError
+from resumable.feeds.feed import Feed
 from resumable.loading.cursor import Pass
 from resumable.loading.dataloader import T
 from resumable.loading.own_batches import OwnBatches
 from resumable.loading.reseeding import YIELDED, reseed
-from resumable.saved.audit_log import BATCHES
+from resumable.saved.audit_log import BATCHES, AuditLog
+from resumable.saved.ledger import Stretch
+from resumable.steps.batch_plan import BatchPlan
 from resumable.steps.step_plan import StepPlan
 
-if TYPE_CHECKING:
-    from resumable.loading.loop_progress import LoopProgress
+__all__ = ["Counted", "Counter"]
 
-__all__ = ["Counted"]
+
+class Counter(Protocol):
+    """What a pass belongs to: the progress of a loop."""
+
+    plan: BatchPlan | StepPlan
+    feed: Feed
+    stretch: Stretch
+    audit: AuditLog | None
+
+    def note_beside(self, this: Pass) -> None:
+        """*this* has yielded a batch, and another pass counts."""
+        ...
 
 
 class Counted(Iterator[T]):
     """The batches of one pass, counted as they are yielded; it goes on after an error, as torch's iterator does."""
 
-    def __init__(self, batches: Iterator[T], this: Pass, progress: LoopProgress) -> None:
+    def __init__(self, batches: Iterator[T], this: Pass, progress: Counter) -> None:
         self._batches = batches
         self._own = batches if isinstance(batches, OwnBatches) else None
         if self._own is not None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from resumable.audit.records import Record
+from resumable.history import known_order
 from resumable.orders.identity import Identity
 from resumable.position import Position
 from resumable.saved.ledger import Stretch
@@ -103,6 +104,14 @@ class AuditedRun:
     def begins(self) -> Position:
         """Where the audit of the run begins."""
         return self.kept[0].begins
+
+    @property
+    def verdict(self) -> str:
+        """What is proven where there is no fault: of a user's own order, that each of its places came once."""
+        orders = [(kept.session.order, kept.session.stretch) for kept in self.kept]
+        is_known = all(order is not None and known_order(order, stretch) is not None for order, stretch in orders)
+        what = "every sample" if is_known else "every place of its own order"
+        return f"Exactly once: {what} up to there was trained, and none twice."
 
     @property
     def undone_samples(self) -> int:

@@ -79,6 +79,6 @@ def _parts(title: str, run: AuditedRun, faults: Sequence[Fault]) -> list[Part]:
         ("ranks", ", then ".join(sizes)),
     ]
     if not faults:
-        return [Facts(rows, title), "Exactly once: every sample up to there was trained, and none twice."]
+        return [Facts(rows, title), run.verdict]
     more = [f"and {len(faults) - _MOST:,} more places"] if len(faults) > _MOST else []
     return [Facts(rows, title), "Not exactly once.", *map(str, faults[:_MOST]), *more]

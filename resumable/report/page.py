@@ -85,7 +85,7 @@ def _verdict(timeline: Timeline) -> str:
         f"{timeline.undone_samples:,} samples undone."
     )
     if not faults:
-        verdict = '<p class="verdict good">Exactly once: every sample up to there was trained, and none twice.</p>'
+        verdict = f'<p class="verdict good">{escape(timeline.verdict)}</p>'
     else:
         rows = "".join(f"<li>{escape(str(fault))}</li>" for fault in faults[:10])
         verdict = f'<p class="verdict bad">Not exactly once.</p><ul>{rows}</ul>'

@@ -78,6 +78,7 @@ class Timeline:
     faults: tuple[Fault, ...]
     ends: Position
     undone_samples: int
+    verdict: str
 
     @property
     def steps(self) -> int:
@@ -98,7 +99,7 @@ class Timeline:
 def timeline_of(run: AuditedRun, /) -> Timeline:
     """*run* with its steps counted, and its epochs covered."""
     bars, faults = _bars(run), faults_of(run)
-    return Timeline(tuple(bars), tuple(_covers(run, faults)), tuple(faults), run.ends, run.undone_samples)
+    return Timeline(tuple(bars), tuple(_covers(run, faults)), tuple(faults), run.ends, run.undone_samples, run.verdict)
 
 
 # -- the sessions

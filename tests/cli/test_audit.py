@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from resumable import ResumableLoader
@@ -74,3 +75,20 @@ def test_where_there_is_no_audit(name: str, tmp_path: Path, capsys: pytest.Captu
     code = main(["audit", str(tmp_path / name)])
     shown = capsys.readouterr()
     assert (3, "", 1) == (code, shown.out, len(shown.err.splitlines()))
+
+
+def test_an_order_that_is_the_users_own_is_proven_by_its_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which indices it gives at them, and how often, only the user's code knows."""
+
+    class Own:
+        def __len__(self) -> int:
+            return 40
+
+        def indices(self, epoch: int, start: int, stop: int, /) -> Any:
+            return np.zeros(stop - start, np.int64)
+
+    list(ResumableLoader(range(40), 5, order=Own(), audit=tmp_path))
+    assert 0 == main(["audit", str(tmp_path)])
+    assert "Exactly once: every place of its own order up to there was trained" in capsys.readouterr().out
